@@ -1,0 +1,209 @@
+"""The `tfgpt` command: parses, calls, prints. TensorFlow is imported by the commands that need it, never to print help."""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tfgpt.recipe import RecipeError
+
+DONE, FAILED, USAGE = 0, 1, 2
+HOST = "127.0.0.1"
+PORT = 8501
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message is the one line the user sees."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run a recipe: from a corpus to an exported model."""
+    from tfgpt.recipe_file import load_recipe, recipe_parser
+
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            recipe_parser("tfgpt run").print_help()
+            return DONE
+        raise UsageError("tfgpt run: the recipe is missing; write tfgpt run RECIPE.yaml [--output DIR] [--key.subkey VALUE ...]")
+    if {"-h", "--help"} & set(arguments):
+        recipe_parser("tfgpt run").print_help()
+        return DONE
+    recipe, folder = load_recipe(arguments[0], arguments[1:])
+    from tfgpt import pipeline
+
+    pipeline.run(recipe, folder)
+    _print_summary(recipe, folder)
+    return DONE
+
+
+def serve(arguments: list[str]) -> int:
+    """Serve exported models over TensorFlow Serving's REST protocol."""
+    parser = _parser("serve", serve.__doc__)
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR",
+                        help="A model and its base path, which holds the numbered versions; the newest is served. May be given again.")
+    parser.add_argument("--host", type=str, default=HOST, help="Address to listen on.")
+    parser.add_argument("--port", type=int, default=PORT, help="TCP port; 0 = any free one, which is then printed.")
+    given = _parse(parser, arguments)
+    folders = dict(_name_and_folder(text) for text in given.model)
+    import socket
+
+    import uvicorn
+
+    from tfgpt.serving.server import create_app, load_models
+
+    listener = socket.socket(socket.AF_INET6 if ":" in given.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((given.host, given.port))
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"tfgpt serve: cannot listen on --host {given.host} --port {given.port} ({error}); choose another") from error
+    app = create_app(load_models(folders))
+    for name in folders:
+        print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    return DONE
+
+
+def client(arguments: list[str]) -> int:
+    """Ask a server: `tfgpt client generate` continues prompts, `tfgpt client score` scores texts."""
+    actions = {"generate": _client_generate, "score": _client_score}
+    if not arguments or arguments[0] not in actions:
+        if {"-h", "--help"} & set(arguments):
+            print("usage: tfgpt client {generate,score} [options]\n\n" + client.__doc__ + "\nEach has --help.")
+            return DONE
+        raise UsageError(f"tfgpt client: {arguments[0] if arguments else 'nothing'} is no action; give {' or '.join(actions)}")
+    return actions[arguments[0]](arguments[1:])
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "serve": serve, "client": client}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 = done, 1 = failed while running, 2 = a usage or recipe error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up remarks would drown ours
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return DONE
+    if arguments[0] == "--version":
+        from tfgpt import __version__
+
+        print(f"tfgpt {__version__}")
+        return DONE
+    try:
+        if arguments[0] not in COMMANDS:
+            raise UsageError(f"tfgpt: {arguments[0]} is no command; the commands are {', '.join(COMMANDS)}")
+        return COMMANDS[arguments[0]](arguments[1:])
+    except (RecipeError, UsageError, FileNotFoundError) as error:
+        return _say_error(error, USAGE)
+    except (RuntimeError, OSError) as error:
+        logging.getLogger(__name__).debug("failed", exc_info=True)
+        return _say_error(error, FAILED)
+    except KeyboardInterrupt:
+        return _say_error("interrupted; the same command goes on from the last checkpoint", FAILED)
+
+
+def _help():
+    lines = [f"  {name:<8} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: tfgpt COMMAND [options]", "", "GPT-2-family models in TensorFlow, from raw text to a served model.", "", *lines, "",
+                      "tfgpt COMMAND --help explains a command; tfgpt --version prints the version."])
+
+
+def _say_error(error, code):
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser(name, description):
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"tfgpt {name}", description=description, exit_on_error=False)
+
+
+def _parse(parser, arguments):
+    """Parse, saying what is wrong in one line."""
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UsageError(f"{parser.prog}: {' '.join(str(error).split())}; see {parser.prog} --help") from error
+
+
+def _name_and_folder(text):
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder) or "/" in name:
+        raise UsageError(f"tfgpt serve: --model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart")
+    return name, Path(folder)
+
+
+def _client_parser(action, description, text_help):
+    parser = _parser(f"client {action}", description)
+    parser.add_argument("--url", type=str, default=f"http://{HOST}:{PORT}/v1/models/quickstart", help="The model's address on the server.")
+    parser.add_argument("--prompt" if action == "generate" else "--text", action="append", required=True, help=text_help)
+    parser.add_argument("--timeout-seconds", type=float, default=60.0, help="How long to wait for the answer.")
+    parser.add_argument("--json", action="store_true", help="Print all of the answer as JSON, one object a line.")
+    return parser
+
+
+def _client_generate(arguments):
+    parser = _client_parser("generate", "Continue prompts on a server.", "A prompt; may be given again.")
+    controls = {
+        "max_new_tokens": (int, "The most tokens to write."),
+        "temperature": (float, "0 = greedy."),
+        "top_k": (int, "Draw among that many likeliest tokens; 0 = off."),
+        "top_p": (float, "Draw from the fewest tokens with this probability together; 1 = off."),
+        "repetition_penalty": (float, "Above 1 makes tokens already there less likely; 1 = off."),
+        "seed": (int, "The same seed gives the same text."),
+    }
+    for name, (kind, text) in controls.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{text} The model's own default when not given.")
+    given = _parse(parser, arguments)
+    from tfgpt.serving.client import Client
+
+    sent = {name: given[name] for name in controls if given[name] is not None}
+    answers = Client(given.url, given.timeout_seconds).generate(given.prompt, **sent)
+    for prompt, answer in zip(given.prompt, answers):
+        print(json.dumps({"prompt": prompt} | answer, ensure_ascii=False) if given.json else answer["text"])
+    return DONE
+
+
+def _client_score(arguments):
+    parser = _client_parser("score", "Score texts on a server: their log-probability in nats.", "A text; may be given again.")
+    given = _parse(parser, arguments)
+    from tfgpt.serving.client import Client
+
+    for text, answer in zip(given.text, Client(given.url, given.timeout_seconds).score(given.text)):
+        line = f"log_prob {answer['log_prob']:.3f}  tokens {answer['token_count']}  perplexity {answer['perplexity']:.2f}"
+        print(json.dumps({"text": text} | answer, ensure_ascii=False) if given.json else line)
+    return DONE
+
+
+def _print_summary(recipe, folder):
+    """Print what the exported model writes, loaded by a fresh process, its figures, and what to do next."""
+    from tfgpt.serving.ask import ask_in_fresh_process
+
+    settings = recipe.evaluate
+    if settings.prompts:
+        answers = ask_in_fresh_process(folder / "export" / recipe.name / str(recipe.export.version), list(settings.prompts),
+                                       max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed)
+        print("\nThe exported model, loaded by a fresh process, continues:")
+        for prompt, answer in zip(settings.prompts, answers):
+            print(f"\n  [{prompt}]{answer['text']}".replace("\n", "\n  "))
+    evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
+    for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
+        print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
+    base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
+    prompt = settings.prompts[0] if settings.prompts else "The"
+    body = json.dumps({"instances": [{"prompt": prompt, "max_new_tokens": 40}]})
+    print("\nWatch the training:  tensorboard --logdir " + shlex.quote(str(folder / "logs")))
+    print(f"Serve the model:     tfgpt serve --model {shlex.quote(recipe.name)}={base}")
+    print(f"Ask it:              tfgpt client generate --url {url} --prompt {shlex.quote(prompt)}")
+    print(f"Ask it with curl:    curl -d {shlex.quote(body)} {url}:predict")
+    print(f"Read the report:     {folder / 'report.html'}")

@@ -1,0 +1,32 @@
+"""The report of a run as one HTML file that needs no other file and no network."""
+from __future__ import annotations
+
+import base64
+import json
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from tfgpt.files import write_text
+from tfgpt.recipe import Recipe
+
+
+def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
+    """Write report.html into a run's folder: the figures beside the baseline's, the curves, the corpus.
+
+    Args:
+        folder: with data/stats.json and, if it was drawn, logs/curves.png.
+        recipe: of the run.
+        evaluation: content of evaluation.json.
+    """
+    template = resources.files("tfgpt.evaluation").joinpath("report.html").read_text("utf-8")
+    curves = folder / "logs" / "curves.png"
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template).render(
+        name=recipe.name,
+        evaluation=evaluation,
+        stats=json.loads((folder / "data" / "stats.json").read_text("utf-8")),
+        recipe=(folder / "recipe.yaml").read_text("utf-8"),
+        curves=base64.b64encode(curves.read_bytes()).decode() if curves.exists() else "",
+    )
+    write_text(folder / "report.html", page)

@@ -1,0 +1,118 @@
+"""The decoding loop: one pass over the prompts, then a token a step over a cache of fixed size, all inside the graph.
+
+Prompts are padded on the right; a token's cache slot is its position in its row (see `StaticCache`), so rows of different lengths share a
+batch without a mask of their own and no row's result depends on the others.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfgpt.generation.sampling import Controls, choose, uniform_numbers
+
+
+class Decoded(NamedTuple):
+    """Continuations of a batch of prompts."""
+
+    ids: tf.Tensor
+    """int32 [batch, steps]; the end-of-text token after a row's end."""
+    token_count: tf.Tensor
+    """int32 [batch]; tokens generated, the end-of-text token that stopped a row among them."""
+    log_prob: tf.Tensor
+    """float32 [batch]; sum over these tokens of the model's own log-probability (nats), whatever the controls."""
+    stopped: tf.Tensor
+    """bool [batch]; the row ended with the end-of-text token."""
+
+
+def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: int, end_of_text: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
+    """Make prompts and continuations fit the context.
+
+    An empty prompt becomes the end-of-text token. A prompt that fills the context or more keeps its last tokens: as many as leave
+    room for `max_new_tokens`, but half of the context at least. `max_new_tokens` is then capped to what is left.
+
+    Args:
+        prompts: int32 [batch, (tokens)].
+        max_new_tokens: int32 [batch].
+        context: the most tokens the model takes.
+        end_of_text: id of that token.
+
+    Returns:
+        Prompts of 1 to `context - 1` tokens, and int32 [batch].
+    """
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)
+    room = tf.clip_by_value(max_new_tokens, 1, context // 2)
+    kept = tf.where(lengths >= context, context - room, lengths)
+    prompts = tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(prompts, _last(prompts, kept)).values, kept)
+    starts = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(tf.cast(kept == 0, tf.int32))], end_of_text), tf.cast(kept == 0, tf.int32))
+    prompts = tf.concat([starts, prompts], axis=1)
+    return prompts, tf.clip_by_value(max_new_tokens, 0, context - tf.cast(prompts.row_lengths(), tf.int32))
+
+
+def _last(prompts, kept):
+    """Return a ragged bool: which tokens are among the last `kept` of their row."""
+    place = tf.ragged.range(prompts.row_lengths())                                        # [batch, (tokens)]
+    cut = prompts.row_lengths() - tf.cast(kept, tf.int64)
+    return place >= tf.cast(cut, tf.int64)[:, tf.newaxis]
+
+
+def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:
+    """Continue each prompt until its end-of-text token or its `max_new_tokens`.
+
+    Args:
+        model: a `GPTLMHeadModel`.
+        prompts: int32 [batch, (tokens)], 1 token at least; with its `max_new_tokens` each fits the context (see `fit_prompts`).
+        controls: of each row.
+        end_of_text: id of the token that ends a row.
+    """
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)                                    # [batch]
+    ids = prompts.to_tensor(end_of_text)                                                  # [batch, width]
+    batch, width = tf.shape(ids)[0], tf.shape(ids)[1]
+    steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
+    slots = tf.reduce_max(tf.concat([lengths + controls.max_new_tokens, [width]], axis=0))
+    uniform = uniform_numbers(controls.seed, model.config.n_positions)                    # [batch, context]
+    rows = tf.range(batch)
+
+    def read(tokens, positions, last, cache):
+        """Run tokens [batch, n] through the model; return the logits [batch, vocab] after index `last` [batch], and the cache."""
+        output = model.transformer(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+        hidden = tf.gather(output.last_hidden_state, last, batch_dims=1)                  # [batch, width of the model]
+        return tf.cast(model.project(hidden), tf.float32), output.past_key_values
+
+    def step(number, logits, decoded, seen, cache):
+        running = ~decoded.stopped & (number < controls.max_new_tokens)                   # [batch]
+        chosen = choose(logits, seen, controls, uniform[:, number])
+        chosen = tf.where(running, chosen, end_of_text)
+        log_prob = tf.gather(tf.nn.log_softmax(logits), chosen, batch_dims=1)
+        decoded = Decoded(
+            ids=tf.tensor_scatter_nd_update(decoded.ids, tf.stack([rows, tf.fill([batch], number)], axis=1), chosen),
+            token_count=decoded.token_count + tf.cast(running, tf.int32),
+            log_prob=decoded.log_prob + tf.where(running, log_prob, 0.0),
+            stopped=decoded.stopped | (running & (chosen == end_of_text)),
+        )
+        seen = tf.tensor_scatter_nd_update(seen, tf.stack([rows, chosen], axis=1), tf.ones([batch], tf.bool))
+        more = tf.reduce_any(~decoded.stopped & (number + 1 < controls.max_new_tokens))
+        # A finished row goes on at its last slot; nobody reads what it writes there.
+        positions = tf.minimum(lengths + number, slots - 1)[:, tf.newaxis]                # [batch, 1]
+        logits, cache = tf.cond(more, lambda: read(chosen[:, tf.newaxis], positions, tf.zeros_like(rows), cache), lambda: (logits, cache))
+        return number + 1, logits, decoded, seen, cache
+
+    def more(number, logits, decoded, seen, cache):
+        return tf.reduce_any(~decoded.stopped & (number < controls.max_new_tokens))
+
+    positions = tf.tile(tf.range(width)[tf.newaxis], [batch, 1])
+    logits, cache = read(ids, positions, lengths - 1, model.empty_cache(batch, slots))
+    nothing = Decoded(
+        ids=tf.fill([batch, steps], end_of_text),
+        token_count=tf.zeros([batch], tf.int32),
+        log_prob=tf.zeros([batch], tf.float32),
+        stopped=tf.zeros([batch], tf.bool),
+    )
+    _, _, decoded, _, _ = tf.while_loop(more, step, [tf.constant(0), logits, nothing, seen_tokens(prompts, model.config.vocab_size), cache])
+    return decoded
+
+
+def seen_tokens(prompts: tf.RaggedTensor, vocab: int) -> tf.Tensor:
+    """Return bool [batch, vocab]: which tokens stand in each prompt, int32 [batch, (tokens)]."""
+    where = tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.values], axis=1)
+    return tf.tensor_scatter_nd_update(tf.zeros([prompts.nrows(tf.int32), vocab], tf.bool), where, tf.ones_like(prompts.values, tf.bool))

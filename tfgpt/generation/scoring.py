@@ -1,0 +1,37 @@
+"""The log-probability of given tokens; rows longer than the context are read in overlapping windows."""
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def score(model, rows: tf.RaggedTensor, end_of_text: int) -> tf.Tensor:
+    """Return the sum of the log-probabilities (nats) of each row's tokens, float32 [batch].
+
+    Each row is read from an end-of-text token on, so its first token counts too, and an empty row scores 0. Where a row is longer than the
+    context, each token is still scored once, with half of the context before it at least.
+
+    Args:
+        model: a `GPTLMHeadModel`.
+        rows: int32 [batch, (tokens)].
+        end_of_text: id of the token that each row is read from.
+    """
+    context = model.config.n_positions
+    lengths = tf.cast(rows.row_lengths(), tf.int32)                                      # [batch]
+    targets = rows.to_tensor(end_of_text)                                                # [batch, longest]
+    batch, longest = tf.shape(targets)[0], tf.shape(targets)[1]
+    inputs = tf.concat([tf.fill([batch, 1], end_of_text), targets[:, :-1]], axis=1)[:, :longest]
+    stride = (context + 1) // 2
+
+    def window(start, done, total):
+        """Score the targets from `done` on that the window at `start` reaches; earlier ones are its history."""
+        end = tf.minimum(start + context, longest)
+        hidden = model.transformer(input_ids=inputs[:, start:end], use_cache=False).last_hidden_state
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            targets[:, done:end], tf.cast(model.project(hidden[:, done - start :]), tf.float32)
+        )                                                                                # [batch, end - done]
+        counts = tf.range(done, end)[tf.newaxis] < lengths[:, tf.newaxis]
+        total -= tf.reduce_sum(tf.where(counts, losses, 0.0), axis=1)
+        return tf.maximum(end + stride - context, 0), end, total
+
+    start = [tf.constant(0), tf.constant(0), tf.zeros([batch], tf.float32)]
+    return tf.while_loop(lambda start, done, total: done < longest, window, start)[2]

@@ -1,0 +1,114 @@
+"""A model and its tokenizer as one `tf.Module`: strings in, strings out. Python, the SavedModel and the tasks all use this one."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+from transformers import GPT2TokenizerFast
+
+from tfgpt.generation.decoding import decode, fit_prompts
+from tfgpt.generation.sampling import Controls
+from tfgpt.generation.scoring import score
+from tfgpt.text.graph import GraphTokenizer
+
+CONTROL_TYPES = {
+    "max_new_tokens": tf.int32,
+    "temperature": tf.float32,
+    "top_k": tf.int32,
+    "top_p": tf.float32,
+    "repetition_penalty": tf.float32,
+    "seed": tf.int64,
+}
+
+
+class Continuation(NamedTuple):
+    """What was written after a prompt."""
+
+    text: str
+    """The continuation alone."""
+    token_count: int
+    """Tokens generated, the end-of-text token among them where there is one."""
+    log_prob: float
+    """Sum of their log-probabilities, in nats, under the model itself (temperature 1, no filter)."""
+    finish_reason: str
+    """`stop` = the model ended the text; `length` = `max_new_tokens` or the context was reached."""
+
+
+class TextModel(tf.Module):
+    """A causal language model that takes and gives text.
+
+    Args:
+        model: a `GPTLMHeadModel`.
+        tokenizer: the one it was trained with.
+
+    Raises:
+        ValueError: a tokenizer with more tokens than the model has, or without a twin in the graph (see `GraphTokenizer`).
+
+    >>> text_model = TextModel(model, tokenizer)
+    >>> once, again = text_model.generate(["It was", "It was"], temperature=1.0, seed=[1, 1])
+    >>> once == again
+    True
+    """
+
+    def __init__(self, model, tokenizer: GPT2TokenizerFast):
+        super().__init__(name="text_model")
+        if len(tokenizer) > model.config.vocab_size:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model only {model.config.vocab_size}; load the two from one run")
+        self.tokenizer = GraphTokenizer(tokenizer)
+        self.weights = list(model.weights)
+        # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
+        object.__setattr__(self, "model", model)
+
+    def generate(self, prompts: list[str], max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=0) -> list[Continuation]:
+        """Continue each prompt.
+
+        Args:
+            prompts: any text; "" starts a document. One longer than the context keeps its last tokens.
+            max_new_tokens: the most tokens to write; capped to what fits the context.
+            temperature: 0 = greedy.
+            top_k: draw among that many likeliest tokens; 0 = off.
+            top_p: draw from the fewest tokens that have this probability together; 1 = off.
+            repetition_penalty: above 1 makes tokens already there less likely; 1 = off.
+            seed: the same seed, prompt and controls give the same text.
+
+            Each control is one number, or a list with one number a prompt.
+        """
+        given = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
+        controls = {name: tf.reshape(tf.constant(value, CONTROL_TYPES[name]), [-1]) for name, value in given.items()}
+        outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), **controls)
+        columns = [outputs[name].numpy() for name in Continuation._fields]
+        return [Continuation(text.decode(), int(count), float(log_prob), reason.decode()) for text, count, log_prob, reason in zip(*columns)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] + [tf.TensorSpec([None], kind) for kind in CONTROL_TYPES.values()])
+    def generate_graph(self, prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed):
+        """Continue prompts, string [batch]; each control is [batch], or [1] for all rows alike.
+
+        Returns:
+            `text` string, `token_count` int32, `log_prob` float32, `finish_reason` string; each [batch].
+        """
+        batch = tf.shape(prompt)
+        controls = [tf.broadcast_to(control, batch) for control in (max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)]
+        controls = Controls(*controls)
+        end_of_text = self.tokenizer.end_of_text
+        prompts, most = fit_prompts(self.tokenizer.tokenize(prompt), controls.max_new_tokens, self.model.config.n_positions, end_of_text)
+        decoded = decode(self.model, prompts, controls._replace(max_new_tokens=most), end_of_text)
+        return {
+            "text": self.tokenizer.detokenize(decoded.ids),
+            "token_count": decoded.token_count,
+            "log_prob": decoded.log_prob,
+            "finish_reason": tf.where(decoded.stopped, "stop", "length"),
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def score_graph(self, text):
+        """Score texts, string [batch].
+
+        Returns:
+            `log_prob` float32 [batch], the sum over all tokens of the text, which is read from an end-of-text token on; `token_count` int32
+            [batch], how many they are; `perplexity` float32 [batch], 1 for an empty text.
+        """
+        rows = self.tokenizer.tokenize(text)
+        log_prob = score(self.model, rows, self.tokenizer.end_of_text)
+        token_count = tf.cast(rows.row_lengths(), tf.int32)
+        per_token = tf.math.divide_no_nan(log_prob, tf.cast(token_count, tf.float32))
+        return {"log_prob": log_prob, "token_count": token_count, "perplexity": tf.exp(-per_token)}

@@ -1,0 +1,83 @@
+"""Make the model that a recipe starts from: new with random weights, or loaded."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import GPT2Config, GPT2TokenizerFast
+from transformers.utils import logging
+
+from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.weights import initialize
+from tfgpt.recipe import ModelConfig, RecipeError
+
+
+def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, seed: int) -> GPTLMHeadModel:
+    """Return a model with random weights, the same for the same seed.
+
+    Args:
+        config: its shape.
+        context: the most tokens it takes.
+        tokenizer: gives the vocabulary's size and the end-of-text token.
+        seed: of the weights.
+    """
+    end_of_text = tokenizer.eos_token_id
+    model = GPTLMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=context, n_embd=config.width, n_layer=config.layers, n_head=config.heads,
+        resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+        bos_token_id=end_of_text, eos_token_id=end_of_text,
+    ))  # fmt: skip
+    model.build_in_name_scope()
+    initialize(model, seed)
+    return model
+
+
+def load_model(source: str | Path) -> GPTLMHeadModel:
+    """Load a model from a folder or a hub id, without the remarks that transformers logs about it.
+
+    Raises:
+        FileNotFoundError: neither a folder with a model nor a hub id that can be had.
+    """
+    config_of(source)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return GPTLMHeadModel.from_pretrained(str(source))
+    except OSError as error:
+        raise FileNotFoundError(f"{source} holds no weights: no model.safetensors and no tf_model.h5 beside its config.json") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def config_of(source: str | Path) -> GPT2Config:
+    """Return the configuration of a model in a folder or on the hub.
+
+    Raises:
+        FileNotFoundError: as `load_model`.
+    """
+    try:
+        return GPT2Config.from_pretrained(str(source))
+    except OSError as error:
+        raise FileNotFoundError(f"{source} is neither a folder with a model's config.json nor a model of the hub that can be reached") from error
+
+
+def check_start(init: str, length: int, vocab: int | None = None) -> None:
+    """Check that the model to start from takes the data.
+
+    Args:
+        init: folder or hub id.
+        length: tokens in a packed sequence.
+        vocab: the tokenizer's, if it is known already.
+
+    Raises:
+        RecipeError: no such model, or one with a shorter context or a smaller vocabulary.
+    """
+    try:
+        config = config_of(init)
+    except FileNotFoundError as error:
+        raise RecipeError(f"model.init: {error}; give random, a folder or a hub id") from error
+    if length > config.n_positions:
+        raise RecipeError(f"data.length: {length} tokens is longer than the model's context of {config.n_positions} (model.init: {init}); "
+                          f"set it to {config.n_positions} or less")
+    if vocab is not None and vocab > config.vocab_size:
+        raise RecipeError(f"tokenizer.init: its {vocab} tokens are more than the {config.vocab_size} of model.init: {init}; "
+                          f"set tokenizer.init to {init} too")

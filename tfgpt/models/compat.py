@@ -1,0 +1,37 @@
+"""Mends for transformers 4.57, the last line with TensorFlow models, whose own code will not change any more."""
+from __future__ import annotations
+
+import functools
+
+from transformers import modeling_tf_pytorch_utils
+
+
+class _IterableArchive:
+    """A `safetensors.safe_open` handle over whose names one can loop."""
+
+    def __init__(self, archive):
+        self._archive = archive
+
+    def __iter__(self):
+        return iter(self._archive.keys())
+
+    def __getattr__(self, name):
+        return getattr(self._archive, name)
+
+
+def mend_safetensors_loading() -> None:
+    """Let every TF model of transformers load safetensors files in PyTorch's names.
+
+    `load_pytorch_state_dict_in_tf2_model` loops over a `safe_open` handle, which no release of safetensors allows
+    (https://github.com/huggingface/transformers/issues/40028), so `from_pretrained` fails for every file of this, the usual, format.
+    """
+    load = modeling_tf_pytorch_utils.load_pytorch_state_dict_in_tf2_model
+    if hasattr(load, "__wrapped__"):
+        return
+
+    @functools.wraps(load)
+    def mended(tf_model, pt_state_dict, *args, **kwargs):
+        is_archive = hasattr(pt_state_dict, "get_tensor") and not hasattr(pt_state_dict, "__iter__")
+        return load(tf_model, _IterableArchive(pt_state_dict) if is_archive else pt_state_dict, *args, **kwargs)
+
+    modeling_tf_pytorch_utils.load_pytorch_state_dict_in_tf2_model = mended

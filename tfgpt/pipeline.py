@@ -1,0 +1,85 @@
+"""Run a recipe's stages in order: tokenizer, data, model, train, evaluate, export.
+
+A stage is done again when its settings, its inputs or a stage before it have changed; a stage that was interrupted goes on where it can.
+What each stage ran with stands in `stages.json` of the run's folder.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfgpt import stages
+from tfgpt.files import remove_partial, sha256_of_parts, write_json, write_text
+from tfgpt.progress import console
+from tfgpt.recipe import Recipe
+from tfgpt.recipe_file import resolved_yaml
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a run."""
+
+    name: str
+    run: Callable[[Recipe, Path], None]
+    settings: Callable[[Recipe], object]
+    """The part of the recipe that its result depends on, beside the stages before it."""
+    outputs: Callable[[Recipe], list[str]]
+    """What it writes, relative to the run's folder; removed before the stage is run with other settings."""
+
+
+STAGES = (
+    Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
+    Stage("data", stages.make_data, lambda recipe: recipe.data, lambda recipe: ["data"]),
+    Stage("model", stages.make_model, lambda recipe: (recipe.model, recipe.seed), lambda recipe: ["checkpoints/initial"]),
+    Stage("train", stages.train_model, lambda recipe: (recipe.train, recipe.seed), lambda recipe: ["model", "checkpoints/steps", "logs"]),
+    Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
+    Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
+)
+
+
+def run(recipe: Recipe, folder: Path) -> None:
+    """Bring a run's folder up to date with its recipe.
+
+    Raises:
+        RecipeError: a setting or the data cannot be used.
+    """
+    stages.check_before_work(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "checkpoints", folder / "checkpoints" / "steps", folder / "export" / recipe.name):
+        remove_partial(place)
+    write_text(folder / "recipe.yaml", resolved_yaml(recipe))
+    fingerprint = ""
+    for number, stage in enumerate(STAGES):
+        fingerprint = _fingerprint(fingerprint, stage.settings(recipe))
+        _bring_up_to_date(stage, fingerprint, recipe, folder, later=[stage.name for stage in STAGES[number + 1 :]])
+
+
+def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
+    path = folder / "stages.json"
+    states = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    state = states.get(stage.name, {})
+    same = state.get("fingerprint") == fingerprint
+    outputs = [folder / output for output in stage.outputs(recipe)]
+    if same and state["done"] and all(output.exists() for output in outputs):
+        console.print(f"{stage.name}: up to date")
+        return
+    if not same or state["done"]:  # else it was interrupted, and what it wrote so far is what it goes on from
+        for output in outputs:
+            shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+    states = {name: state for name, state in states.items() if name not in later}
+    write_json(path, states | {stage.name: {"fingerprint": fingerprint, "done": False}})
+    start = time.monotonic()
+    stage.run(recipe, folder)
+    done = {"fingerprint": fingerprint, "done": True, "seconds": round(time.monotonic() - start, 1)}
+    write_json(path, states | {stage.name: done})
+
+
+def _fingerprint(before: str, settings) -> str:
+    parts = settings if isinstance(settings, tuple) else (settings,)
+    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    return sha256_of_parts([before.encode(), json.dumps(plain, sort_keys=True).encode()])

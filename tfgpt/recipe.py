@@ -1,0 +1,198 @@
+"""What a recipe may say: one frozen dataclass a section, each default written once, checked before any work starts.
+
+Imports nothing of the package and no TensorFlow, so that `--help` and a refused recipe answer at once.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib")
+"""Corpora that every machine with Python has."""
+
+
+class RecipeError(ValueError):
+    """A recipe, or the data it names, that cannot be run; the message names the key, the value and the remedy."""
+
+
+def check(holds: bool, message: str) -> None:
+    """Raise a `RecipeError` unless `holds`."""
+    if not holds:
+        raise RecipeError(message)
+
+
+def check_at_least(key: str, value: float, least: float, remedy: str = "") -> None:
+    """Raise a `RecipeError` when `value` is under `least`."""
+    check(value >= least, f"{key}: {value} is too small; set it to {least} or more{remedy}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The corpus, its held-out part, and the length of the packed sequences."""
+
+    path: str = ""
+    """A text file, a folder, a glob, or a built-in corpus: python-docs (Python's language reference), python-stdlib (its source)."""
+    documents: Literal["file", "block", "line"] = "file"
+    """What one document is: a whole file, a block between blank lines, or a line."""
+    invalid_utf8: Literal["replace", "refuse"] = "replace"
+    """Bytes that are no UTF-8: replace them by U+FFFD and count them in stats.json, or refuse the file."""
+    validation: float = 0.1
+    """Share held out for validation, between 0 and 1, both excluded."""
+    split: Literal["auto", "hash", "tail"] = "auto"
+    """How to hold out: hash = whole documents, by a hash of their text, so that adding some moves none; tail = the end of the corpus, cut at a
+    line; auto = hash, but tail where there is one document only."""
+    length: int = 256
+    """Tokens in a packed sequence."""
+
+    def __post_init__(self):
+        check(bool(self.path), "data.path: empty; give a text file, a folder, a glob, or one of " + ", ".join(BUILT_IN_CORPORA))
+        check(0 < self.validation < 1, f"data.validation: {self.validation} is not between 0 and 1; 0.1 holds out a tenth")
+        check_at_least("data.length", self.length, 2)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A byte-level BPE as GPT-2's: trained on the training part, or loaded."""
+
+    init: str = "train"
+    """train, or a folder with vocab.json and merges.txt (or tokenizer.json), or a hub id such as gpt2."""
+    vocab: int = 4096
+    """Tokens in a trained vocabulary: 256 bytes, end-of-text and the merges. Not used with a loaded tokenizer."""
+
+    def __post_init__(self):
+        check_at_least("tokenizer.vocab", self.vocab, 257, " (256 bytes and the end-of-text token)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a new model, or the model to start from."""
+
+    init: str = "random"
+    """random, or a folder, or a hub id such as gpt2; the shape below is for random alone."""
+    layers: int = 4
+    """Transformer blocks."""
+    width: int = 256
+    """Size of the hidden states; a multiple of heads."""
+    heads: int = 4
+    """Attention heads in a block."""
+    context: int = 0
+    """The most tokens the model takes; 0 = data.length."""
+    dropout: float = 0.1
+    """Share of activations dropped in training: embeddings, attention and residual stream alike; 0 = off."""
+
+    def __post_init__(self):
+        for key in ("layers", "width", "heads"):
+            check_at_least(f"model.{key}", getattr(self, key), 1)
+        check_at_least("model.context", self.context, 0, " (0 = data.length)")
+        check(self.width % self.heads == 0, f"model.width: {self.width} is not a multiple of model.heads ({self.heads}); change one of them")
+        check(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1); 0 turns it off")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over a run, counted in optimizer steps: a linear rise, then a cosine fall."""
+
+    peak: float = 1.0e-3
+    """Highest learning rate, reached when warm-up ends."""
+    warmup_steps: int = 50
+    """Optimizer steps of linear rise from 0; 0 = none."""
+    floor: float = 1.0e-4
+    """Learning rate at the last step."""
+
+    def __post_init__(self):
+        check_at_least("train.schedule.warmup_steps", self.warmup_steps, 0)
+        check(self.peak > 0, f"train.schedule.peak: {self.peak} is not above 0")
+        check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
+                                            "lower the floor or raise the peak")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how the model is trained, and how often one looks at it."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    global_batch_size: int = 16
+    """Sequences in an optimizer step."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    weight_decay: float = 0.1
+    """Decoupled weight decay (AdamW) on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 = not clipped."""
+    evaluate_every: int = 100
+    """Steps between two evaluations on the validation part, each with samples and a checkpoint."""
+    log_every: int = 10
+    """Steps between two points of the training curves in TensorBoard."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Prompts continued at every evaluation, shown as text in TensorBoard; "" starts a document."""
+    sample_tokens: int = 48
+    """Tokens in such a continuation."""
+    keep_checkpoints: int = 2
+    """The newest checkpoints kept; older ones are removed."""
+    jit_compile: bool = False
+    """Compile the train step with XLA."""
+
+    def __post_init__(self):
+        for key in ("steps", "global_batch_size", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
+            check_at_least(f"train.{key}", getattr(self, key), 1)
+        for key in ("weight_decay", "clip_norm"):
+            check_at_least(f"train.{key}", getattr(self, key), 0)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The figures of evaluation.json, over every token of the validation part."""
+
+    batch_size: int = 16
+    """Sequences in a batch; changes the speed alone."""
+    ngram_order: int = 5
+    """Order of the n-gram model that the figures stand beside: 5 = four tokens of history."""
+    prompts: tuple[str, ...] = ()
+    """Prompts whose continuations the exported model writes at the end of a run."""
+    max_new_tokens: int = 48
+    """Tokens in such a continuation."""
+    temperature: float = 0.7
+    """Sampling temperature of such a continuation; 0 = greedy."""
+
+    def __post_init__(self):
+        for key in ("batch_size", "max_new_tokens"):
+            check_at_least(f"evaluate.{key}", getattr(self, key), 1)
+        check_at_least("evaluate.ngram_order", self.ngram_order, 2)
+        check_at_least("evaluate.temperature", self.temperature, 0)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The SavedModel for TensorFlow Serving."""
+
+    version: int = 1
+    """Version folder; TensorFlow Serving serves the highest."""
+    max_new_tokens: int = 64
+    """Default of the control of that name: tokens a request gets when it does not say."""
+
+    def __post_init__(self):
+        for key in ("version", "max_new_tokens"):
+            check_at_least(f"export.{key}", getattr(self, key), 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, from a corpus to a served model."""
+
+    data: DataConfig
+    name: str = "model"
+    """Names the run's folder (runs/NAME) and the exported model."""
+    seed: int = 1
+    """Of the weights, the order of the data, dropout and the samples."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self):
+        check(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), f"name: {self.name!r} cannot name a folder; use letters and digits")
+        check(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
+        if self.model.init == "random" and self.model.context:
+            check(self.data.length <= self.model.context, f"data.length: {self.data.length} tokens is longer than the model's context of "
+                  f"{self.model.context}; set it to {self.model.context} or less, or raise model.context")

@@ -1,0 +1,70 @@
+"""Write a `TextModel` as a SavedModel for TensorFlow Serving: strings in, strings out."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from tfgpt.files import whole_folder
+from tfgpt.generation.text_model import CONTROL_TYPES, TextModel
+from tfgpt.recipe import ExportConfig
+
+NEUTRAL = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 0}
+"""Defaults of the controls beside `max_new_tokens`: greedy, every filter off."""
+
+
+def export(text_model: TextModel, folder: Path, config: ExportConfig, assets: list[Path] = ()) -> Path:
+    """Write FOLDER/<version>, which appears only when it is whole, and return its path.
+
+    Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
+    send the prompt alone; a control of one row holds for all.
+
+    Args:
+        text_model: model and tokenizer.
+        folder: the model's base path for TensorFlow Serving.
+        config: version and defaults.
+        assets: files copied into `assets.extra`, such as the recipe.
+    """
+    version = folder / str(config.version)
+    with whole_folder(version) as partial:
+        tf.saved_model.save(text_model, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
+        if assets:
+            (partial / "assets.extra").mkdir()
+        for asset in assets:
+            shutil.copy(asset, partial / "assets.extra")
+    return version
+
+
+def _signatures(text_model, max_new_tokens):
+    defaults = {"max_new_tokens": max_new_tokens} | NEUTRAL
+    default = {name: tf.constant([value], CONTROL_TYPES[name]) for name, value in defaults.items()}
+    text = tf.TensorSpec([None], tf.string, name="text")
+    controls = [tf.TensorSpec([None], kind, name=name) for name, kind in CONTROL_TYPES.items()]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *controls])
+    def generate(
+        prompt,
+        max_new_tokens=default["max_new_tokens"],
+        temperature=default["temperature"],
+        top_k=default["top_k"],
+        top_p=default["top_p"],
+        repetition_penalty=default["repetition_penalty"],
+        seed=default["seed"],
+    ):
+        return text_model.generate_graph(prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+
+    @tf.function(input_signature=[text])
+    def score(text):
+        return text_model.score_graph(text)
+
+    @tf.function(input_signature=[text])
+    def tokenize(text):
+        ids = text_model.tokenizer.tokenize(text)
+        return {"ids": ids.to_tensor(text_model.tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name="ids")])
+    def detokenize(ids):
+        return {"text": text_model.tokenizer.detokenize(ids)}
+
+    return {"serving_default": generate, "generate": generate, "score": score, "tokenize": tokenize, "detokenize": detokenize}

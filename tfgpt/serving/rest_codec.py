@@ -1,0 +1,130 @@
+"""TensorFlow Serving's JSON for Predict: row format (`instances`) and column format (`inputs`), bytes as {"b64": ...}.
+
+Source: https://www.tensorflow.org/tfx/serving/api_rest#predict_api
+"""
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+DEFAULT_SIGNATURE = "serving_default"
+FORMATS = "exactly one of 'instances' (row format) and 'inputs' (column format)"
+
+
+class BadRequest(ValueError):
+    """A request body that cannot be served; the message goes to the client."""
+
+
+def decode_predict(body: bytes, signatures: Mapping[str, meta_graph_pb2.SignatureDef]) -> tuple[str, bool, dict[str, np.ndarray]]:
+    """Return the signature's name, whether the body is in row format, and the inputs by name.
+
+    Raises:
+        BadRequest: anything wrong with the body.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"JSON Parse error: {error}") from error
+    if not isinstance(request, dict):
+        raise BadRequest(f"Request body must be a JSON object with {FORMATS}")
+    if unknown := sorted(request.keys() - {"signature_name", "instances", "inputs"}):
+        raise BadRequest(f"Unknown keys {unknown}; allowed are signature_name and {FORMATS}")
+    if ("instances" in request) == ("inputs" in request):
+        raise BadRequest(f"Request body must have {FORMATS}")
+    name = request.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(name, str) or name not in signatures:
+        raise BadRequest(f'Serving signature name: "{name}" not found in signature def; there are {sorted(signatures)}')
+    wanted = signatures[name].inputs
+    row_format = "instances" in request
+    columns = _columns_of_rows(request["instances"], wanted) if row_format else _columns(request["inputs"], wanted)
+    return name, row_format, {key: _to_array(key, value, wanted[key]) for key, value in columns.items()}
+
+
+def encode_predict(outputs: dict[str, np.ndarray], row_format: bool) -> dict:
+    """Return the response body. A single output stands without its name, as TensorFlow Serving does it."""
+    columns = {name: _to_json(name, value.tolist()) for name, value in outputs.items()}
+    if not row_format:
+        return {"outputs": next(iter(columns.values())) if len(columns) == 1 else columns}
+    if len(columns) == 1:
+        return {"predictions": next(iter(columns.values()))}
+    return {"predictions": [dict(zip(columns, row)) for row in zip(*columns.values())]}
+
+
+def _columns_of_rows(rows, wanted):
+    if not isinstance(rows, list) or not rows:
+        raise BadRequest("'instances' must be a list with one entry at least")
+    if not _is_object(rows[0]):
+        return {_only(wanted, "instances"): rows}
+    names = set(rows[0])
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != names:
+            raise BadRequest(f"instances[{number}] must have the same keys as instances[0]: {sorted(names)}")
+    _check_names(names, wanted)
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _columns(inputs, wanted):
+    if not _is_object(inputs):
+        return {_only(wanted, "inputs"): inputs}
+    _check_names(inputs, wanted)
+    return inputs
+
+
+def _is_object(value):
+    return isinstance(value, dict) and set(value) != {"b64"}
+
+
+def _only(wanted, key):
+    if len(wanted) != 1:
+        raise BadRequest(f"'{key}' is a plain list, but expecting objects with names, since there are several inputs: {sorted(wanted)}")
+    return next(iter(wanted))
+
+
+def _check_names(names, wanted):
+    if unknown := sorted(set(names) - set(wanted)):
+        raise BadRequest(f"{unknown} are no inputs of this signature, which has {sorted(wanted)}")
+
+
+def _to_array(name, value, info):
+    dtype = tf.as_dtype(info.dtype).as_numpy_dtype
+    shape = [dimension.size for dimension in info.tensor_shape.dim]
+    value = _decode_leaves(name, value, np.dtype(dtype), len(shape))
+    try:
+        array = np.array(value, dtype)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise BadRequest(f"{name}: cannot be made a {np.dtype(dtype).name} tensor: {error}") from error
+    if array.ndim != len(shape):
+        raise BadRequest(f"{name}: has {array.ndim} dimensions, expected {len(shape)} (the first is the batch)")
+    return array
+
+
+def _decode_leaves(name, value, dtype, depth):
+    """Check every leaf against the tensor's type; text and {"b64": ...} become bytes."""
+    if depth > 0 and isinstance(value, list):
+        return [_decode_leaves(name, item, dtype, depth - 1) for item in value]
+    if dtype == object:
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace")  # a lone surrogate of JSON is no UTF-8
+        if isinstance(value, dict) and isinstance(value.get("b64"), str) and len(value) == 1:
+            try:
+                return base64.b64decode(value["b64"], validate=True)
+            except binascii.Error as error:
+                raise BadRequest(f"{name}: b64 is not base64: {error}") from error
+    elif isinstance(value, int) and not isinstance(value, bool) or (isinstance(value, float) and dtype.kind == "f"):
+        return value
+    kind = "string" if dtype == object else dtype.name
+    raise BadRequest(f"{name}: {json.dumps(value)[:60]} is not a {kind} at this depth; expected lists of {kind}, the batch first")
+
+
+def _to_json(name, value):
+    if isinstance(value, list):
+        return [_to_json(name, item) for item in value]
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode("utf-8", "replace")
+    return value

@@ -1,0 +1,63 @@
+"""Load an exported SavedModel and call its signatures with the defaults that TensorFlow Serving would fill in.
+
+Needs TensorFlow alone: nothing of the model's Python code, nor of the tokenizer's.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+
+class LoadedModel:
+    """One version of an exported model.
+
+    Args:
+        folder: the version's folder, which holds saved_model.pb.
+
+    Raises:
+        FileNotFoundError: no SavedModel there.
+    """
+
+    def __init__(self, folder: Path):
+        path = Path(folder) / "saved_model.pb"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no saved_model.pb; give the version's folder of an export, such as export/NAME/1")
+        content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        graph = next(graph for graph in content.meta_graphs if "serve" in graph.meta_info_def.tags)
+        self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
+            name: signature for name, signature in graph.signature_def.items() if not name.startswith("__")
+        }
+        self._functions = tf.saved_model.load(str(folder)).signatures
+
+    def predict(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        """Call a signature; inputs left out take their defaults.
+
+        Raises:
+            KeyError: no such signature, an input that it does not have, or a missing one without a default.
+            tf.errors.OpError: the graph refuses the values.
+        """
+        if signature not in self.signatures:
+            raise KeyError(f'signature "{signature}" is not among {sorted(self.signatures)}')
+        definition = self.signatures[signature]
+        if unknown := sorted(inputs.keys() - definition.inputs.keys()):
+            raise KeyError(f"{unknown} are no inputs of {signature}, which has {sorted(definition.inputs)}")
+        if missing := sorted(definition.inputs.keys() - inputs.keys() - definition.defaults.keys()):
+            raise KeyError(f"{missing} are missing among the inputs of {signature}")
+        defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
+        given = {name: tf.convert_to_tensor(value) for name, value in (defaults | inputs).items()}
+        return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
+
+
+def newest_version(folder: Path) -> int:
+    """Return the highest version in a model's base path, as TensorFlow Serving chooses it.
+
+    Raises:
+        FileNotFoundError: no such folder, or no version in it.
+    """
+    versions = [int(path.name) for path in Path(folder).glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    if not versions:
+        raise FileNotFoundError(f"{folder} holds no version of an exported model; give the folder above the numbers, such as export/NAME")
+    return max(versions)

@@ -1,0 +1,1 @@
+"""Tokenizers: byte-level BPE in Python and its twin inside the graph."""

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, callbacks and checkpoints around `model.fit`."""
