@@ -1,1 +1,36 @@
+"""GPT-2-family models in TensorFlow, from raw text to a served model.
+
+The public names below are imported when they are first used, so that `import tfgpt` does not wait for TensorFlow.
+"""
+from __future__ import annotations
+
+import importlib
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "GPTLMHeadModel": "tfgpt.models.causal_lm",
+    "GraphTokenizer": "tfgpt.text.graph",
+    "Recipe": "tfgpt.recipe",
+    "TensorBoard": "tfgpt.training.callbacks",
+    "TextModel": "tfgpt.generation.text_model",
+    "evaluation_batches": "tfgpt.data.shards",
+    "export": "tfgpt.serving.export",
+    "load_model": "tfgpt.models.build",
+    "load_recipe": "tfgpt.recipe_file",
+    "load_tokenizer": "tfgpt.text.bpe",
+    "pack_texts": "tfgpt.data.encode",
+    "run": "tfgpt.pipeline",
+    "train_tokenizer": "tfgpt.text.bpe",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"tfgpt has no {name}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

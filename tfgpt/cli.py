@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def run(arguments: list[str]) -> int:
         recipe_parser("tfgpt run").print_help()
         return DONE
     recipe, folder = load_recipe(arguments[0], arguments[1:])
+    _import_tensorflow_quietly()
     from tfgpt import pipeline
 
     pipeline.run(recipe, folder)
@@ -49,6 +51,7 @@ def serve(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=PORT, help="TCP port; 0 = any free one, which is then printed.")
     given = _parse(parser, arguments)
     folders = dict(_name_and_folder(text) for text in given.model)
+    _import_tensorflow_quietly()
     import socket
 
     import uvicorn
@@ -85,7 +88,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "serve": serve, "
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit code: 0 = done, 1 = failed while running, 2 = a usage or recipe error."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up remarks would drown ours
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the remarks of its C++ part would drown ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -112,6 +115,27 @@ def _help():
     lines = [f"  {name:<8} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: tfgpt COMMAND [options]", "", "GPT-2-family models in TensorFlow, from raw text to a served model.", "", *lines, "",
                       "tfgpt COMMAND --help explains a command; tfgpt --version prints the version."])
+
+
+def _import_tensorflow_quietly() -> None:
+    """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
+
+    They are shown after all if that fails.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as remarks:
+        os.dup2(remarks.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        except BaseException:
+            remarks.seek(0)
+            os.write(kept, remarks.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _say_error(error, code):

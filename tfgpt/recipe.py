@@ -4,6 +4,7 @@ Imports nothing of the package and no TensorFlow, so that `--help` and a refused
 """
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -191,7 +192,8 @@ class Recipe:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self):
-        check(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), f"name: {self.name!r} cannot name a folder; use letters and digits")
+        check(re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None,
+              f"name: {self.name!r} cannot name a folder and a model; use letters, digits, '-', '_' and '.'")
         check(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
         if self.model.init == "random" and self.model.context:
             check(self.data.length <= self.model.context, f"data.length: {self.data.length} tokens is longer than the model's context of "

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import typing
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from tfgpt.recipe import Recipe, RecipeError
 
@@ -23,6 +24,7 @@ VERSIONS_OF = ("tfgpt", "tensorflow", "tf-keras", "transformers", "tokenizers", 
 
 def recipe_parser(prog: str) -> ArgumentParser:
     """Return the parser of a command that takes a recipe file, `--output`, and every key of a recipe as an option."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts below the fields become the help
     parser = ArgumentParser(prog=prog, exit_on_error=False, description="Run a recipe: from a corpus to an exported model.",
                             usage=f"{prog} RECIPE.yaml [--output DIR] [--key.subkey VALUE ...]")
     parser.add_argument("--recipe", action="config", metavar="RECIPE.yaml", help="The recipe; its place is first, without --recipe.")
@@ -53,7 +55,7 @@ def load_recipe(path: str | Path, overrides: list[str] = (), prog: str = "tfgpt 
 def resolved_yaml(recipe: Recipe) -> str:
     """Return a recipe with every default, and the versions it runs under as comments; itself a recipe again."""
     versions = "".join(f"# {name} {metadata.version(name)}\n" for name in VERSIONS_OF)
-    plain = dataclasses.asdict(recipe, dict_factory=lambda pairs: {key: list(value) if isinstance(value, tuple) else value for key, value in pairs})
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # YAML has no tuples
     return f"# The resolved recipe of this run, which ran under\n{versions}" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from tfgpt.data import packing, shards
+from tfgpt.data import shards
+from tfgpt.data.encode import SplitCounts, packed_sequences, token_lists
 from tfgpt.data.sources import ReadCounts, find_files, inputs_sha256, split_documents
 from tfgpt.evaluation.evaluate import figures, summed_loss
 from tfgpt.evaluation.ngram import NgramModel
@@ -23,9 +24,6 @@ from tfgpt.serving.export import export
 from tfgpt.text.bpe import load_tokenizer, train_tokenizer
 from tfgpt.training.callbacks import BarCallback
 from tfgpt.training.fit import train
-
-TOKENIZED_AT_ONCE = 1000
-"""Documents handed to the tokenizer together, so that it can use every core."""
 
 
 def check_before_work(recipe: Recipe) -> None:
@@ -67,23 +65,22 @@ def make_data(recipe: Recipe, folder: Path) -> None:
     """Tokenize, pack and write the shards and stats.json of data/."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     length = recipe.data.length
-    counts, splits = ReadCounts(), {}
+    counts, splits = ReadCounts(), {"train": SplitCounts(), "validation": SplitCounts()}
     with whole_folder(folder / "data") as partial:
-        for split, stride in (("train", length), ("validation", max(length // 2, 1))):
-            figures_of_split = splits[split] = {"documents": 0, "bytes": 0, "tokens": 0}
+        for split, of_split in splits.items():
+            # Validation windows overlap by half, so that each token is scored with a history, as in a running text.
+            stride = length if split == "train" else max(length // 2, 1)
             with progress_bar(f"data: packing the {split} part", unit="documents") as advance:
                 texts = _counted(_texts(recipe, split, counts if split == "train" else None), advance)
-                pieces = _pieces(texts, tokenizer, length, stride, figures_of_split)
-                sequences = shards.write_shards(packing.pack(_tallied(pieces, figures_of_split), length), partial, split)
-            figures_of_split |= {"sequences": sequences, "fill_rate": figures_of_split.pop("inputs") / (sequences * length)}
-        if splits["train"]["tokens"] < length:
-            raise RecipeError(f"data.path: {recipe.data.path} gives {splits['train']['tokens']} tokens to train on, less than one sequence of "
-                              f"data.length ({length}); give more text, or set data.length to {splits['train']['tokens']} or less")
-        stats = {"inputs_sha256": inputs_sha256(recipe.data)} | dataclasses.asdict(counts)
-        write_json(partial / "stats.json", stats | {"length": length, "vocab": len(tokenizer), "splits": splits})
+                shards.write_shards(packed_sequences(texts, tokenizer, length, stride, of_split), partial, split)
+        if (tokens := splits["train"].tokens) < length:
+            raise RecipeError(f"data.path: {recipe.data.path} gives {tokens} tokens to train on, less than one sequence of "
+                              f"data.length ({length}); give more text, or set data.length to {tokens} or less")
+        stats = {"inputs_sha256": inputs_sha256(recipe.data)} | dataclasses.asdict(counts) | {"length": length, "vocab": len(tokenizer)}
+        write_json(partial / "stats.json", stats | {"splits": {split: dataclasses.asdict(of_split) for split, of_split in splits.items()}})
     for split, of_split in splits.items():
-        console.print(f"data: {split} has {of_split['tokens']:,} tokens of {of_split['documents']:,} documents "
-                      f"in {of_split['sequences']:,} sequences, {of_split['fill_rate']:.1%} full")
+        console.print(f"data: {split} has {of_split.tokens:,} tokens of {of_split.documents:,} documents "
+                      f"in {of_split.sequences:,} sequences, {of_split.fill_rate:.1%} full")
 
 
 def make_model(recipe: Recipe, folder: Path) -> None:
@@ -174,45 +171,12 @@ def _counted(texts: Iterable[str], advance) -> Iterator[str]:
         yield text
 
 
-def _token_lists(texts: Iterable[str], tokenizer) -> Iterator[tuple[str, list[int]]]:
-    """Yield each text with its tokens."""
-    for batch in _batched(texts, TOKENIZED_AT_ONCE):
-        # verbose=False: a document longer than the context is cut later, there is nothing to warn of
-        yield from zip(batch, tokenizer(batch, verbose=False).input_ids)
-
-
-def _batched(items, size):
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _pieces(texts, tokenizer, length, stride, figures_of_split) -> Iterator[packing.Piece]:
-    for text, ids in _token_lists(texts, tokenizer):
-        figures_of_split["documents"] += 1
-        figures_of_split["bytes"] += len(text.encode())
-        figures_of_split["tokens"] += len(ids) + 1  # its end-of-text token is one to predict, too
-        yield from packing.cut_document(ids, tokenizer.eos_token_id, length, stride)
-
-
-def _tallied(pieces, figures_of_split) -> Iterator[packing.Piece]:
-    figures_of_split["inputs"] = 0
-    for piece in pieces:
-        figures_of_split["inputs"] += len(piece.inputs)
-        yield piece
-
-
 def _baseline(recipe, folder, text_bytes):
     """Return the n-gram model's figures on the tokens that the GPT is measured on."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     order = recipe.evaluate.ngram_order
     with progress_bar(f"evaluate: {order}-gram baseline"):
-        lists = {split: [ids for _, ids in _token_lists(_texts(recipe, split), tokenizer)] for split in ("train", "validation")}
+        lists = {split: [ids for _, ids in token_lists(_texts(recipe, split), tokenizer)] for split in ("train", "validation")}
         ngram = NgramModel(lists["train"], order, len(tokenizer), tokenizer.eos_token_id)
         return {"name": f"{order}-gram, modified Kneser-Ney"} | figures(*ngram.summed_loss(lists["validation"]), text_bytes)
 

@@ -48,7 +48,8 @@ def choose(logits: tf.Tensor, seen: tf.Tensor, controls: Controls, uniform: tf.T
     """
     logits = tf.cast(logits, tf.float32)
     penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
-    logits = tf.cond(tf.reduce_any(penalized), lambda: penalize(logits, seen, tf.where(penalized, controls.repetition_penalty, 1.0)), lambda: logits)
+    penalty = tf.where(penalized, controls.repetition_penalty, 1.0)
+    logits = tf.cond(tf.reduce_any(penalized), lambda: penalize(logits, seen, penalty), lambda: logits)
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
     return tf.cond(tf.reduce_any(sampled), lambda: tf.where(sampled, _sample(logits, controls, uniform), greedy), lambda: greedy)

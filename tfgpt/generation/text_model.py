@@ -59,7 +59,9 @@ class TextModel(tf.Module):
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
         object.__setattr__(self, "model", model)
 
-    def generate(self, prompts: list[str], max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=0) -> list[Continuation]:
+    def generate(
+        self, prompts: list[str], max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=0
+    ) -> list[Continuation]:
         """Continue each prompt.
 
         Args:
@@ -73,8 +75,8 @@ class TextModel(tf.Module):
 
             Each control is one number, or a list with one number a prompt.
         """
-        given = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
-        controls = {name: tf.reshape(tf.constant(value, CONTROL_TYPES[name]), [-1]) for name, value in given.items()}
+        given = (max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+        controls = {name: tf.reshape(tf.constant(value, kind), [-1]) for (name, kind), value in zip(CONTROL_TYPES.items(), given)}
         outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), **controls)
         columns = [outputs[name].numpy() for name in Continuation._fields]
         return [Continuation(text.decode(), int(count), float(log_prob), reason.decode()) for text, count, log_prob, reason in zip(*columns)]

@@ -72,8 +72,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> StaticCache:
         """Return a cache with room for `slots` tokens in each of `batch` rows."""
         shape = [batch, self.config.n_head, slots, self.config.n_embd // self.config.n_head]
-        layers = range(self.config.n_layer)
-        return StaticCache(tuple(tf.zeros(shape, self.compute_dtype) for _ in layers), tuple(tf.zeros(shape, self.compute_dtype) for _ in layers))
+        zeros = tuple(tf.zeros(shape, self.compute_dtype) for _ in range(self.config.n_layer))
+        return StaticCache(keys=zeros, values=zeros)
 
     def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Return the summed loss in nats (float32), the number of trained tokens and of right predictions (int64) of a batch.
@@ -83,7 +83,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         if not isinstance(batch, dict) or not {"input_ids", "labels"} <= set(batch):
             found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
-            raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.data.shards.read_batches")
+            raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.pack_texts")
         segments = batch.get("segment_ids")
         hidden = self.transformer(
             input_ids=batch["input_ids"],

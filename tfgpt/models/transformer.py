@@ -160,8 +160,11 @@ class GPTTransformer(TFGPT2MainLayer):
         if position_ids is None:
             raise ValueError("a StaticCache needs position_ids [batch, queries]: they say which slot each token is written to")
         heads, queries = self.config.n_head, tf.shape(position_ids)[1]
-        slots = tf.stack(tf.meshgrid(tf.range(batch), tf.range(heads), tf.range(queries), indexing="ij")[:2]
-                         + [tf.tile(position_ids[:, tf.newaxis, :], [1, heads, 1])], axis=-1)  # [batch, heads, queries, 3]
+        shape = [batch, heads, queries]
+        row = tf.broadcast_to(tf.range(batch)[:, tf.newaxis, tf.newaxis], shape)
+        head = tf.broadcast_to(tf.range(heads)[tf.newaxis, :, tf.newaxis], shape)
+        slot = tf.broadcast_to(position_ids[:, tf.newaxis, :], shape)
+        slots = tf.stack([row, head, slot], axis=-1)                                    # [batch, heads, queries, 3]
         return [(keys, values, slots) for keys, values in zip(past.keys, past.values)], 0
 
     def _additive_mask(self, attention_mask, past, position_ids, queries, past_length):
@@ -169,7 +172,7 @@ class GPTTransformer(TFGPT2MainLayer):
         if isinstance(past, StaticCache):
             slots = tf.range(tf.shape(past.keys[0])[2])
             seen = slots[tf.newaxis, tf.newaxis, :] <= position_ids[:, :, tf.newaxis]   # [batch, queries, slots]
-        elif attention_mask is not None and attention_mask.shape.rank == 3:
+        elif attention_mask is not None and len(attention_mask.shape) == 3:
             seen = tf.cast(attention_mask, tf.bool)
         else:
             seen = causal_mask(queries, past_length + queries)

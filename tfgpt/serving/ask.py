@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tfgpt.serving.saved_model import LoadedModel
+import numpy as np
+import tensorflow as tf
 
-CONTROL_DTYPES = {"max_new_tokens": "int32", "temperature": "float32", "top_k": "int32", "top_p": "float32", "repetition_penalty": "float32", "seed": "int64"}
+from tfgpt.serving.saved_model import LoadedModel
 
 
 def ask_in_fresh_process(version: Path, prompts: list[str], **controls: float) -> list[dict]:
@@ -38,10 +39,10 @@ def ask_in_fresh_process(version: Path, prompts: list[str], **controls: float) -
 
 def answer(version: Path, request: dict) -> list[dict]:
     """Answer one request; see `ask_in_fresh_process`."""
-    import numpy as np  # here, as in the process that asks nothing of it
-
-    inputs = {name: np.array([value], CONTROL_DTYPES[name]) for name, value in request["controls"].items()}
-    outputs = LoadedModel(version).predict("generate", {"prompt": np.array(request["prompts"], object)} | inputs)
+    model = LoadedModel(version)
+    kinds = {name: tf.as_dtype(info.dtype).as_numpy_dtype for name, info in model.signatures["generate"].inputs.items()}
+    given = {"prompt": request["prompts"]} | {name: [value] for name, value in request["controls"].items()}
+    outputs = model.predict("generate", {name: np.array(value, kinds[name]) for name, value in given.items()})
     rows = zip(*(column.tolist() for column in outputs.values()))
     return [{name: value.decode() if isinstance(value, bytes) else value for name, value in zip(outputs, row)} for row in rows]
 

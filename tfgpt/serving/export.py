@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,7 +15,7 @@ NEUTRAL = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1
 """Defaults of the controls beside `max_new_tokens`: greedy, every filter off."""
 
 
-def export(text_model: TextModel, folder: Path, config: ExportConfig, assets: list[Path] = ()) -> Path:
+def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = ()) -> Path:
     """Write FOLDER/<version>, which appears only when it is whole, and return its path.
 
     Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
@@ -23,10 +24,11 @@ def export(text_model: TextModel, folder: Path, config: ExportConfig, assets: li
     Args:
         text_model: model and tokenizer.
         folder: the model's base path for TensorFlow Serving.
-        config: version and defaults.
+        config: version and defaults; `None` = version 1 and the defaults of a recipe.
         assets: files copied into `assets.extra`, such as the recipe.
     """
-    version = folder / str(config.version)
+    config = config or ExportConfig()
+    version = Path(folder) / str(config.version)
     with whole_folder(version) as partial:
         tf.saved_model.save(text_model, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
         if assets:

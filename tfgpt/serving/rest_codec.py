@@ -17,7 +17,7 @@ DEFAULT_SIGNATURE = "serving_default"
 FORMATS = "exactly one of 'instances' (row format) and 'inputs' (column format)"
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """A request body that cannot be served; the message goes to the client."""
 
 
@@ -25,21 +25,21 @@ def decode_predict(body: bytes, signatures: Mapping[str, meta_graph_pb2.Signatur
     """Return the signature's name, whether the body is in row format, and the inputs by name.
 
     Raises:
-        BadRequest: anything wrong with the body.
+        BadRequestError: anything wrong with the body.
     """
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"JSON Parse error: {error}") from error
+        raise BadRequestError(f"JSON Parse error: {error}") from error
     if not isinstance(request, dict):
-        raise BadRequest(f"Request body must be a JSON object with {FORMATS}")
+        raise BadRequestError(f"Request body must be a JSON object with {FORMATS}")
     if unknown := sorted(request.keys() - {"signature_name", "instances", "inputs"}):
-        raise BadRequest(f"Unknown keys {unknown}; allowed are signature_name and {FORMATS}")
+        raise BadRequestError(f"Unknown keys {unknown}; allowed are signature_name and {FORMATS}")
     if ("instances" in request) == ("inputs" in request):
-        raise BadRequest(f"Request body must have {FORMATS}")
+        raise BadRequestError(f"Request body must have {FORMATS}")
     name = request.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(name, str) or name not in signatures:
-        raise BadRequest(f'Serving signature name: "{name}" not found in signature def; there are {sorted(signatures)}')
+        raise BadRequestError(f'Serving signature name: "{name}" not found in signature def; there are {sorted(signatures)}')
     wanted = signatures[name].inputs
     row_format = "instances" in request
     columns = _columns_of_rows(request["instances"], wanted) if row_format else _columns(request["inputs"], wanted)
@@ -58,13 +58,13 @@ def encode_predict(outputs: dict[str, np.ndarray], row_format: bool) -> dict:
 
 def _columns_of_rows(rows, wanted):
     if not isinstance(rows, list) or not rows:
-        raise BadRequest("'instances' must be a list with one entry at least")
+        raise BadRequestError("'instances' must be a list with one entry at least")
     if not _is_object(rows[0]):
         return {_only(wanted, "instances"): rows}
     names = set(rows[0])
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != names:
-            raise BadRequest(f"instances[{number}] must have the same keys as instances[0]: {sorted(names)}")
+            raise BadRequestError(f"instances[{number}] must have the same keys as instances[0]: {sorted(names)}")
     _check_names(names, wanted)
     return {name: [row[name] for row in rows] for name in names}
 
@@ -82,13 +82,13 @@ def _is_object(value):
 
 def _only(wanted, key):
     if len(wanted) != 1:
-        raise BadRequest(f"'{key}' is a plain list, but expecting objects with names, since there are several inputs: {sorted(wanted)}")
+        raise BadRequestError(f"'{key}' is a plain list, but expecting objects with names, since there are several inputs: {sorted(wanted)}")
     return next(iter(wanted))
 
 
 def _check_names(names, wanted):
     if unknown := sorted(set(names) - set(wanted)):
-        raise BadRequest(f"{unknown} are no inputs of this signature, which has {sorted(wanted)}")
+        raise BadRequestError(f"{unknown} are no inputs of this signature, which has {sorted(wanted)}")
 
 
 def _to_array(name, value, info):
@@ -98,9 +98,9 @@ def _to_array(name, value, info):
     try:
         array = np.array(value, dtype)
     except (ValueError, OverflowError, TypeError) as error:
-        raise BadRequest(f"{name}: cannot be made a {np.dtype(dtype).name} tensor: {error}") from error
+        raise BadRequestError(f"{name}: cannot be made a {np.dtype(dtype).name} tensor: {error}") from error
     if array.ndim != len(shape):
-        raise BadRequest(f"{name}: has {array.ndim} dimensions, expected {len(shape)} (the first is the batch)")
+        raise BadRequestError(f"{name}: has {array.ndim} dimensions, expected {len(shape)} (the first is the batch)")
     return array
 
 
@@ -108,18 +108,18 @@ def _decode_leaves(name, value, dtype, depth):
     """Check every leaf against the tensor's type; text and {"b64": ...} become bytes."""
     if depth > 0 and isinstance(value, list):
         return [_decode_leaves(name, item, dtype, depth - 1) for item in value]
-    if dtype == object:
+    if dtype.kind == "O":
         if isinstance(value, str):
             return value.encode("utf-8", "replace")  # a lone surrogate of JSON is no UTF-8
         if isinstance(value, dict) and isinstance(value.get("b64"), str) and len(value) == 1:
             try:
                 return base64.b64decode(value["b64"], validate=True)
             except binascii.Error as error:
-                raise BadRequest(f"{name}: b64 is not base64: {error}") from error
-    elif isinstance(value, int) and not isinstance(value, bool) or (isinstance(value, float) and dtype.kind == "f"):
+                raise BadRequestError(f"{name}: b64 is not base64: {error}") from error
+    elif type(value) is int or (type(value) is float and dtype.kind == "f"):  # a bool is an int to isinstance
         return value
-    kind = "string" if dtype == object else dtype.name
-    raise BadRequest(f"{name}: {json.dumps(value)[:60]} is not a {kind} at this depth; expected lists of {kind}, the batch first")
+    kind = "string" if dtype.kind == "O" else dtype.name
+    raise BadRequestError(f"{name}: {json.dumps(value)[:60]} is not a {kind} at this depth; expected lists of {kind}, the batch first")
 
 
 def _to_json(name, value):

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from google.protobuf import json_format
 
-from tfgpt.serving.rest_codec import BadRequest, decode_predict, encode_predict
+from tfgpt.serving.rest_codec import BadRequestError, decode_predict, encode_predict
 from tfgpt.serving.saved_model import LoadedModel, newest_version
 
 
@@ -26,7 +26,7 @@ class ServedModel:
     loaded: LoadedModel
 
 
-class NotServed(LookupError):
+class NotServedError(LookupError):
     """A request for a model or version that is not here."""
 
 
@@ -50,15 +50,15 @@ def create_app(models: dict[str, ServedModel]) -> FastAPI:
     """Return the ASGI application that serves `models`."""
     app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None)
 
-    @app.exception_handler(NotServed)
+    @app.exception_handler(NotServedError)
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def not_found(request: Request, error: Exception) -> Response:
-        text = str(error) if isinstance(error, NotServed) else f"Malformed request: {request.method} {request.url.path}"
+        text = str(error) if isinstance(error, NotServedError) else f"Malformed request: {request.method} {request.url.path}"
         return _json({"error": text}, 404)
 
-    @app.exception_handler(BadRequest)
-    async def bad_request(request: Request, error: BadRequest) -> Response:
+    @app.exception_handler(BadRequestError)
+    async def bad_request(request: Request, error: BadRequestError) -> Response:
         return _json({"error": str(error)}, 400)
 
     @app.get("/v1/models/{name}")
@@ -91,16 +91,16 @@ def _predict(loaded: LoadedModel, body: bytes) -> dict:
     try:
         outputs = loaded.predict(signature, inputs)
     except KeyError as error:
-        raise BadRequest(error.args[0]) from error
+        raise BadRequestError(error.args[0]) from error
     except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
-        raise BadRequest(str(error).split("\n")[0]) from error
+        raise BadRequestError(str(error).split("\n")[0]) from error
     return encode_predict(outputs, row_format)
 
 
 def _find(models, name, version, message) -> ServedModel:
     model = models.get(name)
     if model is None or (version is not None and version != str(model.version)):
-        raise NotServed(message)
+        raise NotServedError(message)
     return model
 
 

@@ -171,8 +171,9 @@ def code_point_classes() -> np.ndarray:
 def _word_starts(points, classes, rows):
     """Tell where a word of GPT-2's pattern begins, bool [characters], from each character and a few beside it.
 
-    The pattern: 's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+. A run of one class is a word; of a run of white
-    space before a word the last character stands apart, and if it is a space it begins that word.
+    The pattern: 's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+.
+    A run of one class is a word; of a run of white space before a word the last character stands apart, and if it is a space it begins
+    that word.
 
     Args:
         points: int32 [characters], code points of all texts, one text after the other.

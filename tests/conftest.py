@@ -1,0 +1,79 @@
+"""Models small enough for a test, real text, nothing from the network. One of each a test process."""
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something fails instead of waiting
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import pytest
+
+from tfgpt.data.sources import split_documents
+from tfgpt.generation.text_model import TextModel
+from tfgpt.models import build
+from tfgpt.recipe import DataConfig, ExportConfig, ModelConfig
+from tfgpt.serving.export import export
+from tfgpt.text.bpe import train_tokenizer
+
+CONTEXT = 48
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[str]:
+    """Python's reference, topic by topic."""
+    return [document.text for _, document in split_documents(DataConfig(path="python-docs"))]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(documents):
+    return train_tokenizer(documents, vocab=512)
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    """Two layers of width 32 with large random weights, so that greedy texts differ from prompt to prompt. Not to be trained."""
+    model = build.new_model(ModelConfig(layers=2, width=32, heads=4, dropout=0.0), CONTEXT, tokenizer, seed=3)
+    for number, variable in enumerate(model.weights):
+        variable.assign(build_larger(variable, number))
+    return model
+
+
+def build_larger(variable, number):
+    """Return the weights ten times as large, and biases and layer norms away from 0 and 1, so that none of them goes unnoticed."""
+    import tensorflow as tf
+
+    if variable.name.endswith(("/bias:0", "/gamma:0", "/beta:0")):
+        return variable + tf.random.stateless_normal(variable.shape, seed=[7, number], stddev=0.2)
+    return variable * 10.0
+
+
+@pytest.fixture(scope="session")
+def text_model(model, tokenizer):
+    return TextModel(model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model_folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torch_model(model_folder):
+    """The same weights in PyTorch."""
+    from transformers import GPT2LMHeadModel
+
+    return GPT2LMHeadModel.from_pretrained(model_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def exported(text_model, tmp_path_factory):
+    """A version folder of an exported model."""
+    return export(text_model, tmp_path_factory.mktemp("export") / "tiny", ExportConfig(version=3, max_new_tokens=7))
+
+
+@pytest.fixture(scope="session")
+def prompts(documents) -> list[str]:
+    """Twenty prompts of different lengths: empty, short, longer than the context, other scripts."""
+    cuts = [documents[n][n * 10 : n * 10 + 4 + 7 * n] for n in range(14)]
+    return [*cuts, "", "x", documents[3][:900], "def f(x):\n    return ", "naïve café 日本語", "  \n\n"]

@@ -1,0 +1,118 @@
+"""The decoding engine against PyTorch's and TensorFlow's `generate`, and a row's independence of its batch."""
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+
+from tests.conftest import CONTEXT
+
+NEW = 12
+
+
+def prompt_ids(tokenizer, prompt, new):
+    """The tokens that are read, by the rule that the documentation gives."""
+    ids = tokenizer(prompt, verbose=False).input_ids or [tokenizer.eos_token_id]
+    return ids if len(ids) < CONTEXT else ids[-(CONTEXT - min(new, CONTEXT // 2)) :]
+
+
+def pytorch_greedy(torch_model, tokenizer, prompt, new, **options):
+    ids = prompt_ids(tokenizer, prompt, new)
+    inputs = torch.tensor([ids])
+    written = torch_model.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=min(new, CONTEXT - len(ids)), do_sample=False,
+                                   pad_token_id=tokenizer.eos_token_id, **options)  # fmt: skip
+    return written[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.5}])
+def test_greedy_equals_pytorchs_generate_in_a_batch_and_one_by_one(text_model, torch_model, tokenizer, prompts, options):
+    batch = text_model.generate(prompts, max_new_tokens=NEW, **options)
+    singles = [text_model.generate([prompt], max_new_tokens=NEW, **options)[0] for prompt in prompts]
+
+    for prompt, together, alone in zip(prompts, batch, singles):
+        ids = pytorch_greedy(torch_model, tokenizer, prompt, NEW, **options)
+        expected = tokenizer.decode(ids, skip_special_tokens=True)
+        assert together.text == alone.text == expected, repr(prompt)
+        assert together.token_count == alone.token_count == len(ids)
+        assert together.finish_reason == ("stop" if ids[-1] == tokenizer.eos_token_id else "length")
+
+
+def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, tokenizer, prompts):
+    rows = [prompt_ids(tokenizer, prompt, NEW) for prompt in prompts]
+    fits = [row for row in rows if len(row) + NEW <= CONTEXT]
+    longest = max(map(len, fits))
+    ids = np.array([[0] * (longest - len(row)) + row for row in fits], np.int32)  # transformers wants the padding on the left
+    mask = np.array([[0] * (longest - len(row)) + [1] * len(row) for row in fits], np.int32)
+
+    theirs = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=0).numpy()[:, longest:]
+
+    ours = text_model.generate([tokenizer.decode(row) for row in fits], max_new_tokens=NEW)
+    assert [row.text for row in ours] == [tokenizer.decode(row, skip_special_tokens=True) for row in theirs]
+    assert len(fits) > 8
+
+
+def test_sampled_rows_do_not_depend_on_their_batch(text_model, prompts):
+    seeds = list(range(100, 100 + len(prompts)))
+    options = {"max_new_tokens": NEW, "temperature": 1.0, "top_k": 60, "top_p": 0.95}
+    whole = text_model.generate(prompts, seed=seeds, **options)
+
+    order = np.random.default_rng(0).permutation(len(prompts))
+    shuffled = text_model.generate([prompts[n] for n in order], seed=[seeds[n] for n in order], **options)
+    pair = text_model.generate(prompts[4:6], seed=seeds[4:6], **options)
+
+    assert [row.text for row in shuffled] == [whole[n].text for n in order]
+    assert [row.text for row in pair] == [row.text for row in whole[4:6]]
+    assert whole[4].text != text_model.generate(prompts[4:5], seed=7, **options)[0].text
+
+
+def test_controls_are_each_rows_own(text_model, prompts):
+    rows = text_model.generate(prompts[:3], max_new_tokens=[1, 0, 9], temperature=[0.0, 1.0, 1.0], seed=[1, 2, 3])
+
+    assert [row.token_count for row in rows] == [1, 0, 9]
+    assert rows[1].text == "" and rows[1].log_prob == 0.0
+    assert rows[2] == text_model.generate(prompts[2:3], max_new_tokens=9, temperature=1.0, seed=3)[0]
+
+
+def test_log_prob_is_the_models_own_whatever_the_controls(text_model, torch_model, tokenizer, prompts):
+    row = text_model.generate([prompts[5]], max_new_tokens=8, temperature=1.3, top_k=5, seed=4)[0]
+    ids = prompt_ids(tokenizer, prompts[5], 8)
+    written = tokenizer(row.text).input_ids
+    assert tokenizer.decode(written) == row.text
+    if len(written) != row.token_count:
+        pytest.fail("choose another seed: this continuation is not tokenized as it was written")
+
+    with torch.no_grad():
+        log_probs = torch.log_softmax(torch_model(torch.tensor([ids + written])).logits[0], dim=-1)
+    expected = sum(log_probs[len(ids) - 1 + place, token].item() for place, token in enumerate(written))
+    np.testing.assert_allclose(row.log_prob, expected, atol=1e-3)
+
+
+def test_a_row_stops_at_the_end_of_text_and_its_neighbours_go_on(model, tokenizer):
+    from tfgpt.generation.decoding import decode
+    from tfgpt.generation.sampling import Controls
+
+    prompts = tf.ragged.constant([[5, 6, 7], [8]], tf.int32)
+    rows = tf.ones([2], tf.int32)
+    controls = Controls(rows * 10, tf.zeros([2]), rows * 0, tf.ones([2]), tf.ones([2]), tf.zeros([2], tf.int64))
+    free = decode(model, prompts, controls, end_of_text=tokenizer.eos_token_id).ids.numpy()
+    end = int(free[0][3])  # what row 0 writes fourth shall now end a text
+    assert end not in free[0][:3]
+
+    decoded = decode(model, prompts, controls, end_of_text=end)
+
+    assert decoded.ids.numpy()[0].tolist() == [*free[0][:4].tolist(), *[end] * 6]
+    assert decoded.token_count.numpy()[0] == 4
+    assert decoded.stopped.numpy()[0]
+    if end not in free[1]:
+        assert decoded.ids.numpy()[1].tolist() == free[1].tolist()
+        assert not decoded.stopped.numpy()[1]
+
+
+def test_an_empty_batch_gives_no_rows(text_model):
+    assert text_model.generate([]) == []
+
+
+def test_one_prompt_can_fill_the_context(text_model, torch_model, tokenizer, prompts):
+    row = text_model.generate(["x"], max_new_tokens=10_000)[0]
+
+    assert row.text == tokenizer.decode(pytorch_greedy(torch_model, tokenizer, "x", 10_000), skip_special_tokens=True)
+    assert row.token_count == CONTEXT - 1 or row.finish_reason == "stop"

@@ -1,0 +1,38 @@
+import pytest
+from transformers import GPT2TokenizerFast
+
+from tfgpt.text.bpe import END_OF_TEXT, load_tokenizer, train_tokenizer
+
+
+def test_a_trained_tokenizer_encodes_any_text_and_gives_it_back(tokenizer):
+    for text in ("The with statement", " \n\t", "日本語 \0 \U0001f600", "it's  two"):
+        assert tokenizer.decode(tokenizer(text).input_ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_merges_come_from_the_text():
+    tokenizer = train_tokenizer(["the cat and the dog and the bird"] * 4, vocab=262)
+
+    assert tokenizer.tokenize("the band") == ["the", "Ġ", "b", "an", "d"]
+
+
+def test_the_folder_has_gpt2s_files_and_loads_in_gpt2_tokenizer_fast(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {path.name for path in tmp_path.iterdir()}
+    for loaded in (GPT2TokenizerFast.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
+        assert loaded("with open(f) as g:").input_ids == tokenizer("with open(f) as g:").input_ids
+        assert loaded.eos_token == END_OF_TEXT
+
+
+def test_vocab_json_and_merges_alone_are_enough(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name not in ("vocab.json", "merges.txt"):
+            path.unlink()
+
+    assert load_tokenizer(tmp_path)("a with statement").input_ids == tokenizer("a with statement").input_ids
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"vocab\.json"):
+        load_tokenizer(tmp_path)

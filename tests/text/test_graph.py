@@ -1,0 +1,106 @@
+"""The in-graph tokenizer against GPT2TokenizerFast, id for id."""
+import random
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2TokenizerFast
+
+from tfgpt.text.bpe import END_OF_TEXT
+from tfgpt.text.graph import GraphTokenizer
+
+TRICKY = [
+    "", " ", "  ", "\n", " \n ", "a  b", "a \n b", "a\n\nb", "it's", "IT'S", "we'll've", "''s", " 's", "!'s", "x's!", "'", "'sabc", "1's",
+    "\0", "a\0b", "\u096c", "\u0085", "\u00a0x", "\u3000y", "e\u0301", "\U0001f468\u200d\U0001f469", "שלום עולם", "中文字", "\ufffd", "\ufeff", "\u2028z",
+    "\U00013b65", "½²Ⅷ", f"a{END_OF_TEXT}b", f"{END_OF_TEXT}{END_OF_TEXT}", f" {END_OF_TEXT} ", "<|endoftext|", "aaaaaaaaaaaaaaaaa", "=" * 99,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def twin(tokenizer):
+    return GraphTokenizer(tokenizer)
+
+
+def random_texts(count: int, seed: int) -> list[str]:
+    """Texts over all of Unicode, dense in what the split pattern looks at."""
+    rng = random.Random(seed)
+    pools = [
+        lambda: chr(rng.choice((rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)))),
+        lambda: chr(rng.randrange(0x100)),
+        lambda: rng.choice(TRICKY),
+        lambda: rng.choice(" \n\t'abcst19.!"),
+        lambda: chr(rng.randrange(0x20, 0x7F)),
+    ]
+    return ["".join(rng.choice(pools)() for _ in range(rng.randrange(25))) for _ in range(count)]
+
+
+def assert_same_ids(twin, tokenizer, texts):
+    graph = twin.tokenize(tf.constant([text.encode() for text in texts])).to_list()
+    python = tokenizer(texts, verbose=False).input_ids
+    different = [text for text, ours, theirs in zip(texts, graph, python) if ours != theirs]
+    assert not different, [repr(text) for text in different[:5]]
+
+
+def test_tricky_strings_get_the_ids_of_the_python_tokenizer(twin, tokenizer):
+    assert_same_ids(twin, tokenizer, TRICKY)
+
+
+def test_real_documents_get_the_ids_of_the_python_tokenizer(twin, tokenizer, documents):
+    assert_same_ids(twin, tokenizer, documents)
+
+
+def test_random_strings_over_all_of_unicode_get_the_ids_of_the_python_tokenizer(twin, tokenizer):
+    assert_same_ids(twin, tokenizer, random_texts(20_000, seed=1))
+
+
+def test_every_code_point_alone_and_between_letters_is_split_as_in_python(twin, tokenizer):
+    points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000][::7]
+
+    assert_same_ids(twin, tokenizer, ["".join(f"a{chr(point)}1 {chr(point)}'s" for point in points[n : n + 50]) for n in range(0, len(points), 50)])
+
+
+def test_round_trip_gives_the_text_back(twin, documents):
+    texts = [text.encode() for text in documents + [text for text in random_texts(2000, seed=2) if END_OF_TEXT not in text]]
+
+    ids = twin.tokenize(tf.constant(texts)).to_tensor(-1)
+
+    assert twin.detokenize(ids).numpy().tolist() == texts
+
+
+def test_any_ids_can_be_detokenized_and_give_what_python_gives(twin, tokenizer):
+    ids = np.random.default_rng(3).integers(-5, len(tokenizer) + 5, [5000, 12]).astype(np.int32)  # broken UTF-8, special and unknown ids
+
+    graph = [text.decode() for text in twin.detokenize(ids).numpy()]
+
+    assert graph == [tokenizer.decode([i for i in row if 0 <= i < len(tokenizer)], skip_special_tokens=True) for row in ids]
+
+
+def test_bytes_that_are_no_utf8_are_read_as_replacement_characters(twin, tokenizer):
+    assert twin.tokenize(tf.constant([b"a\xffb"])).to_list() == [tokenizer("a\ufffdb").input_ids]
+
+
+def test_an_empty_batch_is_tokenized(twin):
+    assert twin.tokenize(tf.constant([], tf.string)).to_list() == []
+
+
+def test_a_merge_of_equal_neighbours_takes_the_first_pair(tmp_path):
+    vocab = {letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocab |= {"aa": 256, "aaaa": 257, END_OF_TEXT: 258}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "a"), ("aa", "aa")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = GPT2TokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT)
+
+    twin = GraphTokenizer(tokenizer)
+
+    ids = twin.tokenize(tf.constant(["aaaaaaa"])).to_list()  # 4 + 2 + 1
+
+    assert ids == [[257, 256, vocab["a"]]]
+
+
+def test_a_tokenizer_without_a_twin_is_refused():
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+
+    with pytest.raises(ValueError, match="Whitespace"):
+        GraphTokenizer(GPT2TokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT))
