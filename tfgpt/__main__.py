@@ -1,0 +1,6 @@
+"""`python -m tfgpt` is the `tfgpt` command."""
+import sys
+
+from tfgpt.cli import main
+
+sys.exit(main())
