@@ -44,11 +44,19 @@ class DataConfig:
     line; auto = hash, but tail where there is one document only."""
     length: int = 256
     """Tokens in a packed sequence."""
+    bpe_dropout: float = 0.0
+    """Share of the tokenizer's merges left out at random in training text, so that a small corpus shows rare pieces of words too; 0 = off."""
+    tokenizations: int = 1
+    """Times the training text is tokenized and stored, each with other merges left out; more than 1 needs bpe_dropout."""
 
     def __post_init__(self):
         check(bool(self.path), "data.path: empty; give a text file, a folder, a glob, or one of " + ", ".join(BUILT_IN_CORPORA))
         check(0 < self.validation < 1, f"data.validation: {self.validation} is not between 0 and 1; 0.1 holds out a tenth")
         check_at_least("data.length", self.length, 2)
+        check(0 <= self.bpe_dropout < 1, f"data.bpe_dropout: {self.bpe_dropout} is not in [0, 1); 0 turns it off")
+        check_at_least("data.tokenizations", self.tokenizations, 1)
+        check(self.tokenizations == 1 or self.bpe_dropout > 0, f"data.tokenizations: {self.tokenizations} copies of the same tokens would be "
+              "stored; set data.bpe_dropout above 0, or leave data.tokenizations at 1")
 
 
 @dataclass(frozen=True)
@@ -115,9 +123,11 @@ class TrainConfig:
     """Optimizer steps."""
     global_batch_size: int = 16
     """Sequences in an optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon = orthogonalized momentum for the matrices of attention and MLP, AdamW for the rest; learns from scratch in fewer steps."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     weight_decay: float = 0.1
-    """Decoupled weight decay (AdamW) on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
+    """Decoupled weight decay on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 = not clipped."""
     evaluate_every: int = 100

@@ -21,7 +21,7 @@ from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import BUILT_IN_CORPORA, Recipe, RecipeError
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.serving.export import export
-from tfgpt.text.bpe import load_tokenizer, train_tokenizer
+from tfgpt.text.bpe import load_tokenizer, train_tokenizer, with_bpe_dropout
 from tfgpt.training.callbacks import BarCallback
 from tfgpt.training.fit import train
 
@@ -41,8 +41,7 @@ def check_before_work(recipe: Recipe) -> None:
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
     """Return what a tokenizer depends on: the corpus and its split, and where the tokenizer comes from."""
-    source = dataclasses.asdict(recipe.data)
-    del source["length"]
+    source = {key: getattr(recipe.data, key) for key in ("path", "documents", "invalid_utf8", "validation", "split")}
     loaded = [] if recipe.tokenizer.init == "train" else [
         sha256_of_file(path) for path in sorted(Path(recipe.tokenizer.init).glob("*.json"))
     ]
@@ -69,14 +68,17 @@ def make_data(recipe: Recipe, folder: Path) -> None:
     with whole_folder(folder / "data") as partial:
         for split, of_split in splits.items():
             # Validation windows overlap by half, so that each token is scored with a history, as in a running text.
-            stride = length if split == "train" else max(length // 2, 1)
+            training = split == "train"
+            stride = length if training else max(length // 2, 1)
             with progress_bar(f"data: packing the {split} part", unit="documents") as advance:
-                texts = _counted(_texts(recipe, split, counts if split == "train" else None), advance)
-                shards.write_shards(packed_sequences(texts, tokenizer, length, stride, of_split), partial, split)
-        if (tokens := splits["train"].tokens) < length:
+                texts = _counted(_training_texts(recipe, counts) if training else _texts(recipe, split), advance)
+                encoder = with_bpe_dropout(tokenizer, recipe.data.bpe_dropout) if training else tokenizer
+                shards.write_shards(packed_sequences(texts, encoder, length, stride, of_split), partial, split)
+        if (tokens := splits["train"].tokens // recipe.data.tokenizations) < length:
             raise RecipeError(f"data.path: {recipe.data.path} gives {tokens} tokens to train on, less than one sequence of "
                               f"data.length ({length}); give more text, or set data.length to {tokens} or less")
-        stats = {"inputs_sha256": inputs_sha256(recipe.data)} | dataclasses.asdict(counts) | {"length": length, "vocab": len(tokenizer)}
+        stats = {"inputs_sha256": inputs_sha256(recipe.data)} | dataclasses.asdict(counts)
+        stats |= {"length": length, "vocab": len(tokenizer), "tokenizations_of_train": recipe.data.tokenizations}
         write_json(partial / "stats.json", stats | {"splits": {split: dataclasses.asdict(of_split) for split, of_split in splits.items()}})
     for split, of_split in splits.items():
         console.print(f"data: {split} has {of_split.tokens:,} tokens of {of_split.documents:,} documents "
@@ -163,6 +165,12 @@ def export_outputs(recipe: Recipe) -> list[str]:
 
 def _texts(recipe: Recipe, split: str, counts: ReadCounts | None = None) -> Iterator[str]:
     return (document.text for of, document in split_documents(recipe.data, counts) if of == split)
+
+
+def _training_texts(recipe: Recipe, counts: ReadCounts) -> Iterator[str]:
+    yield from _texts(recipe, "train", counts)
+    for _ in range(recipe.data.tokenizations - 1):
+        yield from _texts(recipe, "train")
 
 
 def _counted(texts: Iterable[str], advance) -> Iterator[str]:

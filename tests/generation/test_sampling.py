@@ -16,7 +16,7 @@ def controls(rows, **given):
 
 
 def softmax(logits):
-    weights = np.exp(logits - np.max(logits))
+    weights = np.exp(logits.astype(np.float64) - np.max(logits))
     return weights / weights.sum()
 
 

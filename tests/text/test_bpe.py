@@ -36,3 +36,16 @@ def test_vocab_json_and_merges_alone_are_enough(tokenizer, tmp_path):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"vocab\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_bpe_dropout_gives_other_pieces_of_the_same_text(tokenizer, documents):
+    from tfgpt.text.bpe import with_bpe_dropout
+
+    dropping = with_bpe_dropout(tokenizer, 0.2)
+
+    first, second = (dropping(documents[0][:2000]).input_ids for _ in range(2))
+
+    assert first != second
+    assert dropping.decode(first) == dropping.decode(second) == documents[0][:2000]
+    assert len(first) > len(tokenizer(documents[0][:2000]).input_ids)
+    assert with_bpe_dropout(tokenizer, 0.0)(documents[0][:2000]).input_ids == tokenizer(documents[0][:2000]).input_ids

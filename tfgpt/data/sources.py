@@ -19,6 +19,9 @@ from tfgpt.recipe import BUILT_IN_CORPORA, DataConfig, RecipeError
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst", ".py")
 """Files that a folder contributes; a file named by itself, or by a glob, may have any ending."""
 
+SECTION = re.compile(r"\n(?=[^\n]{3,}\n[*=\-~]{3,}\n)")
+"""Where a section of Python's reference begins: before a heading that is underlined."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -137,18 +140,25 @@ def _read_text(path, config, counts):
 
 
 def _python_reference() -> Iterator[tuple[str, str]]:
-    """Yield the topics of Python's reference, each paragraph once.
+    """Yield the sections of Python's reference, each paragraph once.
 
-    Some topics are made of other topics; the longest come first, and later ones keep the paragraphs not seen so far, since a text that
-    stands in both parts would be no test of what was learned.
+    Some topics are whole chapters, so a document is a section: a heading with the text below it. Some topics are made of other topics; the
+    longest come first, and later ones keep the paragraphs not seen so far, since a text that stands in both parts would be no test of
+    what was learned.
     """
     topics = importlib.import_module("pydoc_data.topics").topics
     seen = set()
     for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
-        fresh = [paragraph for paragraph in topics[name].split("\n\n") if paragraph.strip() not in seen]
-        seen.update(paragraph.strip() for paragraph in fresh if len(paragraph) >= 40)  # short ones, such as headings, may recur
-        if sum(len(paragraph) for paragraph in fresh) >= 200:                          # what is left of a repeated topic is its heading
-            yield "\n\n".join(fresh), f"pydoc_data.topics[{name!r}]"
+        fresh = []
+        for paragraph in topics[name].split("\n\n"):
+            if paragraph.strip() not in seen:
+                fresh.append(paragraph)
+            if len(paragraph.strip()) >= 40:  # short ones, such as headings, may recur
+                seen.add(paragraph.strip())
+        text = "\n\n".join(fresh)
+        if len(text) >= 200:  # what is left of a repeated topic is its heading
+            for section in SECTION.split(text):
+                yield section, f"pydoc_data.topics[{name!r}]"
 
 
 def _stdlib_files() -> list[Path]:

@@ -1,4 +1,4 @@
-"""AdamW with a warm-up and a cosine, as GPT models are trained."""
+"""The optimizer and the learning rate of a recipe."""
 from __future__ import annotations
 
 import math
@@ -7,7 +7,9 @@ import tensorflow as tf
 import tf_keras
 
 from tfgpt.recipe import ScheduleConfig, TrainConfig
+from tfgpt.training.muon import Muon
 
+OPTIMIZERS = {"adamw": tf_keras.optimizers.AdamW, "muon": Muon}
 NOT_DECAYED = [r"/bias:", r"/gamma:", r"/beta:"]
 """Regular expressions for the variables without weight decay: biases and layer norms."""
 
@@ -37,11 +39,12 @@ class WarmupCosine(tf_keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(config: TrainConfig) -> tf_keras.optimizers.Optimizer:
-    """Return the AdamW of a recipe.
+    """Return the optimizer of a recipe.
 
-    Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; the second moment's 0.99 suits short runs.
+    Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization" (AdamW; the second moment's 0.99 suits short runs);
+    `tfgpt.training.muon`.
     """
-    optimizer = tf_keras.optimizers.AdamW(
+    optimizer = OPTIMIZERS[config.optimizer](
         learning_rate=WarmupCosine(config.schedule, config.steps),
         weight_decay=config.weight_decay or None,
         beta_2=0.99,

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+
+import pytest
+
+from tfgpt import cli
+
+HEAVY = {"tensorflow", "torch", "transformers", "keras", "tf_keras"}
+
+
+def tfgpt(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "tfgpt", *arguments], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], [], ["--version"], ["run", "--help"], ["serve", "--help"], ["client", "--help"], ["client", "generate", "--help"], ["client", "score", "--help"]],
+)
+def test_help_imports_no_tensorflow(arguments):
+    code = f"""
+import sys
+from tfgpt.cli import main
+try:
+    code = main({arguments!r})
+except SystemExit as exit:
+    code = exit.code or 0
+print("EXIT", code, sorted({HEAVY!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "EXIT 0 []"
+    assert len(lines) > 1 and done.stderr == ""
+
+
+def test_import_tfgpt_imports_no_tensorflow():
+    code = f"import sys, tfgpt, tfgpt.cli, tfgpt.recipe; print(sorted({HEAVY!r} & set(sys.modules)), tfgpt.__version__)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith("[] 0.")
+
+
+def test_public_names_are_there():
+    import tfgpt
+
+    for name in tfgpt.__all__:
+        assert getattr(tfgpt, name).__doc__
+    with pytest.raises(AttributeError, match="tfgpt has no Model; it has GPTLMHeadModel"):
+        _ = tfgpt.Model
+
+
+def test_help_gives_units_and_defaults():
+    text = " ".join(tfgpt("run", "--help").stdout.split())
+
+    for part in ("Optimizer steps.", "default: 1000", "--data.length LENGTH Tokens in a packed sequence.", "0 = none", "0 = greedy"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "nonsense is no command; the commands are run, serve, client"),
+        (["run"], "the recipe is missing"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (["serve"], "--model"),
+        (["serve", "--model", "x"], "--model x is not NAME=DIR"),
+        (["serve", "--model", "x=nowhere"], "nowhere holds no version of an exported model"),
+        (["serve", "--model", "x=y", "--port", "many"], "--port"),
+        (["client"], "give generate or score"),
+        (["client", "generate"], "--prompt"),
+        (["client", "generate", "--prompt", "x", "--temperature", "hot"], "temperature"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message):
+    done = tfgpt(*arguments)
+
+    assert done.returncode == cli.USAGE, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_bad_data_is_refused_before_any_work(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"name: bad\ndata: {{path: {tmp_path}/missing.txt}}\n")
+
+    done = tfgpt("run", str(recipe), "--output", str(tmp_path / "run"))
+
+    assert (done.returncode, done.stdout) == (cli.USAGE, "")
+    assert done.stderr.startswith(f"error: data.path: no file {tmp_path}/missing.txt; give an existing file") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

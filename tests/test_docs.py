@@ -1,0 +1,58 @@
+"""Examples in docstrings, and what the README says about files and names, are true."""
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from transformers import GPT2Config
+
+import tfgpt
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(module.name for module in pkgutil.walk_packages(tfgpt.__path__, "tfgpt.") if not module.name.endswith("__main__"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_print_what_they_say(name, model, tokenizer):
+    names = {"tf": tf, "np": np, "tf_keras": tf_keras, "GPT2Config": GPT2Config, "model": model, "tokenizer": tokenizer}
+    module = importlib.import_module(name)
+
+    result = doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
+
+    assert result.failed == 0
+
+
+def test_every_module_says_what_is_in_it():
+    assert all(importlib.import_module(name).__doc__ for name in MODULES)
+
+
+def test_the_readmes_links_lead_to_files():
+    for page in ("README.md", "CONTRIBUTING.md", "pipelines/README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text("utf-8")):
+            assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save_pretrained("runs/quickstart/tokenizer")
+    model.save_pretrained("runs/quickstart/model")
+
+    exec(code.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
+
+    assert (tmp_path / "my-model" / "model.safetensors").exists()
+    assert (tmp_path / "export" / "my-model" / "1" / "saved_model.pb").exists()
+
+
+def test_dependencies_are_pinned_within_their_ranges():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    wanted = re.findall(r"^    ([a-z][\w-]*)(?:\[[\w-]+\])? (?=[><=])", (ROOT / "setup.cfg").read_text("utf-8"), re.MULTILINE)
+
+    assert len(wanted) > 15
+    assert not [name for name in wanted if name not in pins]

@@ -1,0 +1,109 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tfgpt.recipe import Recipe, RecipeError
+from tfgpt.recipe_file import load_recipe, resolved_yaml
+
+PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
+MINIMAL = "data: {path: python-docs}\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a function that writes a recipe and gives its path."""
+
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
+def test_every_recipe_that_we_ship_is_valid_and_names_itself(path):
+    recipe, folder = load_recipe(path)
+
+    assert recipe.name == path.stem
+    assert folder == Path("runs") / path.stem
+
+
+def test_every_recipe_is_in_the_index():
+    index = (PIPELINES[0].parent / "README.md").read_text()
+
+    assert PIPELINES and all(f"({path.name})" in index for path in PIPELINES)
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(written):
+    path = written("name: a\ndata: {path: python-docs, length: 64}\ntrain: {steps: 5, schedule: {peak: 5e-5, floor: 0}}\n")
+
+    recipe, folder = load_recipe(path, ["--train.steps", "7", "--output", "/tmp/elsewhere", "--train.sample_prompts", '["x", "y"]'])
+
+    assert (recipe.train.steps, recipe.data.length, recipe.train.schedule.peak, recipe.seed) == (7, 64, 5e-5, 1)
+    assert recipe.train.sample_prompts == ("x", "y")
+    assert folder == Path("/tmp/elsewhere")
+
+
+def test_the_resolved_recipe_is_a_recipe_with_the_same_meaning(written):
+    recipe, _ = load_recipe(written("name: a\nseed: 9\ndata: {path: python-docs}\nevaluate: {prompts: [one, 'two: \"é\"']}\n"))
+
+    text = resolved_yaml(recipe)
+
+    assert load_recipe(written(text))[0] == recipe
+    assert "# tensorflow 2." in text
+    assert yaml.safe_load(text)["train"]["schedule"] == dataclasses.asdict(recipe.train.schedule)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("foo: 3\n" + MINIMAL, [], r"^foo: no such key \(3\); remove it Allowed here: data, name"),
+        ("trian: {}\n" + MINIMAL, [], r"^trian: no such key \({}\); did you mean train\?"),
+        ("data: {path: x, lenth: 64}\n", [], r"^data\.lenth: no such key \(64\); did you mean data\.length\?"),
+        (MINIMAL + "train: {schedule: {peek: 1}}\n", [], r"^train\.schedule\.peek: no such key \(1\); did you mean train\.schedule\.peak\?"),
+        ("data: {path: x, length: abc}\n", [], r"^data\.length: abc is not a whole number"),
+        ("data: {path: x, length: 2.5}\n", [], r"^data\.length: 2\.5 is not a whole number"),
+        ("data: {path: x, split: middle}\n", [], r"^data\.split: middle is not one of auto, hash, tail"),
+        ("data: python-docs\n", [], r"^data: 'python-docs' is not a section; write its keys below it, such as data\.path"),
+        ("name: x\n", [], r"^data\.path: empty; give a text file"),
+        (MINIMAL + "train: {jit_compile: 3}\n", [], r"^train\.jit_compile: 3 is not true or false"),
+        (MINIMAL + "evaluate: {prompts: 3}\n", [], r"^evaluate\.prompts: 3 is not a list of texts"),
+        (MINIMAL, ["--train.steps", "abc"], r"^train\.steps: abc is not a whole number"),
+        (MINIMAL, ["--train.stesp", "3"], r"^--train\.stesp: no such key \(3\); did you mean --train\.steps\?"),
+        (MINIMAL, ["--train.steps", "0"], r"^train\.steps: 0 is too small; set it to 1 or more"),
+        ("data: {path: x, length: 2048}\nmodel: {context: 1024}\n", [],
+         r"^data\.length: 2048 tokens is longer than the model's context of 1024; set it to 1024 or less, or raise model\.context"),
+        (MINIMAL + "model: {width: 100, heads: 3}\n", [], r"^model\.width: 100 is not a multiple of model\.heads \(3\)"),
+        (MINIMAL + "model: {dropout: 1}\n", [], r"^model\.dropout: 1\.0 is not in \[0, 1\)"),
+        (MINIMAL + "tokenizer: {vocab: 200}\n", [], r"^tokenizer\.vocab: 200 is too small; set it to 257 or more"),
+        ("data: {path: x, validation: 1.5}\n", [], r"^data\.validation: 1\.5 is not between 0 and 1"),
+        (MINIMAL + "train: {schedule: {peak: 1e-4, floor: 1e-3}}\n", [], r"^train\.schedule\.floor: 0\.001 is not between 0 and train\.schedule\.peak"),
+        ("name: a/b\n" + MINIMAL, [], r"^name: 'a/b' cannot name a folder"),
+        ("name: x\ndata: [1\n", [], r"recipe\.yaml:3: not YAML"),
+        ("just text\n", [], r"recipe\.yaml: holds 'just text', not keys and values"),
+        (b"name: \xff\n", [], r"recipe\.yaml: byte 6 is no UTF-8"),
+        ("", [], r"recipe\.yaml: holds None"),
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_is_refused_in_one_line_with_key_value_and_remedy(written, text, overrides, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(written(text), overrides)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml: no such recipe"):
+        load_recipe("nowhere.yaml")
+
+
+def test_every_key_says_what_it_is():
+    from tfgpt.recipe_file import recipe_parser
+
+    undocumented = [action.dest for action in recipe_parser("x")._actions if not action.help and "." in action.dest]
+
+    assert undocumented == []
+    assert Recipe.__doc__
