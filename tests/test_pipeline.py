@@ -1,0 +1,246 @@
+"""Whole runs by the command line, on a corpus of their own: resumed, repeated, killed, and with bad input."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from transformers import GPT2LMHeadModel, GPT2TokenizerFast, TFGPT2LMHeadModel
+
+from tfgpt import cli
+
+RECIPE = """
+name: tiny
+data: {{path: {corpus}, length: 32}}
+tokenizer: {{vocab: 400}}
+model: {{layers: 1, width: 32, heads: 2, dropout: 0.1}}
+train: {{steps: {steps}, global_batch_size: 4, evaluate_every: 10, log_every: 5, sample_tokens: 4, schedule: {{peak: 3.0e-3, warmup_steps: 5}}}}
+evaluate: {{prompts: ["The "], max_new_tokens: 5}}
+"""
+OUTPUTS = {"recipe.yaml", "stages.json", "data", "tokenizer", "checkpoints", "model", "logs", "evaluation.json", "report.html", "export"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, documents):
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, text in enumerate(documents[20:60]):
+        (folder / f"{number:02}.txt").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(corpus=corpus, steps=25))
+    return path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "tfgpt", "run", *map(str, arguments)]
+
+
+def tfgpt_run(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """A finished run's folder and what the command printed."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    done = tfgpt_run(recipe, "--output", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def weights(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_no_rest(folder):
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".partial-")]
+
+
+@pytest.mark.slow
+def test_the_folder_is_that_of_the_contract_and_loads_everywhere(finished):
+    folder, _ = finished
+
+    assert {path.name for path in folder.iterdir()} == OUTPUTS
+    assert {"config.json", "model.safetensors", "generation_config.json"} == {path.name for path in (folder / "model").iterdir()}
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder / "tokenizer")
+    ids = tokenizer("The statement", return_tensors="np").input_ids
+    theirs = GPT2LMHeadModel.from_pretrained(folder / "model").eval()
+    import torch
+
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(TFGPT2LMHeadModel.from_pretrained(folder / "model")(ids).logits, expected, atol=1e-4)
+    stats = json.loads((folder / "data" / "stats.json").read_text())
+    assert stats["documents"] == 40 == sum(split["documents"] for split in stats["splits"].values())
+    assert re.fullmatch("[0-9a-f]{64}", stats["inputs_sha256"])
+    assert_no_rest(folder)
+
+
+@pytest.mark.slow
+def test_the_evaluation_is_over_every_token_beside_the_baseline(finished):
+    folder, _ = finished
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    of_split = json.loads((folder / "data" / "stats.json").read_text())["splits"]["validation"]
+
+    assert evaluation["tokens"] == of_split["tokens"]
+    for row in (evaluation, evaluation["baseline"]):
+        assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+        assert row["bits_per_byte"] == pytest.approx(row["loss"] * of_split["tokens"] / np.log(2) / of_split["bytes"])
+    assert evaluation["baseline"]["name"].startswith("5-gram")
+    low, high = evaluation["metrics"]["accuracy"]["interval"]
+    assert low < evaluation["metrics"]["accuracy"]["value"] < high
+    assert f"{evaluation['bits_per_byte']:.4f}" in (folder / "report.html").read_text()
+    assert set(evaluation) == {"loss", "perplexity", "bits_per_byte", "tokens", "split", "baseline", "metrics", "seconds", "versions"}
+
+
+@pytest.mark.slow
+def test_the_command_prints_continuations_figures_and_what_to_do_next(finished):
+    folder, done = finished
+
+    for part in ("[The ]", "5-gram, modified Kneser-Ney", "bits per byte", f"tensorboard --logdir {folder}/logs", "tfgpt serve --model tiny=", "curl -d"):
+        assert part in done.stdout
+    assert "step 25: loss" in done.stderr
+    assert "Traceback" not in done.stderr and "oneDNN" not in done.stderr
+
+
+@pytest.mark.slow
+def test_tensorboard_and_the_curves_have_every_scalar_and_samples(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = finished
+    events = {}
+    for split in ("train", "validation"):
+        events[split] = EventAccumulator(str(folder / "logs" / split))
+        events[split].Reload()
+
+    scalars = {"loss", "perplexity", "accuracy", "tokens_per_second"}
+    assert set(events["train"].Tags()["tensors"]) == scalars | {"learning_rate", "gradient_norm"}
+    assert set(events["validation"].Tags()["tensors"]) == scalars | {"samples"}
+    assert [event.step for event in events["train"].Tensors("loss")] == [5, 10, 15, 20, 25]
+    assert [event.step for event in events["validation"].Tensors("samples")] == [10, 20, 25]
+    assert (folder / "logs" / "curves.png").stat().st_size > 5000
+    rows = (folder / "logs" / "curves.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [
+        ["5", "train"], ["10", "train"], ["10", "validation"], ["15", "train"], ["20", "train"], ["20", "validation"], ["25", "train"], ["25", "validation"]
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_nothing_is_done_twice_and_a_changed_setting_runs_its_stage_and_what_follows(finished, recipe):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in ("recipe.yaml", "stages.json")}
+
+    again = tfgpt_run(recipe, "--output", folder)
+
+    stages = ["tokenizer", "data", "model", "train", "evaluate", "export"]
+    assert [line for line in again.stderr.splitlines() if "up to date" in line] == [f"{stage}: up to date" for stage in stages]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    changed = tfgpt_run(recipe, "--output", folder, "--evaluate.ngram_order", "3")
+
+    assert [line for line in changed.stderr.splitlines() if "up to date" in line] == [f"{stage}: up to date" for stage in stages[:4]]
+    assert "3-gram" in (folder / "evaluation.json").read_text()
+    model = folder / "model" / "model.safetensors"
+    assert model.stat().st_mtime_ns == before[model]
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(finished, recipe, tmp_path):
+    folder = tmp_path / "killed"
+    killed = 0
+    for checkpoint in ("step-000000010", "step-000000020"):
+        process = subprocess.Popen(command(recipe, "--output", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while not (folder / "checkpoints" / "steps" / checkpoint).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        assert not (folder / "model").exists() or process.returncode == 0
+    assert killed >= 1
+
+    done = tfgpt_run(recipe, "--output", folder)
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"going on from the checkpoint of step (10|20)", done.stderr)
+    undisturbed, resumed = weights(finished[0]), weights(folder)
+    for name in undisturbed:
+        np.testing.assert_array_equal(resumed[name], undisturbed[name], err_msg=name)  # to the bit: data order and dropout follow from the step
+    assert_no_rest(folder)
+
+
+@pytest.mark.slow
+def test_a_changed_corpus_is_noticed(recipe, corpus, finished, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    for path in corpus.iterdir():
+        (tmp_path / "corpus" / path.name).write_bytes(path.read_bytes())
+    copied = tmp_path / "tiny.yaml"
+    copied.write_text(RECIPE.format(corpus=tmp_path / "corpus", steps=2))
+    assert tfgpt_run(copied, "--output", tmp_path / "run").returncode == 0
+    (tmp_path / "corpus" / "new.txt").write_text("One more document.\n")
+
+    again = tfgpt_run(copied, "--output", tmp_path / "run")
+
+    assert again.returncode == 0, again.stderr
+    assert "up to date" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        (b"", [], "holds no text"),
+        (b"too short\nto train on\n", [], "less than one sequence of data.length (32)"),
+        (b"fine so far\nthen \xff\n", ["--data.invalid_utf8", "refuse"], "text.txt:2: byte 0xff is no UTF-8"),
+        (b"text " * 99, ["--model.init", "/nowhere"], "model.init: /nowhere is neither a folder"),
+        (b"text " * 99, ["--tokenizer.init", "/nowhere"], "tokenizer.init: /nowhere is neither a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, content, overrides, message):
+    (tmp_path / "text.txt").write_bytes(content)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(corpus=tmp_path / "text.txt", steps=2))
+
+    done = tfgpt_run(path, "--output", tmp_path / "run", *overrides)
+
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == cli.USAGE, done.stderr
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in done.stderr
+    assert_no_rest(tmp_path)
+
+
+def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tmp_path, model_folder, tokenizer, corpus):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(corpus=corpus, steps=2))
+
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer", "--data.length", "64")
+
+    assert done.returncode == cli.USAGE
+    assert "data.length: 64 tokens is longer than the model's context of 48" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_given_model_and_tokenizer(tmp_path, finished, corpus):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(corpus=corpus, steps=3))
+    start = finished[0]
+
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", start / "model", "--tokenizer.init", start / "tokenizer")
+
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads((folder / "evaluation.json").read_text())["loss"] for folder in (start, tmp_path / "run"))
+    assert after < before + 0.3  # three steps more, not a new start (which stands at ln(400) = 6)
+    assert (tmp_path / "run" / "tokenizer" / "vocab.json").read_bytes() == (start / "tokenizer" / "vocab.json").read_bytes()
