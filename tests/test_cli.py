@@ -14,7 +14,7 @@ def tfgpt(*arguments, **options):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], [], ["--version"], ["run", "--help"], ["serve", "--help"], ["client", "--help"], ["client", "generate", "--help"], ["client", "score", "--help"]],
+    [["--help"], [], ["--version"], *([*command, "--help"] for command in (["run"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
 )
 def test_help_imports_no_tensorflow(arguments):
     code = f"""

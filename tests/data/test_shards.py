@@ -29,7 +29,8 @@ def test_shards_hold_what_was_written(folder, documents, tokenizer):
     path, counts = folder
     written = list(packed_sequences(documents[:12], tokenizer, LENGTH, LENGTH, SplitCounts()))
 
-    read = [{key: row for key, row in zip(batch, rows)} for batch in evaluation_batches(path, "train", LENGTH, 5) for rows in zip(*map(np.array, batch.values()))]
+    batches = evaluation_batches(path, "train", LENGTH, 5)
+    read = [dict(zip(batch, rows)) for batch in batches for rows in zip(*map(np.array, batch.values()))]
 
     assert len(read) == len(written) == counts.sequences
     for mine, other in zip(read, written):

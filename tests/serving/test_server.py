@@ -177,6 +177,7 @@ def test_the_client_says_what_went_wrong(server, url):
         Client("http://127.0.0.1:9/v1/models/tiny").generate(["x"])
     with pytest.raises(ServerError, match="404: Servable not found"):
         Client(f"{server}/v1/models/other").generate(["x"])
-    done = subprocess.run([sys.executable, "-m", "tfgpt", "client", "generate", "--url", "nonsense", "--prompt", "x"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tfgpt", "client", "generate", "--url", "nonsense", "--prompt", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: nonsense: no answer") and done.stderr.count("\n") == 1
