@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -156,7 +157,12 @@ def _parse(parser, arguments):
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise UsageError(f"{parser.prog}: {' '.join(str(error).split())}; see {parser.prog} --help") from error
+        message = " ".join(str(error).split())
+        if missing := re.search(r"arguments are required: (.*)", message):
+            message = "--" + missing[1].replace(", ", ", --").replace("_", "-") + " is missing"
+        elif typed := re.search(r'key "(\w+)": Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
+            message = f"--{typed[1].replace('_', '-')}: {typed[3]} is not {'a whole number' if typed[2] == 'int' else 'a number'}"
+        raise UsageError(f"{parser.prog}: {message}; see {parser.prog} --help") from error
 
 
 def _name_and_folder(text):

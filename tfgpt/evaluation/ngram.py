@@ -40,7 +40,7 @@ class NgramModel:
 
     >>> model = NgramModel([[1, 2, 1, 2, 1, 2]], order=3, vocab=4, end_of_text=0)
     >>> loss, tokens = model.summed_loss([[1, 2, 1, 2]])
-    >>> loss / tokens < np.log(4), tokens  # four tokens and the end
+    >>> bool(loss / tokens < np.log(4)), tokens  # four tokens and the end
     (True, 5)
     """
 

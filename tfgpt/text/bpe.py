@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> GPT2TokenizerFast:
 
     >>> tokenizer = train_tokenizer(["the cat and the dog and the bird"] * 4, vocab=262)
     >>> tokenizer.tokenize("the band")
-    ['the', 'Ġ', 'b', 'and']
+    ['the', 'Ġ', 'b', 'an', 'd']
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
