@@ -66,6 +66,7 @@ def serve(arguments: list[str]) -> int:
     except (OSError, OverflowError) as error:
         raise UsageError(f"tfgpt serve: cannot listen on --host {given.host} --port {given.port} ({error}); choose another") from error
     app = create_app(load_models(folders))
+    listener.listen()  # before the address is printed: who reads it may connect at once
     for name in folders:
         print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
