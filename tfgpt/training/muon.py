@@ -1,6 +1,6 @@
 """Muon: momentum whose matrices are made orthogonal before each step; AdamW for everything else.
 
-Needs about half of AdamW's steps on small models trained from scratch, for two to five matrix products more a matrix and step.
+Learns small models from scratch in fewer steps than AdamW does, for fifteen matrix products more a matrix and step.
 """
 from __future__ import annotations
 
