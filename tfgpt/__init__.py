@@ -9,19 +9,23 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DataConfig": "tfgpt.recipe",
     "GPTLMHeadModel": "tfgpt.models.causal_lm",
     "GraphTokenizer": "tfgpt.text.graph",
     "Recipe": "tfgpt.recipe",
+    "ShardedData": "tfgpt.data.shards",
     "TensorBoard": "tfgpt.training.callbacks",
     "TextModel": "tfgpt.generation.text_model",
-    "evaluation_batches": "tfgpt.data.shards",
+    "evaluation_batches": "tfgpt.data.pipeline",
     "export": "tfgpt.serving.export",
     "load_model": "tfgpt.models.build",
     "load_recipe": "tfgpt.recipe_file",
     "load_tokenizer": "tfgpt.text.bpe",
-    "pack_texts": "tfgpt.data.encode",
+    "pack_texts": "tfgpt.data.pipeline",
+    "prepare": "tfgpt.data.prepare",
     "run": "tfgpt.pipeline",
     "train_tokenizer": "tfgpt.text.bpe",
+    "training_batches": "tfgpt.data.pipeline",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 

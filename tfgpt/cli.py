@@ -1,58 +1,50 @@
 """The `tfgpt` command: parses, calls, prints. TensorFlow is imported by the commands that need it, never to print help."""
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.recipe import RecipeError
 
-DONE, FAILED, USAGE = 0, 1, 2
 HOST = "127.0.0.1"
 PORT = 8501
 
 
-class UsageError(ValueError):
-    """A command line that cannot be run; the message is the one line the user sees."""
-
-
 def run(arguments: list[str]) -> int:
     """Run a recipe: from a corpus to an exported model."""
-    from tfgpt.recipe_file import load_recipe, recipe_parser
+    if given := recipe_and_folder("tfgpt run", run.__doc__, arguments):
+        import_tensorflow_quietly()
+        from tfgpt import pipeline
 
-    if not arguments or arguments[0].startswith("-"):
-        if {"-h", "--help"} & set(arguments):
-            recipe_parser("tfgpt run").print_help()
-            return DONE
-        raise UsageError("tfgpt run: the recipe is missing; write tfgpt run RECIPE.yaml [--output DIR] [--key.subkey VALUE ...]")
-    if {"-h", "--help"} & set(arguments):
-        recipe_parser("tfgpt run").print_help()
-        return DONE
-    recipe, folder = load_recipe(arguments[0], arguments[1:])
-    _import_tensorflow_quietly()
-    from tfgpt import pipeline
-
-    pipeline.run(recipe, folder)
-    _print_summary(recipe, folder)
+        pipeline.run(*given)
+        _print_summary(*given)
     return DONE
+
+
+def data(arguments: list[str]) -> int:
+    """Prepare a corpus, or look at one: `tfgpt data prepare` packs it into shards, `tfgpt data inspect` says whether it is any good."""
+    from tfgpt import cli_data
+
+    return _act("data", data.__doc__, cli_data.ACTIONS, arguments)
 
 
 def serve(arguments: list[str]) -> int:
     """Serve exported models over TensorFlow Serving's REST protocol."""
-    parser = _parser("serve", serve.__doc__)
+    parser = parser_of("serve", serve.__doc__)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR",
                         help="A model and its base path, which holds the numbered versions; the newest is served. May be given again.")
     parser.add_argument("--host", type=str, default=HOST, help="Address to listen on.")
     parser.add_argument("--port", type=int, default=PORT, help="TCP port; 0 = any free one, which is then printed.")
-    given = _parse(parser, arguments)
+    given = parse(parser, arguments)
     folders = dict(_name_and_folder(text) for text in given.model)
-    _import_tensorflow_quietly()
+    import_tensorflow_quietly()
     import socket
 
     import uvicorn
@@ -69,22 +61,24 @@ def serve(arguments: list[str]) -> int:
     listener.listen()  # before the address is printed: who reads it may connect at once
     for name in folders:
         print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return DONE
 
 
 def client(arguments: list[str]) -> int:
     """Ask a server: `tfgpt client generate` continues prompts, `tfgpt client score` scores texts."""
-    actions = {"generate": _client_generate, "score": _client_score}
-    if not arguments or arguments[0] not in actions:
-        if {"-h", "--help"} & set(arguments):
-            print("usage: tfgpt client {generate,score} [options]\n\n" + client.__doc__ + "\nEach has --help.")
-            return DONE
-        raise UsageError(f"tfgpt client: {arguments[0] if arguments else 'nothing'} is no action; give {' or '.join(actions)}")
-    return actions[arguments[0]](arguments[1:])
+    return _act("client", client.__doc__, {"generate": _client_generate, "score": _client_score}, arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "serve": serve, "client": client}
+def bench(arguments: list[str]) -> int:
+    """Time this package beside its peers on this machine: `tfgpt bench data`."""
+    from tfgpt import cli_bench
+
+    return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "data": data, "serve": serve, "client": client, "bench": bench}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the remarks of its C++ part would drown ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its retries is a warning; what failed is said by us
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return DONE
@@ -106,11 +101,21 @@ def main(arguments: list[str] | None = None) -> int:
         return COMMANDS[arguments[0]](arguments[1:])
     except (RecipeError, UsageError, FileNotFoundError) as error:
         return _say_error(error, USAGE)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("failed", exc_info=True)
         return _say_error(error, FAILED)
     except KeyboardInterrupt:
         return _say_error("interrupted; the same command goes on from the last checkpoint", FAILED)
+
+
+def _act(command, description, actions, arguments):
+    """Run one of a command's actions."""
+    if arguments and arguments[0] in actions:
+        return actions[arguments[0]](arguments[1:])
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: tfgpt {command} {{{','.join(actions)}}} ...\n\n{description}\nEach has --help.")
+        return DONE
+    raise UsageError(f"tfgpt {command}: {arguments[0] if arguments else 'nothing'} is no action; give {' or '.join(actions)}")
 
 
 def _help():
@@ -119,51 +124,9 @@ def _help():
                       "tfgpt COMMAND --help explains a command; tfgpt --version prints the version."])
 
 
-def _import_tensorflow_quietly() -> None:
-    """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
-
-    They are shown after all if that fails.
-    """
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as remarks:
-        os.dup2(remarks.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_logical_devices()
-        except BaseException:
-            remarks.seek(0)
-            os.write(kept, remarks.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 def _say_error(error, code):
     print(f"error: {error}", file=sys.stderr)
     return code
-
-
-def _parser(name, description):
-    from jsonargparse import ArgumentParser
-
-    return ArgumentParser(prog=f"tfgpt {name}", description=description, exit_on_error=False)
-
-
-def _parse(parser, arguments):
-    """Parse, saying what is wrong in one line."""
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        message = " ".join(str(error).split())
-        if missing := re.search(r"arguments are required: (.*)", message):
-            message = "--" + missing[1].replace(", ", ", --").replace("_", "-") + " is missing"
-        elif typed := re.search(r'key "(\w+)": Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
-            message = f"--{typed[1].replace('_', '-')}: {typed[3]} is not {'a whole number' if typed[2] == 'int' else 'a number'}"
-        raise UsageError(f"{parser.prog}: {message}; see {parser.prog} --help") from error
 
 
 def _name_and_folder(text):
@@ -174,7 +137,7 @@ def _name_and_folder(text):
 
 
 def _client_parser(action, description, text_help):
-    parser = _parser(f"client {action}", description)
+    parser = parser_of(f"client {action}", description)
     parser.add_argument("--url", type=str, default=f"http://{HOST}:{PORT}/v1/models/quickstart", help="The model's address on the server.")
     parser.add_argument("--prompt" if action == "generate" else "--text", action="append", required=True, help=text_help)
     parser.add_argument("--timeout-seconds", type=float, default=60.0, help="How long to wait for the answer.")
@@ -194,7 +157,7 @@ def _client_generate(arguments):
     }
     for name, (kind, text) in controls.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{text} The model's own default when not given.")
-    given = _parse(parser, arguments)
+    given = parse(parser, arguments)
     from tfgpt.serving.client import Client
 
     sent = {name: given[name] for name in controls if given[name] is not None}
@@ -206,7 +169,7 @@ def _client_generate(arguments):
 
 def _client_score(arguments):
     parser = _client_parser("score", "Score texts on a server: their log-probability in nats.", "A text; may be given again.")
-    given = _parse(parser, arguments)
+    given = parse(parser, arguments)
     from tfgpt.serving.client import Client
 
     for text, answer in zip(given.text, Client(given.url, given.timeout_seconds).score(given.text)):

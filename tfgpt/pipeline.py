@@ -6,6 +6,7 @@ What each stage ran with stands in `stages.json` of the run's folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfgpt import stages
+from tfgpt.data.prepare import prepare
 from tfgpt.files import remove_partial, sha256_of_parts, write_json, write_text
 from tfgpt.progress import console
-from tfgpt.recipe import Recipe
+from tfgpt.recipe import Recipe, RecipeError
 from tfgpt.recipe_file import resolved_yaml
 
 
@@ -29,39 +31,53 @@ class Stage:
     settings: Callable[[Recipe], object]
     """The part of the recipe that its result depends on, beside the stages before it."""
     outputs: Callable[[Recipe], list[str]]
-    """What it writes, relative to the run's folder; removed before the stage is run with other settings."""
+    """What it writes, relative to the run's folder; the old stays until the new is whole."""
+    grows: tuple[str, ...] = ()
+    """What of it an interrupted stage goes on from; removed before the stage is run with other settings."""
 
 
 STAGES = (
     Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
     Stage("data", stages.make_data, lambda recipe: recipe.data, lambda recipe: ["data"]),
-    Stage("model", stages.make_model, lambda recipe: (recipe.model, recipe.seed), lambda recipe: ["checkpoints/initial"]),
-    Stage("train", stages.train_model, lambda recipe: (recipe.train, recipe.seed), lambda recipe: ["model", "checkpoints/steps", "logs"]),
+    Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/initial"]),
+    Stage("train", stages.train_model, lambda recipe: (recipe.train, recipe.seed), lambda recipe: ["model", "checkpoints/steps", "logs"],
+          grows=("model", "checkpoints/steps", "logs")),
     Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
     Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
 )
 
 
-def run(recipe: Recipe, folder: Path) -> None:
+def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Callable[..., dict] = prepare) -> None:
     """Bring a run's folder up to date with its recipe.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        until: the last stage to bring up to date.
+        prepare_data: does the work of the data stage; called as `tfgpt.prepare` is.
 
     Raises:
         RecipeError: a setting or the data cannot be used.
     """
-    stages.check_before_work(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
+    stages.check_before_work(recipe, training=until != "data")
+    _make_writable(folder)
     for place in (folder, folder / "checkpoints", folder / "checkpoints" / "steps", folder / "export" / recipe.name):
         remove_partial(place)
-    write_text(folder / "recipe.yaml", resolved_yaml(recipe))
     fingerprint = ""
     for number, stage in enumerate(STAGES):
         fingerprint = _fingerprint(fingerprint, stage.settings(recipe))
+        if stage.name == "data":
+            stage = dataclasses.replace(stage, run=functools.partial(stage.run, prepare=prepare_data))
         _bring_up_to_date(stage, fingerprint, recipe, folder, later=[stage.name for stage in STAGES[number + 1 :]])
+        if stage.name == "data":  # what can be wrong with the corpus is known now: the recipe stands
+            write_text(folder / "recipe.yaml", resolved_yaml(recipe))
+        if stage.name == until:
+            return
 
 
 def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
     path = folder / "stages.json"
-    states = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    states = _read_states(path)
     state = states.get(stage.name, {})
     same = state.get("fingerprint") == fingerprint
     outputs = [folder / output for output in stage.outputs(recipe)]
@@ -69,7 +85,7 @@ def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
         console.print(f"{stage.name}: up to date")
         return
     if not same or state["done"]:  # else it was interrupted, and what it wrote so far is what it goes on from
-        for output in outputs:
+        for output in (folder / output for output in stage.grows):
             shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
     states = {name: state for name, state in states.items() if name not in later}
     write_json(path, states | {stage.name: {"fingerprint": fingerprint, "done": False}})
@@ -77,6 +93,22 @@ def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
     stage.run(recipe, folder)
     done = {"fingerprint": fingerprint, "done": True, "seconds": round(time.monotonic() - start, 1)}
     write_json(path, states | {stage.name: done})
+
+
+def _make_writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ".partial-probe", "")
+        (folder / ".partial-probe").unlink()
+    except OSError as error:
+        raise RecipeError(f"--output: {folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def _read_states(path):
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RecipeError(f"{path}: not JSON, as this file of a run must be ({error}); remove it, and every stage is done again") from error
 
 
 def _fingerprint(before: str, settings) -> str:

@@ -4,72 +4,36 @@ Imports nothing of the package and no TensorFlow, so that `--help` and a refused
 """
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib")
-"""Corpora that every machine with Python has."""
+from tfgpt.recipe_checks import RecipeError, check, check_at_least
+from tfgpt.recipe_data import BUILT_IN_CORPORA, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 
-
-class RecipeError(ValueError):
-    """A recipe, or the data it names, that cannot be run; the message names the key, the value and the remedy."""
-
-
-def check(holds: bool, message: str) -> None:
-    """Raise a `RecipeError` unless `holds`."""
-    if not holds:
-        raise RecipeError(message)
-
-
-def check_at_least(key: str, value: float, least: float, remedy: str = "") -> None:
-    """Raise a `RecipeError` when `value` is under `least`."""
-    check(value >= least, f"{key}: {value} is too small; set it to {least} or more{remedy}")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The corpus, its held-out part, and the length of the packed sequences."""
-
-    path: str = ""
-    """A text file, a folder, a glob, or a built-in corpus: python-docs (Python's language reference), python-stdlib (its source)."""
-    documents: Literal["file", "block", "line"] = "file"
-    """What one document is: a whole file, a block between blank lines, or a line."""
-    invalid_utf8: Literal["replace", "refuse"] = "replace"
-    """Bytes that are no UTF-8: replace them by U+FFFD and count them in stats.json, or refuse the file."""
-    validation: float = 0.1
-    """Share held out for validation, between 0 and 1, both excluded."""
-    split: Literal["auto", "hash", "tail"] = "auto"
-    """How to hold out: hash = whole documents, by a hash of their text, so that adding some moves none; tail = the end of the corpus, cut at a
-    line; auto = hash, but tail where there is one document only."""
-    length: int = 256
-    """Tokens in a packed sequence."""
-    bpe_dropout: float = 0.0
-    """Share of the tokenizer's merges left out at random in training text, so that a small corpus shows rare pieces of words too; 0 = off."""
-    tokenizations: int = 1
-    """Times the training text is tokenized and stored, each with other merges left out; more than 1 needs bpe_dropout."""
-
-    def __post_init__(self):
-        check(bool(self.path), "data.path: empty; give a text file, a folder, a glob, or one of " + ", ".join(BUILT_IN_CORPORA))
-        check(0 < self.validation < 1, f"data.validation: {self.validation} is not between 0 and 1; 0.1 holds out a tenth")
-        check_at_least("data.length", self.length, 2)
-        check(0 <= self.bpe_dropout < 1, f"data.bpe_dropout: {self.bpe_dropout} is not in [0, 1); 0 turns it off")
-        check_at_least("data.tokenizations", self.tokenizations, 1)
-        check(self.tokenizations == 1 or self.bpe_dropout > 0, f"data.tokenizations: {self.tokenizations} copies of the same tokens would be "
-              "stored; set data.bpe_dropout above 0, or leave data.tokenizations at 1")
+__all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", "DataConfig", "EvaluateConfig", "ExportConfig", "ModelConfig", "Recipe",
+           "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """A byte-level BPE as GPT-2's: trained on the training part, or loaded."""
+    """A byte-level BPE as GPT-2's, or one of characters: trained on the training part, or loaded."""
 
     init: str = "train"
     """train, or a folder with vocab.json and merges.txt (or tokenizer.json), or a hub id such as gpt2."""
     vocab: int = 4096
-    """Tokens in a trained vocabulary: 256 bytes, end-of-text and the merges. Not used with a loaded tokenizer."""
+    """Tokens in a trained vocabulary: 256 bytes, end-of-text and the merges. Not used with a loaded tokenizer, or with characters."""
+    kind: Literal["bpe", "char"] = "bpe"
+    """What is trained: bpe, or char = a token for each character of the training part, and bytes for any other."""
+    special_tokens: tuple[str, ...] = ()
+    """Texts that become one token each, whole, wherever they stand, and are left out when decoding; added to a loaded tokenizer too."""
 
     def __post_init__(self):
-        check_at_least("tokenizer.vocab", self.vocab, 257, " (256 bytes and the end-of-text token)")
+        least = 257 + len(self.special_tokens)
+        check_at_least("tokenizer.vocab", self.vocab, least, " (256 bytes, the end-of-text token and the special tokens)")
+        check(all(self.special_tokens) and len(set(self.special_tokens)) == len(self.special_tokens),
+              f"tokenizer.special_tokens: {list(self.special_tokens)} has an empty text or one twice; give each once")
 
 
 @dataclass(frozen=True)
@@ -110,7 +74,7 @@ class ScheduleConfig:
 
     def __post_init__(self):
         check_at_least("train.schedule.warmup_steps", self.warmup_steps, 0)
-        check(self.peak > 0, f"train.schedule.peak: {self.peak} is not above 0")
+        check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
         check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
                                             "lower the floor or raise the peak")
 
@@ -158,6 +122,8 @@ class EvaluateConfig:
     """Sequences in a batch; changes the speed alone."""
     ngram_order: int = 5
     """Order of the n-gram model that the figures stand beside: 5 = four tokens of history."""
+    ngram_tokens: int = 5_000_000
+    """Tokens that it is trained on at most, the first ones of the training part; 0 = all. It takes some 150 bytes of memory for each."""
     prompts: tuple[str, ...] = ()
     """Prompts whose continuations the exported model writes at the end of a run."""
     max_new_tokens: int = 48
@@ -169,6 +135,7 @@ class EvaluateConfig:
         for key in ("batch_size", "max_new_tokens"):
             check_at_least(f"evaluate.{key}", getattr(self, key), 1)
         check_at_least("evaluate.ngram_order", self.ngram_order, 2)
+        check_at_least("evaluate.ngram_tokens", self.ngram_tokens, 0, " (0 = all)")
         check_at_least("evaluate.temperature", self.temperature, 0)
 
 

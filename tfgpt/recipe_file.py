@@ -22,10 +22,10 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 VERSIONS_OF = ("tfgpt", "tensorflow", "tf-keras", "transformers", "tokenizers", "numpy")
 
 
-def recipe_parser(prog: str) -> ArgumentParser:
+def recipe_parser(prog: str, description: str = "Run a recipe: from a corpus to an exported model.") -> ArgumentParser:
     """Return the parser of a command that takes a recipe file, `--output`, and every key of a recipe as an option."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts below the fields become the help
-    parser = ArgumentParser(prog=prog, exit_on_error=False, description="Run a recipe: from a corpus to an exported model.",
+    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description,
                             usage=f"{prog} RECIPE.yaml [--output DIR] [--key.subkey VALUE ...]")
     parser.add_argument("--recipe", action="config", metavar="RECIPE.yaml", help="The recipe; its place is first, without --recipe.")
     parser.add_argument("--output", type=str, default=None, metavar="DIR", help="The run's folder; runs/NAME when not given.")
@@ -59,9 +59,23 @@ def resolved_yaml(recipe: Recipe) -> str:
     return f"# The resolved recipe of this run, which ran under\n{versions}" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
+class _OneKeyLoader(yaml.SafeLoader):
+    """YAML in which a key may stand once; the library lets the last one win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        """Return a mapping as a dict."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path):
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        content = yaml.load(Path(path).read_text("utf-8"), _OneKeyLoader)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: byte {error.start} is no UTF-8; save the recipe as UTF-8") from error
     except yaml.YAMLError as error:
@@ -75,18 +89,23 @@ def _read_yaml(path):
 
 def _check_keys(content: dict, section: type, prefix: str) -> None:
     """Refuse keys that a section does not have, and values where a section should be."""
-    sections = dict(_sections(section))
+    sections, lists = dict(_sections(section)), dict(_lists(section))
     allowed = [field.name for field in dataclasses.fields(section)]
     for key, value in content.items():
         if key not in allowed:
             close = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else "remove it"
+            hint = f"did you mean {prefix}{close[0]}?" if close else "remove it."
             raise RecipeError(f"{prefix}{key}: no such key ({_shown(value)}); {hint} Allowed here: {', '.join(allowed)}")
         if key in sections:
             if not isinstance(value, dict):
                 raise RecipeError(f"{prefix}{key}: {_shown(value)} is not a section; write its keys below it, such as "
                                   f"{prefix}{key}.{dataclasses.fields(sections[key])[0].name}")
             _check_keys(value, sections[key], f"{prefix}{key}.")
+        for number, item in enumerate(value if key in lists and isinstance(value, list) else ()):
+            if not isinstance(item, dict):
+                first = dataclasses.fields(lists[key])[0].name
+                raise RecipeError(f"{prefix}{key}[{number}]: {_shown(item)} is not a section; write its keys below it, such as {first}")
+            _check_keys(item, lists[key], f"{prefix}{key}[{number}].")
 
 
 def _sections(section: type) -> Iterator[tuple[str, type]]:
@@ -94,6 +113,14 @@ def _sections(section: type) -> Iterator[tuple[str, type]]:
     for name, kind in typing.get_type_hints(section).items():
         if dataclasses.is_dataclass(kind):
             yield name, kind
+
+
+def _lists(section: type) -> Iterator[tuple[str, type]]:
+    """Yield name and item's dataclass of the keys of a section that hold lists of sections."""
+    for name, kind in typing.get_type_hints(section).items():
+        item = (*typing.get_args(kind), None)[0]
+        if dataclasses.is_dataclass(item):
+            yield name, item
 
 
 def _types(section: type = Recipe, prefix: str = "") -> Iterator[tuple[str, type]]:

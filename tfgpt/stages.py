@@ -4,13 +4,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from tfgpt.data import shards
-from tfgpt.data.encode import SplitCounts, packed_sequences, token_lists
-from tfgpt.data.sources import ReadCounts, find_files, inputs_sha256, split_documents
+from tfgpt.data.cleaning import Cleaner
+from tfgpt.data.corpus import read_corpus
+from tfgpt.data.intake import Account
+from tfgpt.data.pipeline import evaluation_batches, training_batches
+from tfgpt.data.prepare import tokenized_documents
+from tfgpt.data.shards import ShardedData
+from tfgpt.data.sources import input_files, inputs_sha256
 from tfgpt.evaluation.evaluate import figures, summed_loss
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
@@ -18,71 +22,88 @@ from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import BUILT_IN_CORPORA, Recipe, RecipeError
+from tfgpt.recipe import Recipe, RecipeError
+from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.serving.export import export
-from tfgpt.text.bpe import load_tokenizer, train_tokenizer, with_bpe_dropout
+from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with_special_tokens
+from tfgpt.text.chat import DEFAULT_TEMPLATE
 from tfgpt.training.callbacks import BarCallback
 from tfgpt.training.fit import train
 
+LANGUAGE_MODELLING = ("text", "pairs", "chat")
+"""What data.examples may be where a language model is trained."""
 
-def check_before_work(recipe: Recipe) -> None:
+PACKING_KEYS = ("length", "stride", "source_length", "bpe_dropout", "tokenizations", "service")
+"""Keys of data that change nothing in the text that a tokenizer is trained on."""
+
+
+def check_before_work(recipe: Recipe, training: bool = True) -> None:
     """Refuse what can be known to fail before anything is written.
 
+    Args:
+        recipe: of the run.
+        training: whether a model is to be trained, and not data prepared alone.
+
     Raises:
-        RecipeError: a corpus, tokenizer or starting model that is not there, or one that does not fit the rest.
+        RecipeError: a corpus, tokenizer or starting model that is not there, or one that does not fit the rest; a package that is missing.
     """
-    if recipe.data.path not in BUILT_IN_CORPORA:
-        find_files(recipe.data.path)
+    input_files(recipe.data)
+    Cleaner(recipe.data.clean, Account())
     vocab = None if recipe.tokenizer.init == "train" else len(_load_tokenizer(recipe.tokenizer.init))
+    if not training:
+        return
+    check(recipe.data.examples in LANGUAGE_MODELLING, f"data.examples: {recipe.data.examples} is not what a language model is trained on; set it to one of "
+          f"{', '.join(LANGUAGE_MODELLING)}, or prepare the data alone with tfgpt data prepare")
     if recipe.model.init != "random":
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
 
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
     """Return what a tokenizer depends on: the corpus and its split, and where the tokenizer comes from."""
-    source = {key: getattr(recipe.data, key) for key in ("path", "documents", "invalid_utf8", "validation", "split")}
-    loaded = [] if recipe.tokenizer.init == "train" else [
-        sha256_of_file(path) for path in sorted(Path(recipe.tokenizer.init).glob("*.json"))
-    ]
-    return inputs_sha256(recipe.data), source, recipe.tokenizer, loaded
+    source = {key: value for key, value in dataclasses.asdict(recipe.data).items() if key not in PACKING_KEYS}
+    return inputs_sha256(recipe.data), source, recipe.tokenizer, _files_of(recipe.tokenizer.init)
+
+
+def model_settings(recipe: Recipe) -> tuple:
+    """Return what the model at the start depends on."""
+    return recipe.model, recipe.seed, _files_of(recipe.model.init)
+
+
+def _files_of(init: str) -> list[str]:
+    """Return a hash of every file of a folder that a recipe starts from; nothing for random, train or a hub id."""
+    return [sha256_of_file(path) for path in sorted(Path(init).glob("*")) if path.is_file()]
 
 
 def make_tokenizer(recipe: Recipe, folder: Path) -> None:
     """Train the tokenizer on the training part, or copy the one that the recipe names; write tokenizer/."""
-    if recipe.tokenizer.init == "train":
+    settings = recipe.tokenizer
+    if settings.init == "train":
         with progress_bar("tokenizer: reading documents") as advance:
-            tokenizer = train_tokenizer(_counted(_texts(recipe, "train"), advance), recipe.tokenizer.vocab)
+            texts = _counted(_texts(recipe, "train"), advance)
+            if settings.kind == "char":
+                tokenizer = char_tokenizer(texts, settings.special_tokens)
+            else:
+                tokenizer = train_tokenizer(texts, settings.vocab, settings.special_tokens)
     else:
-        tokenizer = _load_tokenizer(recipe.tokenizer.init)
+        tokenizer = with_special_tokens(_load_tokenizer(settings.init), settings.special_tokens)
+    if recipe.data.examples == "chat":
+        tokenizer.chat_template = recipe.data.chat_template or tokenizer.chat_template or DEFAULT_TEMPLATE
     with whole_folder(folder / "tokenizer") as partial:
         tokenizer.save_pretrained(partial)
-    console.print(f"tokenizer: {len(tokenizer)} tokens")
+    console.print(f"tokenizer: {len(tokenizer):,} tokens")
 
 
-def make_data(recipe: Recipe, folder: Path) -> None:
-    """Tokenize, pack and write the shards and stats.json of data/."""
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    length = recipe.data.length
-    counts, splits = ReadCounts(), {"train": SplitCounts(), "validation": SplitCounts()}
-    with whole_folder(folder / "data") as partial:
-        for split, of_split in splits.items():
-            # Validation windows overlap by half, so that each token is scored with a history, as in a running text.
-            training = split == "train"
-            stride = length if training else max(length // 2, 1)
-            with progress_bar(f"data: packing the {split} part", unit="documents") as advance:
-                texts = _counted(_training_texts(recipe, counts) if training else _texts(recipe, split), advance)
-                encoder = with_bpe_dropout(tokenizer, recipe.data.bpe_dropout) if training else tokenizer
-                shards.write_shards(packed_sequences(texts, encoder, length, stride, of_split), partial, split)
-        if (tokens := splits["train"].tokens // recipe.data.tokenizations) < length:
-            raise RecipeError(f"data.path: {recipe.data.path} gives {tokens} tokens to train on, less than one sequence of "
-                              f"data.length ({length}); give more text, or set data.length to {tokens} or less")
-        stats = {"inputs_sha256": inputs_sha256(recipe.data)} | dataclasses.asdict(counts)
-        stats |= {"length": length, "vocab": len(tokenizer), "tokenizations_of_train": recipe.data.tokenizations}
-        write_json(partial / "stats.json", stats | {"splits": {split: dataclasses.asdict(of_split) for split, of_split in splits.items()}})
-    for split, of_split in splits.items():
-        console.print(f"data: {split} has {of_split.tokens:,} tokens of {of_split.documents:,} documents "
-                      f"in {of_split.sequences:,} sequences, {of_split.fill_rate:.1%} full")
+def make_data(recipe: Recipe, folder: Path, prepare: Callable[..., dict]) -> None:
+    """Tokenize, pack and write the shards, index.json and stats.json of data/."""
+    with progress_bar("data: tokenizing and packing", unit="documents") as advance:
+        stats = prepare(recipe.data, load_tokenizer(folder / "tokenizer"), folder / "data", advance=advance)
+    for split, of_split in stats["splits"].items():
+        console.print(f"data: {split} has {of_split['tokens']:,} tokens of {of_split['documents']:,} documents "
+                      f"in {of_split['sequences']:,} sequences, {of_split['fill_rate']:.1%} full")
+    lost = stats["empty"] + sum(stats["refused"].values()) + sum(stats["filtered"].values())
+    if lost:
+        console.print(f"data: {lost:,} of {stats['documents_read']:,} documents are left out; data/stats.json says why")
 
 
 def make_model(recipe: Recipe, folder: Path) -> None:
@@ -102,26 +123,27 @@ def make_model(recipe: Recipe, folder: Path) -> None:
 
 def train_model(recipe: Recipe, folder: Path) -> None:
     """Train from checkpoints/initial, or from where an interrupted training stands; write model/ and logs/."""
-    stats = _read_stats(folder)
+    data = ShardedData(folder / "data")
+    data.check()
     model = build.load_model(folder / "checkpoints" / "initial")
     model.seed_dropout(recipe.seed)
     text_model = TextModel(model, load_tokenizer(folder / "tokenizer"))
-    settings, length = recipe.train, recipe.data.length
+    settings = recipe.train
+    weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
     def sample():
         written = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
         return [(prompt, continuation.text) for prompt, continuation in zip(settings.sample_prompts, written)]
 
     def batches(first_step):
-        sequences = stats["splits"]["train"]["sequences"]
-        return shards.training_batches(folder / "data", length, sequences, settings.global_batch_size, recipe.seed, first_step)
+        return training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service)
 
     with progress_bar("train", total=settings.steps, unit="steps") as advance:
         train(
             model,
             settings,
             batches,
-            validation=shards.evaluation_batches(folder / "data", "validation", length, recipe.evaluate.batch_size),
+            validation=evaluation_batches(data, "validation", recipe.evaluate.batch_size),
             checkpoints=folder / "checkpoints" / "steps",
             logs=folder / "logs",
             sample=sample if settings.sample_prompts else None,
@@ -136,7 +158,7 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
     start = time.monotonic()
     of_split = _read_stats(folder)["splits"]["validation"]
     model = build.load_model(folder / "model")
-    batches = shards.evaluation_batches(folder / "data", "validation", recipe.data.length, recipe.evaluate.batch_size)
+    batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
     with progress_bar("evaluate: model", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
         loss_sum, tokens, correct = summed_loss(model, batches, advance)
     evaluation = figures(loss_sum, tokens, of_split["bytes"]) | {
@@ -163,14 +185,8 @@ def export_outputs(recipe: Recipe) -> list[str]:
     return [f"export/{recipe.name}/{recipe.export.version}"]
 
 
-def _texts(recipe: Recipe, split: str, counts: ReadCounts | None = None) -> Iterator[str]:
-    return (document.text for of, document in split_documents(recipe.data, counts) if of == split)
-
-
-def _training_texts(recipe: Recipe, counts: ReadCounts) -> Iterator[str]:
-    yield from _texts(recipe, "train", counts)
-    for _ in range(recipe.data.tokenizations - 1):
-        yield from _texts(recipe, "train")
+def _texts(recipe: Recipe, split: str) -> Iterator[str]:
+    return (example.text for example in read_corpus(recipe.data) if example.split == split)
 
 
 def _counted(texts: Iterable[str], advance) -> Iterator[str]:
@@ -182,11 +198,18 @@ def _counted(texts: Iterable[str], advance) -> Iterator[str]:
 def _baseline(recipe, folder, text_bytes):
     """Return the n-gram model's figures on the tokens that the GPT is measured on."""
     tokenizer = load_tokenizer(folder / "tokenizer")
-    order = recipe.evaluate.ngram_order
+    order, most = recipe.evaluate.ngram_order, recipe.evaluate.ngram_tokens
     with progress_bar(f"evaluate: {order}-gram baseline"):
-        lists = {split: [ids for _, ids in token_lists(_texts(recipe, split), tokenizer)] for split in ("train", "validation")}
-        ngram = NgramModel(lists["train"], order, len(tokenizer), tokenizer.eos_token_id)
-        return {"name": f"{order}-gram, modified Kneser-Ney"} | figures(*ngram.summed_loss(lists["validation"]), text_bytes)
+        held_out, counted = zip(*tokenized_documents(recipe.data, tokenizer, "validation"))
+        train, tokens = [], 0
+        for ids, _ in tokenized_documents(recipe.data, tokenizer, "train"):
+            train.append(ids)
+            tokens += len(ids)
+            if tokens >= most > 0:
+                break
+        ngram = NgramModel(train, order, len(tokenizer), tokenizer.eos_token_id)
+        seen = f", first {tokens:,} tokens" if tokens >= most > 0 else ""
+        return {"name": f"{order}-gram, modified Kneser-Ney{seen}"} | figures(*ngram.summed_loss(held_out, counted), text_bytes)
 
 
 def _share_with_interval(hits: int, trials: int) -> dict:

@@ -1,123 +1,65 @@
 import pytest
 
-from tfgpt.data.sources import ReadCounts, inputs_sha256, read_documents, split_documents
-from tfgpt.recipe import DataConfig, RecipeError
+from tfgpt.data.builtin import python_reference
+from tfgpt.data.sources import input_files, inputs_sha256
+from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
 
 
-def split(config):
-    parts = {"train": [], "validation": []}
-    for name, document in split_documents(config):
-        parts[name].append(document.text)
-    return parts
+def names(path, **settings):
+    return [file.path for file in input_files(DataConfig(path=str(path), **settings))]
 
 
 def test_a_folder_is_read_in_sorted_order_and_other_endings_are_left_out(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "b.txt").write_text("second")
-    (tmp_path / "sub" / "c.md").write_text("third")
-    (tmp_path / "a.txt").write_text("first")
-    (tmp_path / "x.bin").write_bytes(b"\xff\xfe")
+    for name in ("b.txt", "sub/c.md", "a.TXT", "x.bin"):
+        (tmp_path / name).write_text("text")
 
-    assert [document.text for document in read_documents(DataConfig(path=str(tmp_path)))] == ["first", "second", "third"]
-    assert [document.text for document in read_documents(DataConfig(path=f"{tmp_path}/*.txt"))] == ["first", "second"]
-
-
-def test_documents_are_files_blocks_or_lines(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("one\ntwo\n\n  \nthree\n")
-    counts = ReadCounts()
-
-    texts = {unit: [document.text for document in read_documents(DataConfig(path=str(path), documents=unit), counts)] for unit in ("file", "block", "line")}
-
-    assert texts == {"file": ["one\ntwo\n\n  \nthree\n"], "block": ["one\ntwo", "three\n"], "line": ["one", "two", "three"]}
-    assert (counts.files, counts.documents, counts.empty_documents) == (3, 6, 2)
+    assert names(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.TXT", "b.txt", "sub/c.md")]
+    assert names(f"{tmp_path}/*.txt") == [f"{tmp_path}/b.txt"]
+    assert names(f"{tmp_path}/x.bin") == [f"{tmp_path}/x.bin"]
 
 
-def test_the_hash_split_moves_no_document_when_others_are_added(tmp_path):
-    for number in range(200):
-        (tmp_path / f"{number:03}.txt").write_text(f"document {number}")
-    before = split(DataConfig(path=str(tmp_path)))
-    for number in range(200):
-        (tmp_path / f"new-{number:03}.txt").write_text(f"another document {number}")
+def test_a_folder_with_files_of_several_kinds_wants_to_be_told_which(tmp_path):
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}')
 
-    after = split(DataConfig(path=str(tmp_path)))
-
-    assert set(before["train"]) < set(after["train"])
-    assert set(before["validation"]) < set(after["validation"])
-    assert 20 <= len(after["validation"]) <= 60  # a tenth of 400; within 3.3 standard deviations
+    with pytest.raises(RecipeError, match=r"holds files of several kinds: jsonl \(rows.jsonl\), text \(README.md\); set data.kind to one of them"):
+        names(tmp_path)
+    assert names(tmp_path, kind="jsonl") == [f"{tmp_path}/rows.jsonl"]
 
 
-def test_one_document_is_split_at_its_tail_at_a_line(tmp_path):
-    path = tmp_path / "book.txt"
-    path.write_text("".join(f"line {number}\n" for number in range(1000)))
-
-    parts = split(DataConfig(path=str(path)))
-
-    assert parts["train"][0] + parts["validation"][0] == path.read_text()
-    assert parts["train"][0].endswith("\n")
-    assert len(parts["validation"][0]) == pytest.approx(0.1 * len(path.read_text()), abs=20)
-
-
-def test_the_tail_of_many_documents_is_held_out(tmp_path):
-    for number in range(100):
-        (tmp_path / f"{number:02}.txt").write_text("x" * 100)
-
-    parts = split(DataConfig(path=str(tmp_path), split="tail", validation=0.25))
-
-    assert (len(parts["train"]), len(parts["validation"])) == (75, 25)
-
-
-def test_invalid_utf8_is_replaced_and_counted_or_refused_with_its_line(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"good \xef\xbf\xbd\nbad \xff\xfe here\n")
-    counts = ReadCounts()
-
-    (document,) = read_documents(DataConfig(path=str(path)), counts)
-
-    assert document.text == "good \ufffd\nbad \ufffd\ufffd here\n"
-    assert (counts.files_with_invalid_utf8, counts.replaced_characters) == (1, 2)
-    with pytest.raises(RecipeError, match=rf"{path}:2: byte 0xff .* set data.invalid_utf8 to replace"):
-        list(read_documents(DataConfig(path=str(path), invalid_utf8="refuse")))
-
-
-@pytest.mark.parametrize("content", [b"", b" \n\n \t\n", b"\xef\xbb\xbf"])
-def test_a_corpus_without_text_is_refused(tmp_path, content):
-    path = tmp_path / "a.txt"
-    path.write_bytes(content)
-
-    with pytest.raises(RecipeError, match=r"data.path: .*a.txt holds no text \(1 files, 1 empty documents\)"):
-        list(split_documents(DataConfig(path=str(path))))
-
-
-def test_a_missing_file_and_a_folder_without_text_are_refused(tmp_path):
+def test_what_is_missing_is_named_by_its_key(tmp_path):
     with pytest.raises(RecipeError, match=r"data.path: no file .*nowhere.txt; give an existing file"):
-        list(read_documents(DataConfig(path=str(tmp_path / "nowhere.txt"))))
-    with pytest.raises(RecipeError, match=r"data.path: folder .* has no text file \(\.txt"):
-        list(read_documents(DataConfig(path=str(tmp_path))))
+        names(tmp_path / "nowhere.txt")
+    with pytest.raises(RecipeError, match=r"data.path: folder .* has no file with a known ending \(\.txt"):
+        names(tmp_path)
+    with pytest.raises(RecipeError, match=r"data.sources\[1\].path: no file .*nowhere.txt"):
+        input_files(DataConfig(sources=(SourceConfig(path="python-docs"), SourceConfig(path=str(tmp_path / "nowhere.txt")))))
 
 
-def test_a_part_that_would_be_empty_is_refused(tmp_path):
-    for number in range(3):
-        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+def test_a_source_takes_what_it_does_not_say_from_the_data_section(tmp_path):
+    (tmp_path / "a.csv").write_text("text\none\n")
+    path = f"{tmp_path}/a.csv"
+    config = DataConfig(sources=(SourceConfig(path=path), SourceConfig(path=path, kind="text", documents="line")), encoding="latin-1")
 
-    with pytest.raises(RecipeError, match="leaves no document for validation out of 3; set data.split to tail"):
-        list(split_documents(DataConfig(path=str(tmp_path), validation=0.0001)))
+    first, second = input_files(config)
+
+    assert (first.kind, first.source.documents, first.source.encoding, first.source_number) == ("csv", "file", "latin-1", 0)
+    assert (second.kind, second.source.documents, second.source.encoding, second.source_number) == ("text", "line", "latin-1", 1)
 
 
-def test_pythons_reference_has_no_long_paragraph_twice_and_both_parts():
-    parts = split(DataConfig(path="python-docs"))
+def test_pythons_reference_has_no_long_paragraph_twice():
+    paragraphs = [paragraph.strip() for text, _ in python_reference() for paragraph in text.split("\n\n")]
 
-    paragraphs = [paragraph.strip() for texts in parts.values() for text in texts for paragraph in text.split("\n\n")]
     long = [paragraph for paragraph in paragraphs if len(paragraph) >= 40]
     assert len(long) == len(set(long)) > 1000
-    assert sum(map(len, parts["validation"])) > 10_000
 
 
 def test_pythons_library_is_read_as_source():
-    documents = read_documents(DataConfig(path="python-stdlib"))
+    paths = names("python-stdlib")
 
-    sources = [document.source for document, _ in zip(documents, range(50))]
-    assert all(source.endswith(".py") and "site-packages" not in source for source in sources)
+    assert len(paths) > 500
+    assert all(path.endswith(".py") and "site-packages" not in path for path in paths)
 
 
 def test_the_inputs_hash_changes_with_a_byte(tmp_path):
@@ -128,3 +70,14 @@ def test_the_inputs_hash_changes_with_a_byte(tmp_path):
 
     assert inputs_sha256(DataConfig(path=str(path))) != before
     assert inputs_sha256(DataConfig(path="python-docs")) == inputs_sha256(DataConfig(path="python-docs"))
+
+
+def test_the_inputs_hash_of_a_url_changes_with_its_content():
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/hashed/a.txt", b"one")
+    before = inputs_sha256(DataConfig(path="memory://hashed/a.txt"))
+    memory.pipe("/hashed/a.txt", b"another")
+
+    assert inputs_sha256(DataConfig(path="memory://hashed/a.txt")) != before

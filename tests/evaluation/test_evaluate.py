@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tfgpt.data.encode import pack_texts
+from tfgpt.data.pipeline import pack_texts
 from tfgpt.evaluation.evaluate import figures, summed_loss
 
 

@@ -4,10 +4,10 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import GPT2TokenizerFast
 
-from tfgpt.text.bpe import END_OF_TEXT
+from tfgpt.text.bpe import END_OF_TEXT, char_tokenizer, train_tokenizer
 from tfgpt.text.graph import GraphTokenizer
 
 TRICKY = [
@@ -22,6 +22,11 @@ def twin(tokenizer):
     return GraphTokenizer(tokenizer)
 
 
+@pytest.fixture(scope="module")
+def gpt2_twin(gpt2_tokenizer):
+    return GraphTokenizer(gpt2_tokenizer)
+
+
 def random_texts(count: int, seed: int) -> list[str]:
     """Texts over all of Unicode, dense in what the split pattern looks at."""
     rng = random.Random(seed)
@@ -31,15 +36,21 @@ def random_texts(count: int, seed: int) -> list[str]:
         lambda: rng.choice(TRICKY),
         lambda: rng.choice(" \n\t'abcst19.!"),
         lambda: chr(rng.randrange(0x20, 0x7F)),
+        lambda: rng.choice((" ", "\n", "\r\n", "\t", "=", "a", "\u00a0")) * rng.randrange(2, 60),
+        lambda: chr(rng.choice((rng.randrange(0x300, 0x370), rng.randrange(0x590, 0x700), rng.randrange(0x4E00, 0xA000), rng.randrange(0x1F300, 0x1FB00)))),
+        lambda: chr(rng.randrange(0x20)),
     ]
     return ["".join(rng.choice(pools)() for _ in range(rng.randrange(25))) for _ in range(count)]
 
 
+def assert_same_lists(ours, theirs, texts):
+    different = [text for text, one, other in zip(texts, ours, theirs, strict=True) if one != other]
+    assert not different, [repr(text) for text in different[:5]]
+
+
 def assert_same_ids(twin, tokenizer, texts):
     graph = twin.tokenize(tf.constant([text.encode() for text in texts])).to_list()
-    python = tokenizer(texts, verbose=False).input_ids
-    different = [text for text, ours, theirs in zip(texts, graph, python) if ours != theirs]
-    assert not different, [repr(text) for text in different[:5]]
+    assert_same_lists(graph, tokenizer(texts, verbose=False).input_ids, texts)
 
 
 def test_tricky_strings_get_the_ids_of_the_python_tokenizer(twin, tokenizer):
@@ -50,8 +61,45 @@ def test_real_documents_get_the_ids_of_the_python_tokenizer(twin, tokenizer, doc
     assert_same_ids(twin, tokenizer, documents)
 
 
-def test_random_strings_over_all_of_unicode_get_the_ids_of_the_python_tokenizer(twin, tokenizer):
-    assert_same_ids(twin, tokenizer, random_texts(20_000, seed=1))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_100_000_random_strings_get_the_ids_of_gpt2_and_give_their_texts_back(gpt2_twin, gpt2_tokenizer, seed):
+    texts = random_texts(20_000, seed)
+
+    ids = gpt2_twin.tokenize(tf.constant([text.encode() for text in texts]))
+
+    assert_same_lists(ids.to_list(), gpt2_tokenizer(texts, verbose=False).input_ids, texts)
+    decoded = [text.decode() for text in gpt2_twin.detokenize(ids.to_tensor(-1)).numpy()]
+    assert_same_lists(decoded, [text.replace(END_OF_TEXT, "") for text in texts], texts)
+
+
+def test_random_strings_get_the_ids_of_a_small_vocabulary_too(twin, tokenizer):
+    assert_same_ids(twin, tokenizer, random_texts(10_000, seed=1))
+
+
+def test_added_special_tokens_stand_whole_in_the_text_and_leave_none(documents):
+    tokenizer = train_tokenizer(documents[:20], vocab=300, special_tokens=["<|user|>", "<|user|>x", "[a.b]*"])
+    twin = GraphTokenizer(tokenizer)
+    texts = ["hi<|user|>there", "<|user|>x<|user|>", " [a.b]* [a.b]", "<|user|", f"{END_OF_TEXT}<|user|>"]
+
+    assert_same_ids(twin, tokenizer, texts)
+    assert twin.detokenize(twin.tokenize(texts).to_tensor(-1)).numpy().tolist() == [b"hithere", b"", b"  [a.b]", b"<|user|", b""]
+
+
+def test_a_character_vocabulary_has_a_twin(documents):
+    tokenizer = char_tokenizer([*documents[:5], "naïve 日本語"])
+    twin = GraphTokenizer(tokenizer)
+
+    assert_same_ids(twin, tokenizer, [*documents[:10], "日本 naïve ñ", *random_texts(2000, seed=4)])
+    assert twin.tokenize(["日本"]).row_lengths().numpy().tolist() == [2]
+
+
+def test_a_special_token_that_eats_white_space_has_no_twin(documents):
+    tokenizer = train_tokenizer(documents[:5], vocab=300)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<mask>", lstrip=True)]})
+
+    with pytest.raises(ValueError, match="'<mask>'.*lstrip"):
+        GraphTokenizer(tokenizer)
 
 
 def test_every_code_point_alone_and_between_letters_is_split_as_in_python(twin, tokenizer):

@@ -1,18 +1,15 @@
-"""From texts to tokens to packed sequences; counts what went in."""
+"""From examples to packed sequences: tokenized part by part, framed by end-of-text, cut, packed, and counted."""
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
-from transformers import GPT2TokenizerFast
 
-from tfgpt.data.packing import Piece, cut_document, pack
-
-TOKENIZED_AT_ONCE = 1000
-"""Documents handed to the tokenizer together, so that it can use every core."""
+from tfgpt.data.examples import Example
+from tfgpt.data.packing import IGNORED, Tokens, cut_documents, last_pieces, pack, trained_pieces
+from tfgpt.recipe import DataConfig
+from tfgpt.text.encode import BatchEncoder
 
 
 @dataclass
@@ -21,72 +18,84 @@ class SplitCounts:
 
     documents: int = 0
     bytes: int = 0
-    """Of its text in UTF-8."""
+    """Of the text that is trained on, in UTF-8."""
     tokens: int = 0
-    """To predict: those of the documents and an end-of-text token for each."""
+    """That are trained on: of the text, and an end-of-text token for each document."""
     sequences: int = 0
     """Packed ones."""
-    fill_rate: float = 0.0
-    """Share of their places that hold a token and not padding."""
+    filled: int = 0
+    """Places of the sequences that hold a token and not padding."""
+    cut: int = 0
+    """Documents longer than a sequence, cut into several pieces, or at the beginning where they are texts to classify."""
+    words_cut: int = 0
+    """Words of over a million characters, which the tokenizer was given in pieces."""
+
+    def add(self, other: SplitCounts) -> None:
+        """Add what other texts hold."""
+        for key, value in vars(other).items():
+            setattr(self, key, getattr(self, key) + value)
+
+    def fill_rate(self, length: int) -> float:
+        """Return the share of the places of all sequences that hold a token and not padding."""
+        return self.filled / (self.sequences * length) if self.sequences else 0.0
 
 
-def token_lists(texts: Iterable[str], tokenizer: GPT2TokenizerFast) -> Iterator[tuple[str, list[int]]]:
-    """Yield each text with its tokens."""
-    texts = iter(texts)
-    while batch := list(itertools.islice(texts, TOKENIZED_AT_ONCE)):
-        # verbose=False: a document longer than the context is cut later, there is nothing to warn of
-        yield from zip(batch, tokenizer(batch, verbose=False).input_ids)
-
-
-def packed_sequences(
-    texts: Iterable[str], tokenizer: GPT2TokenizerFast, length: int, stride: int, counts: SplitCounts
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the packed sequences of texts (see `pack`), and fill in `counts`.
-
-    Args:
-        texts: the documents.
-        tokenizer: gives their tokens.
-        length: tokens in a sequence.
-        stride: tokens from one piece of a long document to the next; `length` = no overlap (see `cut_document`).
-        counts: of these texts; complete when the last sequence has been taken.
-    """
-    held = 0
-
-    def pieces() -> Iterator[Piece]:
-        nonlocal held
-        for text, ids in token_lists(texts, tokenizer):
-            counts.documents += 1
-            counts.bytes += len(text.encode())
-            counts.tokens += len(ids) + 1
-            for piece in cut_document(ids, tokenizer.eos_token_id, length, stride):
-                held += len(piece.inputs)
-                yield piece
-
-    for sequence in pack(pieces(), length):
-        counts.sequences += 1
-        yield sequence
-    counts.fill_rate = held / (counts.sequences * length) if counts.sequences else 0.0
-
-
-def pack_texts(texts: Iterable[str], tokenizer: GPT2TokenizerFast, length: int, batch_size: int, seed: int = 1) -> tf.data.Dataset:
-    """Return texts as packed batches in memory, for `fit` and `evaluate`: one pass, shuffled anew each time by `seed`.
+class SequenceMaker:
+    """Makes packed sequences of examples.
 
     Args:
-        texts: the documents.
-        tokenizer: gives their tokens.
-        length: tokens in a sequence; the model's context at most.
-        batch_size: sequences in a batch; the last batch is as small as it comes.
-        seed: of the order.
-
-    Returns:
-        Dicts of `input_ids`, `labels`, `segment_ids` and `position_ids`, int32 [batch, length] each.
-
-    Raises:
-        ValueError: no text.
+        config: how examples are framed, cut and packed.
+        encoder: of the tokenizer.
+        end_of_text: its end-of-text token.
+        labels: names of the classes, for texts to classify.
     """
-    sequences = list(packed_sequences(texts, tokenizer, length, length, SplitCounts()))
-    if not sequences:
-        raise ValueError("pack_texts: there is no text; give one document at least")
-    arrays = {key: np.stack([sequence[key] for sequence in sequences]) for key in sequences[0]}
-    batches = tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(sequences), seed=seed).batch(batch_size)
-    return batches.prefetch(tf.data.AUTOTUNE)
+
+    def __init__(self, config: DataConfig, encoder: BatchEncoder, end_of_text: int, labels: Sequence[str] = ()):
+        self._config, self._encoder, self._end_of_text = config, encoder, end_of_text
+        self._label_ids: Mapping[str, int] = {label: number for number, label in enumerate(labels)}
+
+    def sequences(self, examples: Sequence[Example], stride: int, counts: SplitCounts) -> Iterator[dict[str, np.ndarray]]:
+        """Yield blocks of packed sequences (see `pack`) of examples that are packed together, and fill in `counts`.
+
+        Args:
+            examples: of one split.
+            stride: tokens from one piece of a long document to the next; `data.length` = no overlap.
+            counts: of these examples; complete when the last block has been taken.
+        """
+        length = self._config.length
+        tokens = self.tokens(examples)
+        pieces = last_pieces(tokens.sizes, length) if self._label_ids else cut_documents(tokens.sizes, length, stride)
+        pieces = trained_pieces(tokens, pieces)
+        counts.documents += len(examples)
+        counts.bytes += sum(len(text.encode()) for example in examples for text, trained in example.parts if trained)
+        counts.tokens += int(np.count_nonzero(tokens.labels != IGNORED))
+        counts.cut += int(np.count_nonzero(tokens.sizes > length))
+        counts.filled += int(pieces.sizes.sum())
+        counts.words_cut += tokens.words_cut
+        for block in pack(tokens, pieces, length, self._config.source_length or length):
+            counts.sequences += len(block["input_ids"])
+            yield block
+
+    def tokens(self, examples: Sequence[Example]) -> Tokens:
+        """Return examples tokenized: each begins with the end-of-text token, and that is the label of its last token.
+
+        The last label is trained on if the last part is. A text to classify has its class as the label of its last token, and no other.
+        """
+        ids, part_sizes, words_cut = self._encoder.encode([text for example in examples for text, _ in example.parts])
+        parts = np.array([len(example.parts) for example in examples], np.int64)
+        last_part = np.cumsum(parts) - 1
+        sizes = np.add.reduceat(np.append(part_sizes, 0), np.append(0, last_part[:-1] + 1)) if len(parts) else parts
+        ends = np.cumsum(sizes)
+        inputs = np.insert(ids, ends - sizes, self._end_of_text)
+        if self._label_ids:
+            labels = np.full(len(inputs), IGNORED, np.int32)
+            labels[np.cumsum(sizes + 1) - 1] = [self._label_ids[example.label] for example in examples]
+        else:
+            trained = np.array([trained for example in examples for _, trained in example.parts], bool)
+            of_token = np.insert(np.repeat(trained, part_sizes), ends, trained[last_part])
+            labels = np.where(of_token, np.insert(ids, ends, self._end_of_text), IGNORED).astype(np.int32)
+        if self._config.examples != "translation":
+            return Tokens(inputs, labels, sizes + 1, words_cut=words_cut)
+        read, read_sizes, more_cut = self._encoder.encode([example.encoder_text for example in examples])
+        closed = np.insert(read, np.cumsum(read_sizes), self._end_of_text)  # what the encoder reads is never empty
+        return Tokens(inputs, labels, sizes + 1, closed, read_sizes + 1, words_cut + more_cut)

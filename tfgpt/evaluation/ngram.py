@@ -64,9 +64,16 @@ class NgramModel:
             contexts = 1 if n == 0 else len(levels[n - 1][0])
             self._orders.append(_smooth(keys, counts, contexts, vocab))
 
-    def summed_loss(self, documents: Iterable[list[int]]) -> tuple[float, int]:
-        """Return the summed loss in nats and the number of tokens, ends of documents included."""
+    def summed_loss(self, documents: Iterable[list[int]], counted: Iterable[list[bool]] | None = None) -> tuple[float, int]:
+        """Return the summed loss in nats and the number of tokens.
+
+        Args:
+            documents: int lists.
+            counted: for each document, which of its tokens, and behind them whether its end, are summed over; `None` = all.
+        """
         stream, targets = self._frame(documents)
+        if counted is not None:
+            targets[targets] = np.concatenate([np.asarray(flags, bool) for flags in counted])
         probabilities = np.full(len(stream), 1.0 / self._vocab)
         histories = np.zeros(len(stream), np.int64)  # number of the history before each place; -1 = never seen
         for level in self._orders:
@@ -81,8 +88,8 @@ class NgramModel:
 
     def _frame(self, documents):
         """Return the documents as one stream, int64, and which places are targets: all but the ends put before each document."""
-        before = [self._end] * (self._order - 1)
-        parts = [np.asarray([*before, *ids, self._end], np.int64) for ids in documents]
+        before = np.full(self._order - 1, self._end, np.int64)
+        parts = [np.concatenate([before, np.asarray(ids, np.int64), [self._end]]) for ids in documents]
         is_target = [np.arange(len(part)) >= len(before) for part in parts]
         return np.concatenate(parts), np.concatenate(is_target)
 

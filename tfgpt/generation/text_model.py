@@ -74,7 +74,12 @@ class TextModel(tf.Module):
             seed: the same seed, prompt and controls give the same text.
 
             Each control is one number, or a list with one number a prompt.
+
+        Raises:
+            ValueError: `prompts` is one text and not a list.
         """
+        if isinstance(prompts, str):
+            raise ValueError("generate: prompts is one text; give a list of prompts, such as [text]")
         given = (max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
         controls = {name: tf.reshape(tf.constant(value, kind), [-1]) for (name, kind), value in zip(CONTROL_TYPES.items(), given)}
         outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), **controls)

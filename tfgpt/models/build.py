@@ -10,6 +10,8 @@ from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.weights import initialize
 from tfgpt.recipe import ModelConfig, RecipeError
 
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "tf_model.h5.index.json")
+
 
 def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, seed: int) -> GPTLMHeadModel:
     """Return a model with random weights, the same for the same seed.
@@ -29,6 +31,17 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
     model.build_in_name_scope()
     initialize(model, seed)
     return model
+
+
+def parameter_count(config: ModelConfig, context: int, vocab: int) -> int:
+    """Return how many weights a new model has; the output matrix is the embedding's.
+
+    >>> parameter_count(ModelConfig(layers=12, width=768, heads=12), context=1024, vocab=50_257)
+    124439808
+    """
+    width = config.width
+    block = 12 * width * width + 13 * width  # attention 4, MLP 8; biases and two layer norms
+    return (vocab + context) * width + config.layers * block + 2 * width
 
 
 def load_model(source: str | Path) -> GPTLMHeadModel:
@@ -55,6 +68,8 @@ def config_of(source: str | Path) -> GPT2Config:
         FileNotFoundError: as `load_model`.
     """
     try:
+        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+            raise FileNotFoundError(f"{source} has no config.json")
         return GPT2Config.from_pretrained(str(source))
     except OSError as error:
         raise FileNotFoundError(f"{source} is neither a folder with a model's config.json nor a model of the hub that can be reached") from error
@@ -75,6 +90,8 @@ def check_start(init: str, length: int, vocab: int | None = None) -> None:
         config = config_of(init)
     except FileNotFoundError as error:
         raise RecipeError(f"model.init: {error}; give random, a folder or a hub id") from error
+    if Path(init).is_dir() and not any((Path(init) / name).is_file() for name in WEIGHT_FILES):
+        raise RecipeError(f"model.init: {init} holds a config.json but no weights ({', '.join(WEIGHT_FILES)}); give a folder that save_pretrained wrote")
     if length > config.n_positions:
         raise RecipeError(f"data.length: {length} tokens is longer than the model's context of {config.n_positions} (model.init: {init}); "
                           f"set it to {config.n_positions} or less")

@@ -1,6 +1,8 @@
 """A client for the REST protocol of TensorFlow Serving, and so for `tfgpt serve` too."""
 from __future__ import annotations
 
+import threading
+
 import httpx
 
 
@@ -41,8 +43,12 @@ class Client:
         return self._post({"signature_name": "score", "instances": [{"text": text} for text in texts]})["predictions"]
 
     def _post(self, body):
+        if not 0 < self._timeout < threading.TIMEOUT_MAX:
+            raise ServerError(f"timeout_seconds: {self._timeout} is no time to wait; give seconds above 0")
         try:
             response = httpx.post(f"{self._url}:predict", json=body, timeout=self._timeout)
+        except ValueError as error:  # an infinite number, or half a character
+            raise ServerError(f"the request cannot be sent as JSON ({error}); give finite numbers, and text that UTF-8 can write") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerError(f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
                               "(http://HOST:PORT/v1/models/NAME)?") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 
@@ -19,13 +20,17 @@ class LoadedModel:
 
     Raises:
         FileNotFoundError: no SavedModel there.
+        RuntimeError: a damaged one.
     """
 
     def __init__(self, folder: Path):
         path = Path(folder) / "saved_model.pb"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no saved_model.pb; give the version's folder of an export, such as export/NAME/1")
-        content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        try:
+            content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        except DecodeError as error:
+            raise RuntimeError(f"{path}: is no SavedModel, or a damaged one; export it again") from error
         graph = next(graph for graph in content.meta_graphs if "serve" in graph.meta_info_def.tags)
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in graph.signature_def.items() if not name.startswith("__")

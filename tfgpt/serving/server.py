@@ -93,8 +93,14 @@ def _predict(loaded: LoadedModel, body: bytes) -> dict:
     except KeyError as error:
         raise BadRequestError(error.args[0]) from error
     except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
-        raise BadRequestError(str(error).split("\n")[0]) from error
+        raise BadRequestError(_reason(error)) from error
     return encode_predict(outputs, row_format)
+
+
+def _reason(error) -> str:
+    """Return what is wrong in one line; TensorFlow writes a headline before it and a graph's trace behind it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Graph execution error" not in line and "defined at" not in line]
+    return lines[0] if lines else type(error).__name__
 
 
 def _find(models, name, version, message) -> ServedModel:

@@ -2,22 +2,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2TokenizerFast
+from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: what a document starts from and what ends it."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int) -> GPT2TokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab: int, special_tokens: Sequence[str] = ()) -> GPT2TokenizerFast:
     """Train a byte-level BPE.
 
     Args:
-        texts: the training part alone; held-out text must not shape the vocabulary.
-        vocab: tokens in all: end-of-text (id 0), 256 bytes, and merges for the rest. A small corpus may give fewer.
+        texts: the training part alone, taken as a stream; held-out text must not shape the vocabulary.
+        vocab: tokens in all: end-of-text (id 0), special tokens, 256 bytes, and merges for the rest. A small corpus may give fewer.
+        special_tokens: further texts that are one token each.
 
     Returns:
         A tokenizer that encodes any text and decodes it back unchanged.
@@ -28,18 +30,60 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> GPT2TokenizerFast:
     >>> tokenizer.tokenize("the band")
     ['the', 'Ġ', 'b', 'an', 'd']
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT)
+    return _as_gpt2(tokenizer, special_tokens)
+
+
+def char_tokenizer(texts: Iterable[str], special_tokens: Sequence[str] = ()) -> GPT2TokenizerFast:
+    """Return a tokenizer with one token for each character of some texts; any other character is spelled in bytes.
+
+    It is a byte-level BPE whose merges never leave a character, so that it loads, exports and decodes like any other. The vocabulary is that
+    of nanoGPT's character-level experiments, and the bytes not among them.
+
+    >>> char_tokenizer(["naïve"]).tokenize("näive")
+    ['n', 'Ã', '¤', 'i', 'v', 'e']
+    """
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    letters = bytes_to_unicode()
+    ids = {token: number for number, token in enumerate([END_OF_TEXT, *special_tokens, *(letters[byte] for byte in range(256))])}
+    merges = []
+    for character in sorted(characters):
+        spelled = [letters[byte] for byte in character.encode()]
+        for end in range(2, len(spelled) + 1):
+            left, right = "".join(spelled[: end - 1]), spelled[end - 1]
+            if left + right not in ids:
+                ids[left + right] = len(ids)
+                merges.append((left, right))
+    return _as_gpt2(_byte_level(models.BPE(vocab=ids, merges=merges)), special_tokens)
+
+
+def with_special_tokens(tokenizer: GPT2TokenizerFast, special_tokens: Sequence[str]) -> GPT2TokenizerFast:
+    """Return the tokenizer with further special tokens at the end of its vocabulary; those it has already stay as they are."""
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special_tokens)}, replace_additional_special_tokens=False)
+    return tokenizer
+
+
+def _byte_level(model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def _as_gpt2(tokenizer, special_tokens) -> GPT2TokenizerFast:
+    tokenizer.add_special_tokens([END_OF_TEXT, *special_tokens])
+    return GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT,
+                             additional_special_tokens=list(special_tokens))
 
 
 def with_bpe_dropout(tokenizer: GPT2TokenizerFast, share: float) -> GPT2TokenizerFast:

@@ -145,6 +145,10 @@ def _check_twin_exists(state):
     wanted = {"model": "BPE", "normalizer": None, "pre_tokenizer": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     if found != wanted:
         raise ValueError(f"this tokenizer has no twin in the graph: it has {found}, and only {wanted} (GPT-2's way) has one")
+    for token in state["added_tokens"]:
+        odd = [key for key in ("single_word", "lstrip", "rstrip") if token[key]] + ([] if token["special"] else ["special: false"])
+        if odd:
+            raise ValueError(f"this tokenizer has no twin in the graph: its added token {token['content']!r} has {', '.join(odd)}")
     if len(bytes_to_unicode().values() - state["model"]["vocab"].keys()):
         raise ValueError("this tokenizer has no twin in the graph: its vocabulary lacks some of the 256 bytes")
 

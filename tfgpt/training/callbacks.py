@@ -53,27 +53,33 @@ class Curves(StepCallback):
         """Record every `log_every` steps; only then are the figures fetched from the device."""
         super().on_train_batch_end(batch, logs)
         if self.step % self._log_every == 0:
-            sums = {"tokens": float(logs["tokens"])} | {name: float(logs[name]) * float(logs["tokens"]) for name in ("loss", "accuracy")}
-            since = {name: sums[name] - self._before[name] for name in sums}
-            self._before = sums
-            if since["tokens"]:
-                loss = since["loss"] / since["tokens"]
-                self._record({
-                    "step": self.step,
-                    "split": "train",
-                    "loss": loss,
-                    "perplexity": math.exp(loss),
-                    "accuracy": since["accuracy"] / since["tokens"],
-                    "learning_rate": self._learning_rate(),
-                    "gradient_norm": float(logs["gradient_norm"]),
-                    "tokens_per_second": float(logs["tokens_per_second"]),
-                })
+            self._record_training(logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Record the evaluation."""
+        """Record the evaluation, and what was trained since the last record."""
+        self._record_training(logs)
         if "val_loss" in logs:
             names = ("loss", "perplexity", "accuracy", "tokens_per_second")
             self._record({"step": self.step, "split": "validation"} | {name: float(logs[f"val_{name}"]) for name in names})
+
+    def _record_training(self, logs):
+        sums = {"tokens": float(logs["tokens"])} | {name: float(logs[name]) * float(logs["tokens"]) for name in ("loss", "accuracy")}
+        since = {name: sums[name] - self._before[name] for name in sums}
+        self._before = sums
+        if since["tokens"]:
+            loss = since["loss"] / since["tokens"]
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the training loss is {loss} at step {self.step}; lower train.schedule.peak, or set train.clip_norm")
+            self._record({
+                "step": self.step,
+                "split": "train",
+                "loss": loss,
+                "perplexity": math.exp(loss),
+                "accuracy": since["accuracy"] / since["tokens"],
+                "learning_rate": self._learning_rate(),
+                "gradient_norm": float(logs["gradient_norm"]),
+                "tokens_per_second": float(logs["tokens_per_second"]),
+            })
 
     def _learning_rate(self):
         rate = self.model.optimizer.learning_rate

@@ -1,0 +1,79 @@
+"""What the commands share: parsing in one line of error, a recipe with overrides, TensorFlow imported quietly."""
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from tfgpt.recipe import Recipe
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message is the one line the user sees."""
+
+
+def parser_of(name: str, description: str):
+    """Return the parser of a command."""
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"tfgpt {name}", description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def parse(parser, arguments: list[str]):
+    """Parse, saying what is wrong in one line.
+
+    Raises:
+        UsageError: that line.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        if missing := re.search(r"arguments are required: (.*)", message):
+            message = "--" + missing[1].replace(", ", ", --").replace("_", "-") + " is missing"
+        elif typed := re.search(r'key "(\w+)": Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
+            message = f"--{typed[1].replace('_', '-')}: {typed[3]} is not {'a whole number' if typed[2] == 'int' else 'a number'}"
+        raise UsageError(f"{parser.prog}: {message}; see {parser.prog} --help") from error
+
+
+def recipe_and_folder(prog: str, description: str, arguments: list[str]) -> tuple[Recipe, Path] | None:
+    """Return the recipe that a command is given and the folder of its run; `None` if help was asked for, which is then printed.
+
+    Raises:
+        UsageError: no recipe is given.
+        RecipeError: anything the recipe may not say.
+    """
+    from tfgpt.recipe_file import load_recipe, recipe_parser
+
+    if {"-h", "--help"} & set(arguments):
+        recipe_parser(prog, description).print_help()
+        return None
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(f"{prog}: the recipe is missing; write {prog} RECIPE.yaml [--output DIR] [--key.subkey VALUE ...]")
+    return load_recipe(arguments[0], arguments[1:], prog)
+
+
+def import_tensorflow_quietly() -> None:
+    """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
+
+    They are shown after all if that fails.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as remarks:
+        os.dup2(remarks.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        except BaseException:
+            remarks.seek(0)
+            os.write(kept, remarks.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

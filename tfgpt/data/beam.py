@@ -1,0 +1,241 @@
+"""The preparation of `prepare` as an Apache Beam pipeline: the same documents, the same shards, on any of Beam's runners.
+
+What one process does in order is here said of places: a document's place is its file's number and its own number in that file; it is a
+duplicate if one with a lower place is like it; and its window follows from the characters of all files before its own.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+
+from tfgpt.data import prepare as local
+from tfgpt.data.cleaning import EXACT, NEAR, Cleaner, canonical_text, digest_of, min_hash, near_index
+from tfgpt.data.corpus import check_not_empty, file_examples, is_running_text
+from tfgpt.data.encode import SplitCounts
+from tfgpt.data.examples import Example, ExampleMaker
+from tfgpt.data.intake import Account, Intake
+from tfgpt.data.shards import Layout, ShardWriter, write_index
+from tfgpt.data.sources import InputFile, input_files, inputs_sha256
+from tfgpt.data.split import split_of
+from tfgpt.files import whole_folder, write_json, write_text
+from tfgpt.recipe import DataConfig, RecipeError
+from tfgpt.text.bpe import GPT2TokenizerFast
+
+Place = tuple[int, int]
+"""Number of a document's file, and of the document in it."""
+RESULT = "result.json"
+
+
+def prepare_with_beam(
+    config: DataConfig,
+    tokenizer: GPT2TokenizerFast,
+    folder: str | Path,
+    advance: Callable[[], None] = lambda: None,
+    flags: Sequence[str] = (),
+) -> dict:
+    """Prepare a corpus as `tfgpt.prepare` does, and with the same result, by a Beam pipeline.
+
+    Args:
+        config: of the data; its split must be by hash.
+        tokenizer: gives the tokens.
+        folder: replaced if it exists; every worker must see it.
+        advance: called once at the end for every document.
+        flags: of Beam and its runner, such as `["--runner", "FlinkRunner"]`; without any the DirectRunner works in this process.
+
+    Returns:
+        What stands in stats.json.
+
+    Raises:
+        RecipeError: as `tfgpt.prepare`; or the split is by the place in a running text.
+    """
+    if is_running_text(config):
+        raise RecipeError("data.split: a running text is cut at its tail by one process; prepare it without --beam, or set data.split to hash")
+    options = PipelineOptions(list(flags))
+    options.view_as(SetupOptions).save_main_session = False
+    with whole_folder(Path(folder)) as partial:
+        try:
+            with beam.Pipeline(options=options) as pipeline:
+                _build(pipeline, config, tokenizer, partial)
+        except RecipeError as error:
+            raise RecipeError(str(error).split(" [while running")[0]) from error
+        result = json.loads((partial / RESULT).read_text("utf-8"))
+        (partial / RESULT).unlink()
+        account = _account_of(result)
+        counts = {split: SplitCounts() for split in config.splits()}
+        for window in result["windows"]:
+            for split, of_split in window["counts"].items():
+                counts[split].add(SplitCounts(**of_split))
+                account.used[split] += of_split["documents"]
+        check_not_empty(config, account)
+        local.check_enough(config, counts)
+        write_index(partial, Layout.of(config, len(tokenizer)), [shard for window in result["windows"] for shard in window["shards"]])
+        stats = local.statistics(config, len(tokenizer), account, counts, inputs_sha256(config))
+        write_json(partial / "stats.json", stats)
+        if result["labels"]:
+            write_text(partial / "labels.txt", "\n".join(result["labels"]) + "\n")
+    for _ in range(stats["documents_read"]):
+        advance()
+    return stats
+
+
+def _build(pipeline, config, tokenizer, folder):
+    """Add all steps to a pipeline; the last writes what the others counted to RESULT."""
+    template = config.chat_template or tokenizer.chat_template or ""
+    read = (
+        pipeline
+        | "files" >> beam.Create(list(enumerate(input_files(config))))
+        | "one worker a file" >> beam.Reshuffle()
+        | "read" >> beam.ParDo(Read(config, template)).with_outputs("accounts", main="examples")
+    )
+    sizes = beam.pvalue.AsDict(read.accounts | "characters of a file" >> beam.Map(lambda item: (item[0], item[1])))
+    accounts = read.accounts | "accounts" >> beam.Map(lambda item: (item[0], item[2]))
+    used, later_accounts = _deduplicated(read.examples, config)
+    labels = beam.pvalue.AsSingleton(
+        used | "labels" >> beam.Map(lambda item: item[1].label) | beam.Distinct() | "to a list" >> beam.combiners.ToList() | beam.Map(_sorted_labels)
+    )
+    windows = (
+        used
+        | "window of each" >> beam.Map(_window_of, sizes)
+        | "windows" >> beam.GroupByKey()
+        | "write" >> beam.ParDo(Write(config, tokenizer, folder), labels)
+    )
+    accounts = (accounts, later_accounts) | "all accounts" >> beam.Flatten() | "accounts to a list" >> beam.combiners.ToList()
+    (
+        pipeline
+        | beam.Create([str(folder / RESULT)])
+        | beam.Map(_write_result, beam.pvalue.AsSingleton(accounts), beam.pvalue.AsIter(windows), labels)
+    )
+
+
+class Read(beam.DoFn):
+    """Reads a file; gives (place, example), cleaned, and what became of its records."""
+
+    def __init__(self, config: DataConfig, chat_template: str):
+        self._config, self._template = config, chat_template
+
+    def process(self, numbered: tuple[int, InputFile]) -> Iterator:
+        """Yield the examples of a file, split and cleaned, and to `accounts` (number of the file, its characters, its account)."""
+        number, file = numbered
+        intake, characters = Intake(self._config), 0
+        cleaner = Cleaner(self._config.clean, intake.account)
+        for of_file, example in enumerate(file_examples(file, ExampleMaker(self._config, self._template), intake)):
+            split = split_of(example.text, self._config.validation, self._config.test)
+            example = dataclasses.replace(example, split=split, offset=characters)
+            characters += len(example.text)
+            cleaned, rule = cleaner.clean_alone(example)
+            if rule:
+                intake.account.filtered[rule] += 1
+            else:
+                yield (number, of_file), cleaned
+        yield beam.pvalue.TaggedOutput("accounts", (number, characters, intake.account))
+
+
+class Write(beam.DoFn):
+    """Packs a window and writes its shards; gives what they hold."""
+
+    def __init__(self, config: DataConfig, tokenizer: GPT2TokenizerFast, folder: Path):
+        self._config, self._tokenizer, self._folder = config, tokenizer, folder
+
+    def process(self, window: tuple[int, Iterable[tuple[Place, Example]]], labels: list[str]) -> Iterator[dict]:
+        """Yield the window's counts and its shards' entries for the index."""
+        number, members = window
+        examples = [example for _, example in sorted(members, key=lambda member: member[0])]
+        writer = ShardWriter(self._folder, Layout.of(self._config, len(self._tokenizer)))
+        counts = local.write_window(number, examples, local.SplitMakers(self._config, self._tokenizer, labels), writer)
+        yield {"counts": {split: vars(of_split) for split, of_split in counts.items()}, "shards": writer.shards}
+
+
+def _deduplicated(examples, config):
+    """Return the examples that no other one makes superfluous, and the accounts of the others."""
+    if config.clean.deduplicate == "none":
+        return examples, examples.pipeline | "no duplicates" >> beam.Create([])
+    first, again = (
+        examples
+        | "by digest" >> beam.Map(lambda item: (digest_of(canonical_text(item[1].text), item[1].label), item))
+        | "equal ones" >> beam.GroupByKey()
+        | "keep the first" >> beam.FlatMap(_first_and_others).with_outputs("others", main="first")
+    )
+    superfluous = again | "count equal ones" >> beam.Map(lambda item: (item[0][0], _filtered(EXACT)))
+    if config.clean.deduplicate == "exact":
+        return first, superfluous
+    near = (
+        first
+        | "bands" >> beam.FlatMap(_bands, config.clean)
+        | "by band" >> beam.GroupByKey()
+        | "compare" >> beam.FlatMap(_near_ones, config.clean.near_threshold)
+        | "each once" >> beam.Distinct()
+        | "mark" >> beam.Map(lambda place: (place, None))
+    )
+    kept, near_ones = (
+        {"example": first, "near": near}
+        | "join marks" >> beam.CoGroupByKey()
+        | "keep unmarked" >> beam.FlatMap(_unmarked).with_outputs("near", main="kept")
+    )
+    counted = near_ones | "count near ones" >> beam.Map(lambda item: (item[0][0], _filtered(NEAR)))
+    return kept, (superfluous, counted) | "all duplicates" >> beam.Flatten()
+
+
+def _first_and_others(group):
+    members = sorted(group[1], key=lambda item: item[0])
+    yield members[0]
+    for other in members[1:]:
+        yield beam.pvalue.TaggedOutput("others", other)
+
+
+def _bands(item, clean):
+    """Yield a document's place and MinHash under the key of each of its bands; near ones share a band."""
+    place, example = item
+    sketch = min_hash(canonical_text(example.text))
+    for start, end in near_index(clean).hashranges:
+        yield (start, sketch.hashvalues[start:end].tobytes()), (place, sketch)
+
+
+def _near_ones(group, threshold):
+    """Yield the places of documents to which one with a lower place is near."""
+    members = sorted(group[1], key=lambda member: member[0])
+    for number, (place, sketch) in enumerate(members):
+        if any(sketch.jaccard(other) >= threshold for _, other in members[:number]):
+            yield place
+
+
+def _unmarked(joined):
+    place, found = joined
+    for example in found["example"]:
+        yield beam.pvalue.TaggedOutput("near", (place, example)) if found["near"] else (place, example)
+
+
+def _filtered(rule):
+    account = Account()
+    account.filtered[rule] += 1
+    return account
+
+
+def _window_of(item, sizes):
+    """Return a document under the number of its window."""
+    (file, _), example = item
+    before = sum(size for number, size in sizes.items() if number < file)
+    return (before + example.offset) // local.WINDOW, item
+
+
+def _sorted_labels(labels):
+    return [] if labels == [None] else local.sort_labels(labels)
+
+
+def _write_result(path, accounts, windows, labels):
+    in_order = sorted(accounts, key=lambda item: item[0])
+    write_json(Path(path), {"accounts": [vars(account) for _, account in in_order], "windows": list(windows), "labels": labels})
+
+
+def _account_of(result) -> Account:
+    total = Account()
+    for content in result["accounts"]:
+        account = Account()
+        for key, value in content.items():
+            setattr(account, key, type(getattr(account, key))(value))
+        total.add(account)
+    return total

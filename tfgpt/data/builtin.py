@@ -1,0 +1,39 @@
+"""The two corpora that every machine with Python has: its language reference (`pydoc_data.topics`) and the source of its standard library."""
+from __future__ import annotations
+
+import importlib
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+SECTION = re.compile(r"\n(?=[^\n]{3,}\n[*=\-~]{3,}\n)")
+"""Where a section of Python's reference begins: before a heading that is underlined."""
+
+
+def python_reference() -> Iterator[tuple[str, str]]:
+    """Yield the sections of Python's reference, each paragraph once, as (text, place).
+
+    Some topics are whole chapters, so a document is a section: a heading with the text below it. Some topics are made of other topics; the
+    longest come first, and later ones keep the paragraphs not seen so far, since a text that stands in both parts would be no test of
+    what was learned.
+    """
+    topics = importlib.import_module("pydoc_data.topics").topics
+    seen = set()
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
+        fresh = []
+        for paragraph in topics[name].split("\n\n"):
+            if paragraph.strip() not in seen:
+                fresh.append(paragraph)
+            if len(paragraph.strip()) >= 40:  # short ones, such as headings, may recur
+                seen.add(paragraph.strip())
+        text = "\n\n".join(fresh)
+        if len(text) >= 200:  # what is left of a repeated topic is its heading
+            for section in SECTION.split(text):
+                yield section, f"pydoc_data.topics[{name!r}]"
+
+
+def stdlib_files() -> list[Path]:
+    """Return the source files of Python's standard library without its tests, in sorted order."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return sorted(path for path in root.rglob("*.py") if not {"site-packages", "test", "tests", "idle_test", "__pycache__"} & set(path.parts))

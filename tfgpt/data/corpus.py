@@ -1,0 +1,129 @@
+"""A corpus as examples: read, cleaned and split, in an order that depends on the recipe and its files alone."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from tfgpt.data.cleaning import Cleaner
+from tfgpt.data.examples import Example, ExampleMaker
+from tfgpt.data.intake import Account, Intake
+from tfgpt.data.readers import Record
+from tfgpt.data.sources import InputFile, input_files
+from tfgpt.data.split import cut_running_text, split_of
+from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
+
+
+def read_corpus(config: DataConfig, account: Account | None = None, chat_template: str = "") -> Iterator[Example]:
+    """Yield the examples of a corpus, each with its split.
+
+    Args:
+        config: of the data.
+        account: filled with what becomes of every record; complete when the last example has been taken.
+        chat_template: Jinja; empty = data.chat_template or the default one.
+
+    Raises:
+        RecipeError: a file that is not there, a record that is refused, no text at all, or a split that comes out empty.
+    """
+    intake = Intake(config)
+    intake.account = Account() if account is None else account
+    examples = _examples(config, intake, chat_template)
+    split = _split_tail(examples, config, intake, chat_template) if is_running_text(config) else _split_hash(examples, config)
+    yield from _cleaned(split, config, intake.account)
+    check_not_empty(config, intake.account)
+
+
+def examples_of(records: Iterable[str | dict], config: DataConfig, account: Account, chat_template: str = "") -> Iterator[Example]:
+    """Yield the examples of texts or records from Python, each with its split by hash, as `read_corpus` does of a corpus.
+
+    Args:
+        records: texts, or dicts with the columns that data.columns names.
+        config: of the data; where it would read from is not looked at.
+        account: filled with what becomes of every record.
+        chat_template: Jinja; empty = data.chat_template or the default one.
+
+    Raises:
+        RecipeError: as `read_corpus`.
+    """
+    intake = Intake(config)
+    intake.account = account
+    maker, source = ExampleMaker(config, chat_template), SourceConfig(columns=config.columns)
+
+    def made():
+        offset = 0
+        for number, value in enumerate(records, start=1):
+            fields = {config.columns.text: value} if isinstance(value, str) else value
+            if example := maker.make(Record(fields, f"record {number}"), source, 0, intake):
+                yield dataclasses.replace(example, offset=offset)
+                offset += len(example.text)
+
+    yield from _cleaned(_split_hash(made(), config), config, account)
+    check_not_empty(config, account)
+
+
+def _examples(config, intake, chat_template) -> Iterator[Example]:
+    maker, offset = ExampleMaker(config, chat_template), 0
+    for file in input_files(config):
+        for example in file_examples(file, maker, intake):
+            yield dataclasses.replace(example, offset=offset)
+            offset += len(example.text)
+
+
+def file_examples(file: InputFile, maker: ExampleMaker, intake: Intake) -> Iterator[Example]:
+    """Yield the examples of a file."""
+    for record in file.read(intake):
+        if example := maker.make(record, file.source, file.source_number, intake):
+            yield example
+
+
+def _cleaned(examples, config, account) -> Iterator[Example]:
+    cleaner = Cleaner(config.clean, account)
+    for example in examples:
+        if cleaned := cleaner.clean(example):
+            account.used[cleaned.split] += 1
+            yield cleaned
+
+
+def is_running_text(config: DataConfig) -> bool:
+    """Tell whether the held-out parts are the end of the corpus: where that is asked for, or where it is one document of text."""
+    if config.split != "auto":
+        return config.split == "tail"
+    if config.examples != "text":
+        return False
+    examples = _examples(config, Intake(config), "")
+    next(examples, None)
+    return next(examples, None) is None
+
+
+def _split_hash(examples, config) -> Iterator[Example]:
+    for example in examples:
+        yield dataclasses.replace(example, split=split_of(example.text, config.validation, config.test))
+
+
+def _split_tail(examples, config, intake, chat_template) -> Iterator[Example]:
+    total = sum(len(example.text) for example in _examples(config, Intake(config), chat_template))
+    borders = [("train", round(total * (1 - config.validation - config.test))), ("validation", round(total * (1 - config.test))), ("test", total)]
+    start = 0
+    for example in examples:
+        parts = cut_running_text(example.text, start, borders)
+        intake.account.divided += len(parts) - 1
+        start += len(example.text)
+        for split, text in parts:
+            yield dataclasses.replace(example, parts=((text, True),), split=split)
+
+
+def check_not_empty(config: DataConfig, account: Account) -> None:
+    """Refuse a corpus of which nothing is used, or nothing for one of its splits.
+
+    Raises:
+        RecipeError: that one.
+    """
+    where = f"data.path: {config.path}" if config.path else "data.sources: they"
+    if not account.used:
+        lost = ", ".join(f"{number:,} {what}" for what, number in [("empty", account.empty), *account.refused.items(), *account.filtered.items()] if number)
+        raise RecipeError(f"{where} holds no text to use ({account.files} files, {account.documents_read} documents{': ' + lost if lost else ''}); "
+                          "give a corpus with text in it")
+    for split in config.splits():
+        if not account.used[split]:
+            key = "test" if split == "test" else "validation"
+            raise RecipeError(f"data.{key}: a share of {getattr(config, key)} leaves no document for {split} out of {account.used.total()}; "
+                              "set data.split to tail, or data.documents to block or line, or change the share")

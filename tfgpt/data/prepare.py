@@ -1,0 +1,197 @@
+"""Prepare a corpus: examples in, shards with an index and the account of every document out.
+
+Documents are packed window by window: those that begin in the same 8 million characters of the corpus, as it is read. A window is the unit
+of work and of memory, and its result depends on nothing but itself, so that another runner gives the same shards.
+"""
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from tfgpt.data.corpus import examples_of, read_corpus
+from tfgpt.data.encode import SequenceMaker, SplitCounts
+from tfgpt.data.examples import Example
+from tfgpt.data.intake import Account
+from tfgpt.data.packing import IGNORED
+from tfgpt.data.shards import Layout, ShardWriter
+from tfgpt.data.sources import inputs_sha256
+from tfgpt.files import whole_folder, write_json, write_text
+from tfgpt.recipe import DataConfig, RecipeError
+from tfgpt.text.bpe import GPT2TokenizerFast, with_bpe_dropout
+from tfgpt.text.encode import BatchEncoder
+
+WINDOW = 8_000_000
+"""Characters of a window: some 2 million tokens, or 8,000 sequences of 256."""
+
+WINDOWS_AT_ONCE = 2
+"""Windows in work: while the tokenizer has the cores for one, the other is packed and written."""
+
+
+def prepare(
+    config: DataConfig,
+    tokenizer: GPT2TokenizerFast,
+    folder: str | Path,
+    records: Iterable[str | dict] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> dict:
+    """Tokenize and pack a corpus; write shards, index.json, stats.json (and labels.txt) to a folder, which appears when it is whole.
+
+    Args:
+        config: of the data.
+        tokenizer: gives the tokens.
+        folder: replaced if it exists.
+        records: texts or dicts instead of what the recipe names; taken once, but twice where classes are to be found (then not an iterator).
+        advance: called for every document.
+
+    Returns:
+        What stands in stats.json.
+
+    Raises:
+        RecipeError: as `read_corpus`; or there is less text to train on than one sequence.
+    """
+    account, labels = Account(), ()
+    if config.examples == "labels":
+        labels = find_labels(_read(config, records, Account(), tokenizer))
+    makers = SplitMakers(config, tokenizer, labels)
+    with whole_folder(Path(folder)) as partial:
+        writer = ShardWriter(partial, Layout.of(config, len(tokenizer)))
+        counts = {split: SplitCounts() for split in config.splits()}
+        examples = _counted(_read(config, records, account, tokenizer), advance)
+        for of_window in _side_by_side(lambda number, window: write_window(number, window, makers, writer), windows(examples)):
+            for split, of_split in of_window.items():
+                counts[split].add(of_split)
+        check_enough(config, counts)
+        writer.close()
+        stats = statistics(config, len(tokenizer), account, counts, None if records is not None else inputs_sha256(config))
+        write_json(partial / "stats.json", stats)
+        if labels:
+            write_text(partial / "labels.txt", "\n".join(labels) + "\n")
+    return stats
+
+
+def tokenized_documents(config: DataConfig, tokenizer: GPT2TokenizerFast, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the tokens of each document of a split, int32 [tokens], and which of them, and of its end, are trained on, bool [tokens + 1]."""
+    maker = SequenceMaker(config, BatchEncoder(tokenizer), tokenizer.eos_token_id)
+    for _, examples in windows(example for example in _read(config, None, Account(), tokenizer) if example.split == split):
+        tokens = maker.tokens(examples)
+        borders = np.cumsum(tokens.sizes)[:-1]
+        for inputs, labels in zip(np.split(tokens.inputs, borders), np.split(tokens.labels, borders)):
+            yield inputs[1:], labels != IGNORED
+
+
+class SplitMakers:
+    """What makes the sequences of each split: training text is tokenized with BPE dropout if the recipe says so, held-out text never.
+
+    Args:
+        config: of the data.
+        tokenizer: gives the tokens.
+        labels: names of the classes.
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: GPT2TokenizerFast, labels: Iterable[str] = ()):
+        self.config = config
+        plain = BatchEncoder(tokenizer)
+        training = BatchEncoder(with_bpe_dropout(tokenizer, config.bpe_dropout)) if config.bpe_dropout else plain
+        self._held_out = SequenceMaker(config, plain, tokenizer.eos_token_id, labels)
+        self._training = SequenceMaker(config, training, tokenizer.eos_token_id, labels)
+
+    def sequences(self, split: str, examples: list[Example], counts: SplitCounts) -> Iterator[dict]:
+        """Yield blocks of packed sequences of a split's examples, and count them."""
+        config = self.config
+        if split != "train":  # windows overlap by half, so that each token is scored with a history, as in a running text
+            yield from self._held_out.sequences(examples, max(config.length // 2, 1), counts)
+            return
+        yield from self._training.sequences(examples, config.stride or config.length, counts)
+        for _ in range(config.tokenizations - 1):
+            again = SplitCounts()
+            yield from self._training.sequences(examples, config.stride or config.length, again)
+            counts.add(dataclasses.replace(again, documents=0, bytes=0, cut=0, words_cut=0))
+
+
+def windows(examples: Iterable[Example]) -> Iterator[tuple[int, list[Example]]]:
+    """Yield the examples window by window, each with its number."""
+    for number, window in itertools.groupby(examples, key=lambda example: example.offset // WINDOW):
+        yield number, list(window)
+
+
+def write_window(number: int, examples: list[Example], makers: SplitMakers, writer: ShardWriter) -> dict[str, SplitCounts]:
+    """Write the shards of a window, one for each split and, in a mixture with weights, each source; return what they hold."""
+    weighed = makers.config.sources and makers.config.sources[0].weight is not None
+    groups: dict[tuple[str, int], list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.split, example.source_number if weighed else 0), []).append(example)
+    counts = {split: SplitCounts() for split, _ in groups}
+    for (split, group), members in sorted(groups.items()):
+        writer.write(split, group, number, makers.sequences(split, members, counts[split]))
+    return counts
+
+
+def find_labels(examples: Iterable[Example]) -> list[str]:
+    """Return the classes of labelled texts, sorted."""
+    return sort_labels({example.label for example in examples})
+
+
+def sort_labels(labels: Iterable[str]) -> list[str]:
+    """Return labels sorted; as numbers if all of them are.
+
+    >>> sort_labels(["10", "9"]), sort_labels(["10", "9", "x"])
+    (['9', '10'], ['10', '9', 'x'])
+    """
+    labels = list(labels)
+    return sorted(labels, key=int if all(label.lstrip("-").isdecimal() for label in labels) else None)
+
+
+def check_enough(config: DataConfig, counts: dict[str, SplitCounts]) -> None:
+    """Refuse a corpus that gives less than one sequence to train on.
+
+    Raises:
+        RecipeError: that one.
+    """
+    places = counts["train"].filled // config.tokenizations
+    if config.examples == "text" and places < config.length:
+        raise RecipeError(f"data.path: {config.path or 'data.sources'} gives {places} tokens to train on, less than one sequence of data.length "
+                          f"({config.length}); give more text, or set data.length to {places} or less")
+
+
+def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[str, SplitCounts], inputs: str | None) -> dict:
+    """Return the account of a prepared corpus, as it stands in stats.json."""
+    account.cut = sum(of_split.cut for of_split in counts.values())
+    splits = {split: dataclasses.asdict(of_split) | {"fill_rate": of_split.fill_rate(config.length)} for split, of_split in counts.items()}
+    return {
+        "inputs_sha256": inputs,
+        "documents": sum(of_split.documents for of_split in counts.values()),
+        **vars(account),
+        "examples": config.examples,
+        "length": config.length,
+        "vocab": vocab,
+        "tokenizations_of_train": config.tokenizations,
+        "splits": splits,
+    }
+
+
+def _read(config, records, account, tokenizer) -> Iterator[Example]:
+    template = config.chat_template or tokenizer.chat_template or ""
+    return read_corpus(config, account, template) if records is None else examples_of(records, config, account, template)
+
+
+def _counted(examples, advance) -> Iterator[Example]:
+    for example in examples:
+        advance()
+        yield example
+
+
+def _side_by_side(work, windows) -> Iterator[dict[str, SplitCounts]]:
+    """Do the work of each window in a thread, a few at once, and yield the results in order."""
+    with ThreadPoolExecutor(WINDOWS_AT_ONCE) as pool:
+        pending: list[Future] = []
+        for number, window in windows:
+            pending.append(pool.submit(work, number, window))
+            if len(pending) == WINDOWS_AT_ONCE:
+                yield pending.pop(0).result()
+        for future in pending:
+            yield future.result()

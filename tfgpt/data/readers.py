@@ -1,0 +1,262 @@
+"""One reader for each kind of file: it yields the records of a file, each with its place, and never holds more of it than it must."""
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import fsspec
+
+from tfgpt.data.intake import Intake
+from tfgpt.recipe import RecipeError, SourceConfig
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+ROWS_AT_ONCE = 1024
+
+csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the library's limit of 128 kB is for spreadsheets
+
+
+class Record(NamedTuple):
+    """A record as it was read."""
+
+    fields: Mapping[str, object]
+    """Values by column; a text file has the one column `text`."""
+    place: str
+    """File and line, or file and row."""
+
+
+def read_text(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the documents of a text file: the file, its blocks between blank lines, or its lines."""
+    with _open_text(path, source, intake) as file:
+        if file is None:
+            return
+        if source.documents == "file":
+            yield _text_record(file.read(), path, source, intake)
+        elif source.documents == "line":
+            for number, line in enumerate(file, start=1):
+                yield _text_record(line.rstrip("\r\n"), f"{path}:{number}", source, intake)
+        else:
+            for number, block in _blocks(file):
+                yield _text_record(block.rstrip("\r\n"), f"{path}:{number}", source, intake)
+
+
+def read_jsonl(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the objects of a file that holds one JSON object a line; blank lines between them are passed over."""
+    with _open_text(path, source, intake) as file:
+        for number, line in enumerate(file or (), start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                value = json.loads(intake.mend(line.rstrip(), place, source.encoding))
+            except json.JSONDecodeError as error:
+                intake.refuse("broken JSON", place, f"not JSON ({error.msg}, column {error.colno})", "correct that line")
+            except RecursionError:
+                intake.refuse("broken JSON", place, "JSON nested too deeply to be read", "correct that line")
+            else:
+                if isinstance(value, dict):
+                    yield Record(value, place)
+                else:
+                    intake.refuse("no object", place, f"holds a JSON {type(value).__name__}, not an object", "write one object a line")
+
+
+def read_csv(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the rows of a CSV file; every value is text."""
+    yield from _read_table(path, source, intake, delimiter=",", strict=True)
+
+
+def read_tsv(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the rows of a file of tab-separated values, in which quotation marks are characters like any other."""
+    yield from _read_table(path, source, intake, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def read_parquet(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the rows of a Parquet file."""
+    from pyarrow import ArrowException, parquet
+
+    with fsspec.open(path, "rb") as file:
+        try:
+            table = parquet.ParquetFile(file)
+            wanted = [name for name in table.schema_arrow.names if name in vars(source.columns).values()]
+            start = 1
+            for batch in table.iter_batches(ROWS_AT_ONCE, columns=wanted or None):
+                for number, row in enumerate(batch.to_pylist(), start):
+                    yield Record(row, f"{path}:{number}")
+                start += len(batch)
+        except (ArrowException, OSError) as error:
+            raise RecipeError(f"{path}: not a whole Parquet file ({_one_line(error)}); write it again") from error
+
+
+def read_tfrecord(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the features of the tf.train.Example records of a TFRecord file; a feature of several values is a list."""
+    import tensorflow as tf
+
+    dataset = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
+    number = 0
+    try:
+        for number, raw in enumerate(dataset.as_numpy_iterator(), start=1):
+            place = f"{path}:{number}"
+            try:
+                example = tf.train.Example.FromString(raw)
+            except ValueError:  # protobuf's DecodeError is one
+                intake.refuse("no tf.train.Example", place, "this record is no tf.train.Example", "write it as one")
+                continue
+            yield Record({name: _feature(value, place, intake) for name, value in example.features.feature.items()}, place)
+    except tf.errors.DataLossError as error:
+        raise RecipeError(f"{path}: broken after record {number} ({_one_line(error.message)}); copy or write the file again") from error
+
+
+def read_hf(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the rows of a Hugging Face dataset, streamed; from a name of the hub, a folder of `save_to_disk`, or a folder of data files."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise _missing("hf", "datasets", "datasets") from error
+    try:
+        rows = _open_hf(datasets, path, source)
+        for number, row in enumerate(rows, start=1):
+            yield Record(row, f"{path}:{number}")
+    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+        raise RecipeError(f"data.path: {path} cannot be read as a Hugging Face dataset with data.dataset_split {source.dataset_split} and "
+                          f"data.dataset_config {source.dataset_config or 'not given'} ({_one_line(error)}); correct one of them") from error
+
+
+def read_tfds(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
+    """Yield the rows of a TensorFlow dataset; from a name, or the folder of a prepared version."""
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise _missing("tfds", "tensorflow-datasets", "tfds") from error
+    try:
+        builder = tfds.builder_from_directory(path) if "/" in path else tfds.builder(path)
+        rows = tfds.as_numpy(builder.as_dataset(split=source.dataset_split))
+        for number, row in enumerate(rows, start=1):
+            place = f"{path}:{number}"
+            yield Record({key: _decoded(value, place, intake) for key, value in row.items()}, place)
+    except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, OSError) as error:  # AssertionError: not prepared yet
+        raise RecipeError(f"data.path: {path} cannot be read as a TensorFlow dataset with data.dataset_split {source.dataset_split} "
+                          f"({_one_line(error)}); give the name or the version's folder of a prepared dataset") from error
+
+
+READERS = {
+    "text": read_text,
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "tfrecord": read_tfrecord,
+    "hf": read_hf,
+    "tfds": read_tfds,
+}
+
+
+@contextlib.contextmanager
+def _open_text(path, source, intake) -> Iterator[io.TextIOBase | None]:
+    """Open a file for reading text, decompressed; give `None` for an empty one. What is wrong with the file as such is told by its name."""
+    utf8 = source.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    place = path
+    try:
+        with fsspec.open(path, "rb", compression="infer") as raw:
+            buffered = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
+            start = buffered.peek(2)[:2]
+            if not start:
+                intake.account.empty_files += 1
+                yield None
+            elif utf8 and start in UTF16_MARKS:
+                intake.refuse("other encoding", path, "begins as UTF-16 text does", "set data.encoding to utf-16")
+                yield None
+            else:
+                yield io.TextIOWrapper(buffered, "utf-8-sig" if utf8 else source.encoding, errors="surrogateescape", newline="")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{place}: is no {source.encoding} ({error.reason}); set data.encoding to what it is") from error
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise RecipeError(f"{place}: compressed, but broken or cut short ({_one_line(error)}); copy it again") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise RecipeError(f"data.path: {path} cannot be read ({error.strerror or _one_line(error)}); give a file that can") from error
+        raise RecipeError(f"{place}: cannot be read ({_one_line(error)}); copy it again") from error
+
+
+def _text_record(text, place, source, intake):
+    return Record({"text": intake.mend(text, place, source.encoding)}, place)
+
+
+def _blocks(file) -> Iterator[tuple[int, str]]:
+    """Yield the runs of lines that are not blank, each with the number of its first line."""
+    lines, first = [], 1
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            first = first if lines else number
+            lines.append(line)
+        elif lines:
+            yield first, "".join(lines)
+            lines = []
+    if lines:
+        yield first, "".join(lines)
+
+
+def _read_table(path, source, intake, **dialect) -> Iterator[Record]:
+    with _open_text(path, source, intake) as file:
+        if file is None:
+            return
+        rows = csv.reader(file, **dialect)
+        names = list(source.column_names) or _next_row(rows, path, intake)[0]
+        while True:
+            row, first_line = _next_row(rows, path, intake)
+            if row is None:
+                return
+            place = f"{path}:{first_line}"
+            if len(row) == len(names):
+                yield Record({name: intake.mend(value, place, source.encoding) for name, value in zip(names, row)}, place)
+            elif row:  # else a blank line
+                intake.refuse("other number of columns", place, f"{len(row)} values for {len(names)} columns ({', '.join(names)[:80]})",
+                              "correct that row")
+
+
+def _next_row(rows, path, intake) -> tuple[list[str] | None, int]:
+    """Return the next row and the number of its first line; `None` at the end."""
+    while True:
+        first_line = rows.line_num + 1
+        try:
+            return next(rows), first_line
+        except StopIteration:
+            return None, first_line
+        except csv.Error as error:
+            lines = f"lines {first_line} to {rows.line_num}" if rows.line_num > first_line else "this line"
+            intake.refuse("broken CSV", f"{path}:{first_line}", f"{lines} cannot be read ({error})", "close the quotation mark that is open")
+
+
+def _feature(feature, place, intake):
+    values = list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
+    values = [_decoded(value, place, intake) for value in values]
+    return values[0] if len(values) == 1 else values
+
+
+def _decoded(value, place, intake):
+    """Return bytes as text, anything else as it is."""
+    return intake.mend(value.decode("utf-8", "surrogateescape"), place) if isinstance(value, bytes) else value
+
+
+def _open_hf(datasets, path, source):
+    name = source.dataset_config or None
+    if "/" not in path or not fsspec.filesystem("file").isdir(path):
+        return datasets.load_dataset(path, name, split=source.dataset_split, streaming=True)
+    if fsspec.filesystem("file").exists(f"{path}/dataset_dict.json"):
+        return datasets.load_from_disk(path)[source.dataset_split]
+    if fsspec.filesystem("file").exists(f"{path}/state.json"):
+        return datasets.load_from_disk(path)
+    return datasets.load_dataset(path, name, split=source.dataset_split, streaming=True)
+
+
+def _missing(kind, package, extra):
+    return RecipeError(f"data.kind: {kind} needs the package {package}, which is not installed; pip install 'tfgpt[{extra}]'")
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]
