@@ -44,7 +44,7 @@ def test_public_names_are_there():
 
     for name in tfgpt.__all__:
         assert getattr(tfgpt, name).__doc__
-    with pytest.raises(AttributeError, match="tfgpt has no Model; it has GPTLMHeadModel"):
+    with pytest.raises(AttributeError, match="tfgpt has no Model; it has DataConfig, GPTLMHeadModel"):
         _ = tfgpt.Model
 
 
@@ -58,9 +58,11 @@ def test_help_gives_units_and_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense is no command; the commands are run, serve, client"),
+        (["nonsense"], "nonsense is no command; the commands are run, data, serve, client, bench"),
         (["run"], "the recipe is missing"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (["run", "pipelines/quickstart.yaml", "--train.step", "4"], "--train.step: no such key (4); did you mean --train.steps?"),
+        (["serve", "--mode", "x=y"], "--mode"),
         (["serve"], "--model"),
         (["serve", "--model", "x"], "--model x is not NAME=DIR"),
         (["serve", "--model", "x=nowhere"], "nowhere holds no version of an exported model"),

@@ -143,8 +143,8 @@ class DataConfig:
     """Address of a tf.data service dispatcher that makes the training batches, such as grpc://10.0.0.5:5050; empty = made where training runs."""
 
     def __post_init__(self):
-        check(bool(self.path) != bool(self.sources), f"data.path: {self.path or 'empty'!r} with {len(self.sources)} data.sources; give one of the two: "
-              "a file, a folder, a glob, a URL, or one of " + ", ".join(BUILT_IN_CORPORA))
+        check(bool(self.path or self.sources), "data.path: empty; give a file, a folder, a glob, a URL, or one of " + ", ".join(BUILT_IN_CORPORA))
+        check(not (self.path and self.sources), f"data.path: {self.path} and {len(self.sources)} data.sources; give one of the two")
         self._check_sources()
         check(self.validation > 0 and self.test >= 0 and self.validation + self.test < 1,
               f"data.validation: {self.validation} with data.test {self.test} leaves nothing to train on or to validate; "

@@ -8,7 +8,7 @@ import tf_keras
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TFGPT2LMHeadModel
 
-from tfgpt.data.packing import IGNORED, cut_document, pack
+from tfgpt.data.packing import IGNORED, Tokens, cut_documents, pack
 from tfgpt.models import build, weights
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.transformer import segment_mask
@@ -85,13 +85,17 @@ def test_a_packed_batch_gives_each_document_the_loss_it_has_alone(model, torch_m
     rng = np.random.default_rng(5)
     documents = [rng.integers(1, model.config.vocab_size, size).tolist() for size in (3, 17, 8, 30, 70, 1)]
     length = model.config.n_positions
-    pieces = [piece for ids in documents for piece in cut_document(ids, end_of_text=0, length=length, stride=length)]
-    sequences = list(pack(pieces, length))
-    assert len(sequences) < len(pieces)  # some do share a sequence
+    inputs = np.concatenate([[0, *ids] for ids in documents]).astype(np.int32)
+    labels = np.concatenate([[*ids, 0] for ids in documents]).astype(np.int32)
+    sizes = np.array([len(ids) + 1 for ids in documents])
+    pieces = cut_documents(sizes, length, length)
+    (packed,) = pack(Tokens(inputs, labels, sizes), pieces, length)
+    assert len(packed["labels"]) < len(pieces.sizes)  # some do share a sequence
 
-    loss, tokens, _ = model.loss_terms({key: np.stack([sequence[key] for sequence in sequences]) for key in sequences[0]})
+    loss, tokens, _ = model.loss_terms(packed)
 
-    alone = sum(torch_loss(torch_model, piece.inputs, piece.labels) for piece in pieces)
+    spans = [slice(start, start + size) for start, size in zip(pieces.starts, pieces.sizes)]
+    alone = sum(torch_loss(torch_model, inputs[span], labels[span]) for span in spans)
     assert int(tokens) == sum(len(ids) + 1 for ids in documents)
     np.testing.assert_allclose(loss, alone, rtol=1e-5)  # a sum of 136 fp32 terms
 

@@ -151,6 +151,7 @@ def _time_datasets(corpus, tokenizer, work) -> dict:
 
     loaded = load_tokenizer(tokenizer)
     datasets.disable_progress_bars()
+    datasets.disable_caching()  # or the second round would find the work of the first
     rows = datasets.load_dataset("json", data_files=str(corpus), split="train", cache_dir=f"{work}-datasets")
 
     def group(batch):
