@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,14 @@ def test_a_changed_corpus_is_noticed(recipe, corpus, finished, tmp_path):
 
     assert again.returncode == 0, again.stderr
     assert "up to date" not in again.stderr
+    after = (tmp_path / "run" / "stages.json").read_bytes()
+
+    refused = tfgpt_run(copied, "--output", tmp_path / "run", "--data.columns.text", "body", "--data.kind", "csv")
+    same = tfgpt_run(copied, "--output", tmp_path / "run")
+
+    assert refused.returncode == cli.USAGE, refused.stderr
+    assert same.stderr.count("up to date") == 6, same.stderr  # what was refused has left the finished run as it was
+    assert (tmp_path / "run" / "stages.json").read_bytes() == after
 
 
 @pytest.mark.parametrize(
@@ -244,3 +253,34 @@ def test_a_run_starts_from_a_given_model_and_tokenizer(tmp_path, finished, corpu
     before, after = (json.loads((folder / "evaluation.json").read_text())["loss"] for folder in (start, tmp_path / "run"))
     assert after < before + 0.3  # three steps more, not a new start (which stands at ln(400) = 6)
     assert (tmp_path / "run" / "tokenizer" / "vocab.json").read_bytes() == (start / "tokenizer" / "vocab.json").read_bytes()
+
+    copied = shutil.copytree(start / "model", tmp_path / "copied")
+    overrides = ("--model.init", copied, "--tokenizer.init", start / "tokenizer")
+    assert "tokenizer: up to date\ndata: up to date\nmodel: " in tfgpt_run(path, "--output", tmp_path / "run", *overrides).stderr
+    (copied / "model.safetensors").write_bytes((tmp_path / "run" / "model" / "model.safetensors").read_bytes())
+    again = tfgpt_run(path, "--output", tmp_path / "run", *overrides)
+    assert again.stderr.count("up to date") == 2, again.stderr  # other weights to start from: the model, and what follows from it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", ["pairs", "chat"])
+def test_a_run_trains_on_pairs_and_chats_and_measures_what_is_trained_on(tmp_path, examples):
+    said = [(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(150)]
+    rows = {
+        "pairs": [{"prompt": asked, "target": told} for asked, told in said],
+        "chat": [{"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]} for asked, told in said],
+    }[examples]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(corpus=tmp_path / "rows.jsonl", steps=3))
+
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--data.examples", examples, "--data.length", "64")
+
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    tokenizer = GPT2TokenizerFast.from_pretrained(tmp_path / "run" / "tokenizer")
+    documents = json.loads((tmp_path / "run" / "data" / "stats.json").read_text())["splits"]["validation"]["documents"]
+    longest = max(len(tokenizer(told).input_ids) for _, told in said) + 3
+    assert 3 * documents < evaluation["tokens"] <= longest * documents  # the answers, and none of the questions
+    assert evaluation["baseline"]["perplexity"] > 1
+    assert (tokenizer.chat_template is not None) == (examples == "chat")

@@ -38,7 +38,7 @@ class Stage:
 
 STAGES = (
     Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
-    Stage("data", stages.make_data, lambda recipe: recipe.data, lambda recipe: ["data"]),
+    Stage("data", stages.make_data, stages.data_settings, lambda recipe: ["data"]),
     Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/initial"]),
     Stage("train", stages.train_model, lambda recipe: (recipe.train, recipe.seed), lambda recipe: ["model", "checkpoints/steps", "logs"],
           grows=("model", "checkpoints/steps", "logs")),
@@ -87,10 +87,16 @@ def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
     if not same or state["done"]:  # else it was interrupted, and what it wrote so far is what it goes on from
         for output in (folder / output for output in stage.grows):
             shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+    before = states
     states = {name: state for name, state in states.items() if name not in later}
     write_json(path, states | {stage.name: {"fingerprint": fingerprint, "done": False}})
     start = time.monotonic()
-    stage.run(recipe, folder)
+    try:
+        stage.run(recipe, folder)
+    except RecipeError:
+        if not stage.grows:  # what was refused has written nothing: the run stands as it stood
+            write_json(path, before)
+        raise
     done = {"fingerprint": fingerprint, "done": True, "seconds": round(time.monotonic() - start, 1)}
     write_json(path, states | {stage.name: done})
 

@@ -22,7 +22,7 @@ from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import Recipe, RecipeError
+from tfgpt.recipe import DataConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.serving.export import export
@@ -63,6 +63,11 @@ def tokenizer_settings(recipe: Recipe) -> tuple:
     """Return what a tokenizer depends on: the corpus and its split, and where the tokenizer comes from."""
     source = {key: value for key, value in dataclasses.asdict(recipe.data).items() if key not in PACKING_KEYS}
     return inputs_sha256(recipe.data), source, recipe.tokenizer, _files_of(recipe.tokenizer.init)
+
+
+def data_settings(recipe: Recipe) -> DataConfig:
+    """Return what the packed data depends on, beside its text and tokenizer."""
+    return dataclasses.replace(recipe.data, service="")
 
 
 def model_settings(recipe: Recipe) -> tuple:

@@ -81,3 +81,12 @@ def test_the_inputs_hash_of_a_url_changes_with_its_content():
     memory.pipe("/hashed/a.txt", b"another")
 
     assert inputs_sha256(DataConfig(path="memory://hashed/a.txt")) != before
+
+
+def test_runs_and_hidden_folders_inside_a_corpus_are_no_corpus(tmp_path):
+    for name in ("a.txt", "run/tokenizer/merges.txt", ".git/b.txt", "sub/.c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    (tmp_path / "run" / "stages.json").write_text("{}")
+
+    assert names(tmp_path) == [f"{tmp_path}/a.txt"]

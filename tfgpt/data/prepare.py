@@ -1,6 +1,6 @@
 """Prepare a corpus: examples in, shards with an index and the account of every document out.
 
-Documents are packed window by window: those that begin in the same 8 million characters of the corpus, as it is read. A window is the unit
+Documents are packed window by window: those that begin in the same 4 million characters of the corpus, as it is read. A window is the unit
 of work and of memory, and its result depends on nothing but itself, so that another runner gives the same shards.
 """
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tfgpt.recipe import DataConfig, RecipeError
 from tfgpt.text.bpe import GPT2TokenizerFast, with_bpe_dropout
 from tfgpt.text.encode import BatchEncoder
 
-WINDOW = 8_000_000
-"""Characters of a window: some 2 million tokens, or 8,000 sequences of 256."""
+WINDOW = 4_000_000
+"""Characters of a window: some 1 million tokens, or 4,000 sequences of 256."""
 
 WINDOWS_AT_ONCE = 2
 """Windows in work: while the tokenizer has the cores for one, the other is packed and written."""
