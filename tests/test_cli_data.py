@@ -70,6 +70,7 @@ def test_inspect_answers_and_shows_what_is_trained_on(folder):
         (["data", "prepare", "recipe.yaml", "--data.columns.prompt", "ask"], "no column 'ask' (columns: prompt, target); set data.columns.prompt"),
         (["data", "prepare", "recipe.yaml", "--data.kind", "parquet"], "rows.jsonl: not a whole Parquet file"),
         (["data", "prepare", "recipe.yaml", "--data.clean.mask", "[name]"], "data.clean.mask: name is no kind of personal data; choose from email"),
+        (["data", "prepare", "recipe.yaml", "--", "--runner", "FlinkRunner"], "--runner after -- is for Beam's runner; give --beam too"),
         (["run", "recipe.yaml", "--data.examples", "labels"], "data.examples: labels is not what a language model is trained on"),
     ],
 )

@@ -12,6 +12,7 @@ import tf_keras
 from transformers import GPT2Config
 
 import tfgpt
+from tfgpt.recipe_file import load_recipe
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(module.name for module in pkgutil.walk_packages(tfgpt.__path__, "tfgpt.") if not module.name.endswith("__main__"))
@@ -38,15 +39,28 @@ def test_the_readmes_links_lead_to_files():
 
 
 def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    first, *others = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     tokenizer.save_pretrained("runs/quickstart/tokenizer")
     model.save_pretrained("runs/quickstart/model")
 
-    exec(code.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
+    exec(first.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
+    for code in others:
+        exec(code, {})
 
     assert (tmp_path / "my-model" / "model.safetensors").exists()
     assert (tmp_path / "export" / "my-model" / "1" / "saved_model.pb").exists()
+    assert (tmp_path / "prepared" / "index.json").exists()
+
+
+def test_the_readmes_recipe_is_one(tmp_path):
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+
+    loaded, _ = load_recipe(tmp_path / "recipe.yaml")
+
+    assert [source.weight for source in loaded.data.sources] == [3.0, 1.0]
+    assert loaded.data.all_sources()[0].columns.prompt == "question"
 
 
 def test_dependencies_are_pinned_within_their_ranges():

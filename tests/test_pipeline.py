@@ -197,10 +197,11 @@ def test_a_changed_corpus_is_noticed(recipe, corpus, finished, tmp_path):
     assert "up to date" not in again.stderr
     after = (tmp_path / "run" / "stages.json").read_bytes()
 
-    refused = tfgpt_run(copied, "--output", tmp_path / "run", "--data.columns.text", "body", "--data.kind", "csv")
+    (tmp_path / "short.txt").write_text("".join(f"line {number}\n" for number in range(3)))
+    refused = tfgpt_run(copied, "--output", tmp_path / "run", "--data.path", tmp_path / "short.txt", "--data.documents", "line", "--data.validation", "0.5")
     same = tfgpt_run(copied, "--output", tmp_path / "run")
 
-    assert refused.returncode == cli.USAGE, refused.stderr
+    assert refused.returncode == cli.USAGE and "less than one sequence" in refused.stderr, refused.stderr
     assert same.stderr.count("up to date") == 6, same.stderr  # what was refused has left the finished run as it was
     assert (tmp_path / "run" / "stages.json").read_bytes() == after
 
@@ -239,6 +240,22 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
     assert done.returncode == cli.USAGE
     assert "data.length: 64 tokens is longer than the model's context of 48" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_shard_cut_short_is_named_before_training(finished, recipe, tmp_path):
+    shutil.copytree(finished[0] / "data", tmp_path / "run" / "data")
+    for name in ("tokenizer", "checkpoints/initial"):
+        shutil.copytree(finished[0] / name, tmp_path / "run" / name)
+    shutil.copy(finished[0] / "stages.json", tmp_path / "run" / "stages.json")
+    shard = next((tmp_path / "run" / "data").glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+
+    done = tfgpt_run(recipe, "--output", tmp_path / "run")
+
+    assert done.returncode == cli.FAILED
+    assert f"error: {shard}: " in done.stderr and "the shard was cut short or changed: prepare the data again" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

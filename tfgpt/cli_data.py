@@ -22,6 +22,8 @@ def prepare(arguments: list[str]) -> int:
     """
     own, _, of_runner = _partition(arguments, "--")
     with_beam = "--beam" in own
+    if of_runner and not with_beam:
+        raise UsageError(f"tfgpt data prepare: {of_runner[0]} after -- is for Beam's runner; give --beam too")
     given = recipe_and_folder("tfgpt data prepare", prepare.__doc__, [argument for argument in own if argument != "--beam"])
     if given:
         import_tensorflow_quietly()
@@ -77,7 +79,8 @@ def _judge(recipe: Recipe, folder: Path, stats: dict):
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     checker = QualityCheck(tokenizer)
-    sample = list(itertools.islice((example for example in read_corpus(recipe.data) if example.split == "train"), SAMPLE))
+    examples = read_corpus(recipe.data, chat_template=recipe.data.chat_template or tokenizer.chat_template or "")
+    sample = list(itertools.islice((example for example in examples if example.split == "train"), SAMPLE))
     with progress_bar("inspect: looking at documents", total=len(sample), unit="documents") as advance:
         quality = checker.measure(sample, advance)
     draw_lengths(quality, recipe.data.length, folder / "inspection.png")
@@ -131,6 +134,8 @@ def _print_sequences(folder: Path) -> None:
     from tfgpt.text.bpe import load_tokenizer
 
     tokenizer, console = load_tokenizer(folder / "tokenizer"), Console(highlight=False)
+    names = folder / "data" / "labels.txt"
+    classes = names.read_text("utf-8").splitlines() if names.exists() else []
     batch = next(iter(evaluation_batches(ShardedData(folder / "data"), "train", SEQUENCES_SHOWN)))
     legend = [Text("trained on", "green"), ", ", Text("not trained on", "dim"), ", ", Text(" ┃ ", "bold"), "the next document"]
     console.print("Sequences, decoded: ", *legend, sep="")
@@ -141,6 +146,9 @@ def _print_sequences(folder: Path) -> None:
             line.append(" ┃ " if segment > 1 else "", "bold")
             ids, taught = inputs[inside].numpy(), labels[inside].numpy()
             shown = [(token, False) for token in ids[:1]]  # what the first label follows on
+            if classes:
+                line.append(tokenizer.decode(ids), "dim").append(f" -> {classes[taught[-1]]}", "green")
+                continue
             shown += [(token, label >= 0) for token, label in zip([*ids[1:], taught[-1]], taught) if token >= 0]
             for trained, run in itertools.groupby(shown, key=lambda pair: pair[1]):
                 line.append(tokenizer.decode([token for token, _ in run]), "green" if trained else "dim")

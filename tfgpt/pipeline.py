@@ -5,6 +5,7 @@ What each stage ran with stands in `stages.json` of the run's folder.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -63,16 +64,44 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
     _make_writable(folder)
     for place in (folder, folder / "checkpoints", folder / "checkpoints" / "steps", folder / "export" / recipe.name):
         remove_partial(place)
-    fingerprint = ""
-    for number, stage in enumerate(STAGES):
+    with _as_it_was_if_refused(folder):
+        fingerprint = _run_stages(recipe, folder, STAGES[:2], "", until, prepare_data)
+        write_text(folder / "recipe.yaml", resolved_yaml(recipe))  # what can be wrong with the corpus is known now: the recipe stands
+    if until != "data":
+        _run_stages(recipe, folder, STAGES[2:], fingerprint, until, prepare_data)
+
+
+def _run_stages(recipe, folder, some, fingerprint, until, prepare_data) -> str:
+    """Bring some of the stages up to date, and return the fingerprint of the last one."""
+    for stage in some:
         fingerprint = _fingerprint(fingerprint, stage.settings(recipe))
         if stage.name == "data":
             stage = dataclasses.replace(stage, run=functools.partial(stage.run, prepare=prepare_data))
-        _bring_up_to_date(stage, fingerprint, recipe, folder, later=[stage.name for stage in STAGES[number + 1 :]])
-        if stage.name == "data":  # what can be wrong with the corpus is known now: the recipe stands
-            write_text(folder / "recipe.yaml", resolved_yaml(recipe))
+        names = [one.name for one in STAGES]
+        _bring_up_to_date(stage, fingerprint, recipe, folder, later=names[names.index(stage.name) + 1 :])
         if stage.name == until:
-            return
+            break
+    return fingerprint
+
+
+@contextlib.contextmanager
+def _as_it_was_if_refused(folder):
+    """Put the tokenizer and the states of a run back if the block refuses the recipe: its other stages are then untouched, and still right."""
+    tokenizer, states = folder / "tokenizer", folder / "stages.json"
+    kept = folder / ".partial-kept"
+    before = states.read_text("utf-8") if states.exists() else None
+    if tokenizer.exists():
+        shutil.copytree(tokenizer, kept)
+    try:
+        yield
+    except RecipeError:
+        shutil.rmtree(tokenizer, ignore_errors=True)
+        if kept.exists():
+            kept.rename(tokenizer)
+        states.unlink(missing_ok=True) if before is None else write_text(states, before)
+        raise
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
@@ -87,16 +116,10 @@ def _bring_up_to_date(stage, fingerprint, recipe, folder, later):
     if not same or state["done"]:  # else it was interrupted, and what it wrote so far is what it goes on from
         for output in (folder / output for output in stage.grows):
             shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
-    before = states
     states = {name: state for name, state in states.items() if name not in later}
     write_json(path, states | {stage.name: {"fingerprint": fingerprint, "done": False}})
     start = time.monotonic()
-    try:
-        stage.run(recipe, folder)
-    except RecipeError:
-        if not stage.grows:  # what was refused has written nothing: the run stands as it stood
-            write_json(path, before)
-        raise
+    stage.run(recipe, folder)
     done = {"fingerprint": fingerprint, "done": True, "seconds": round(time.monotonic() - start, 1)}
     write_json(path, states | {stage.name: done})
 

@@ -73,9 +73,9 @@ class CleanConfig:
     """Longer documents are left out; in characters, 0 = none."""
     deduplicate: Literal["none", "exact", "near"] = "none"
     """Leave out documents that came before: exact = the same but for white space and case, near = also those nearly the same (MinHash); the
-    hash of every document is held in memory, 0.1 kB each for exact, 3 kB for near."""
+    hash of every document is held in memory, 0.1 kB each for exact, 6 kB for near."""
     near_threshold: float = 0.8
-    """Jaccard similarity of two documents' five-character shingles from which they count as near duplicates, in (0, 1]."""
+    """Jaccard similarity of two documents' five-character shingles from which they count as near duplicates, between 0 and 1, both excluded."""
 
     def __post_init__(self):
         unknown = [kind for kind in self.mask if kind not in PERSONAL_DATA]
@@ -84,7 +84,7 @@ class CleanConfig:
             check_at_least(f"data.clean.{key}", getattr(self, key), 0)
         check(not self.max_chars or self.min_chars <= self.max_chars, f"data.clean.min_chars: {self.min_chars} is more than "
               f"data.clean.max_chars ({self.max_chars}); nothing would be left")
-        check(0 < self.near_threshold <= 1, f"data.clean.near_threshold: {self.near_threshold} is not in (0, 1]; 0.8 is usual")
+        check(0 < self.near_threshold < 1, f"data.clean.near_threshold: {self.near_threshold} is not between 0 and 1; 0.8 is usual")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DataConfig:
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""
     kind: Kind = "auto"
-    """auto = by the ending: .txt .md .rst .py text, .jsonl, .csv, .tsv, .parquet, .tfrecord, each also compressed (.gz, .bz2, .xz, .zst).
+    """auto = by the ending: .txt .md .rst .py text, .jsonl, .csv, .tsv, .parquet, .tfrecord; text, jsonl, csv and tsv also .gz, .bz2, .xz.
     hf = a Hugging Face dataset, tfds = a TensorFlow dataset, by name or by the folder it was prepared in."""
     documents: Unit = "file"
     """What one document of a text file is: the whole file, a block between blank lines, or a line."""

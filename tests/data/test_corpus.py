@@ -137,6 +137,37 @@ def test_a_chat_that_is_none_is_refused(messages, problem):
         next(examples_of([{"messages": messages}], DataConfig(path="x", examples="chat"), Account()))
 
 
+def test_a_template_without_marks_of_what_is_trained_on_is_refused():
+    with pytest.raises(RecipeError, match=r"data.chat_template: the template .* has no {% generation %}"):
+        next(examples_of([{"messages": []}], DataConfig(path="x", examples="chat", chat_template="{{ messages }}"), Account()))
+
+
+def test_half_a_character_in_a_chat_is_replaced():
+    turns = [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "ok"}]
+
+    assert next(examples_of([{"messages": turns}], DataConfig(path="x", examples="chat"), Account())).text.startswith("User: \ufffd\n")
+
+
+@pytest.mark.parametrize("label", ["", "  ", None, "two\nlines", [1], {"a": 1}])
+def test_a_label_that_is_none_is_refused(label):
+    with pytest.raises(RecipeError, match="record 1: column 'label' holds .*, not a label; write a name of one line, or a number"):
+        next(examples_of([{"text": "a", "label": label}], DataConfig(path="x", examples="labels"), Account()))
+
+
+@pytest.mark.parametrize(
+    ("records", "settings", "message"),
+    [
+        ("one text", {}, "records: one text; give a list of documents"),
+        ([None], {}, "record 1: is a NoneType, not a text or a dict"),
+        (["a"], {"split": "tail"}, "data.split: tail cuts a running text that is read from files"),
+        ([{"prompt": "a", "target": "b"}] * 3, {"examples": "pairs"}, "give more records, or change the share"),
+    ],
+)
+def test_records_of_python_that_are_none_are_refused(records, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        list(examples_of(records, DataConfig(path="x", **settings), Account()))
+
+
 def test_labels_may_be_names_or_numbers():
     rows = [{"text": "a", "label": label} for label in ("spam", 3, 0.5, True, " x ")]
 

@@ -78,6 +78,21 @@ def test_a_translation_has_its_source_on_the_encoders_side(tokenizer):
     assert block["encoder_position_ids"][0][first].tolist() == list(range(first.sum()))
 
 
+def test_a_translation_longer_than_its_sides_keeps_both_beginnings_and_is_counted(tokenizer, documents):
+    pairs = [example((documents[0], True), encoder_text=documents[1]), example((" b", True), encoder_text="a")]
+    counts = SplitCounts()
+
+    blocks = list(maker(tokenizer, examples="translation", source_length=24).sequences(pairs, LENGTH, counts))
+
+    (block,) = blocks
+    row, segment = next((row, 1) for row in range(len(block["labels"])) if (block["segment_ids"][row] == 1).all())
+    target, source = (tokenizer(text, verbose=False).input_ids for text in (documents[0], documents[1]))
+    assert block["labels"][row].tolist() == target[:LENGTH]
+    assert block["encoder_input_ids"][row].tolist() == [*source[:23], tokenizer.eos_token_id]
+    assert (counts.documents, counts.cut, segment) == (2, 1, 1)
+    assert counts.tokens == LENGTH + len(tokenizer(" b").input_ids) + 1
+
+
 def test_counts_say_what_the_text_holds(tokenizer, documents):
     counts = SplitCounts()
 

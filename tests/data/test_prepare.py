@@ -10,7 +10,7 @@ from tfgpt.data import prepare as prepared
 from tfgpt.data.pipeline import evaluation_batches
 from tfgpt.data.prepare import prepare, tokenized_documents
 from tfgpt.data.shards import ShardedData
-from tfgpt.recipe import CleanConfig, DataConfig, RecipeError
+from tfgpt.recipe import CleanConfig, DataConfig, RecipeError, SourceConfig
 
 LENGTH = 32
 SMS = Path(__file__).parents[3] / "shared" / "data" / "sms_spam.tsv"
@@ -93,6 +93,14 @@ def test_a_corpus_under_one_sequence_is_refused_and_leaves_nothing(tmp_path, tok
     with pytest.raises(RecipeError, match=r"data.path: .* tokens to train on, less than one sequence of data.length \(32\)"):
         prepare(DataConfig(path="-", length=LENGTH, validation=0.5), tokenizer, tmp_path / "data", ["a", "b", "c", "d", "e"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weighed_source_that_gives_nothing_is_refused(tmp_path, tokenizer):
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
+    sources = (SourceConfig(path="python-docs", weight=1.0), SourceConfig(path=str(tmp_path / "empty.jsonl"), weight=1.0))
+
+    with pytest.raises(RecipeError, match=r"data.sources\[1\].weight: 1.0, but .*empty.jsonl gives nothing to train on"):
+        prepare(DataConfig(sources=sources, length=LENGTH), tokenizer, tmp_path / "data")
 
 
 def test_stats_are_json_and_account_for_every_document(tmp_path, documents, tokenizer):

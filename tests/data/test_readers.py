@@ -76,6 +76,7 @@ def test_jsonl_gives_objects_with_their_lines(tmp_path):
         ('{"text": "one"', r"not JSON \(Expecting ',' delimiter, column 15\)", "broken JSON"),
         ("[1, 2]", "holds a JSON list, not an object", "no object"),
         ("[" * 100_000, "JSON nested too deeply", "broken JSON"),
+        ('{"text": "x", "n": ' + "1" * 5000 + "}", "not JSON that Python reads", "broken JSON"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_number_or_skipped_and_counted(tmp_path, line, problem, reason):
@@ -146,6 +147,14 @@ def test_parquet_gives_its_rows(tmp_path):
     assert records[2].place == f"{tmp_path}/a.parquet:3"
 
 
+def test_text_of_parquet_that_is_no_utf8_is_told(tmp_path):
+    column = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+
+    with pytest.raises(RecipeError, match="a.parquet: not a whole Parquet file .*'utf-8' codec can't decode"):
+        read(tmp_path / "a.parquet")
+
+
 def test_a_parquet_file_cut_short_is_named(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     path = write(tmp_path / "b.parquet", (tmp_path / "a.parquet").read_bytes()[:-8])
@@ -169,12 +178,35 @@ def test_tfrecord_gives_the_features_of_its_examples(tmp_path, name, compression
     assert [record.fields for record in read(tmp_path)[0]] == ROWS
 
 
+def test_bytes_of_columns_that_nobody_reads_are_left_alone(tmp_path):
+    features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in (("text", b"one"), ("image", b"\xff\xd8"))}
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+    assert [record.fields for record in read(tmp_path, invalid_utf8="refuse")[0]] == [{"text": "one"}]
+
+
 def test_a_tfrecord_file_cut_short_is_named_with_the_record(tmp_path):
     whole = write_tfrecord(tmp_path / "a.tfrecord", ROWS).read_bytes()
     path = write(tmp_path / "b.tfrecord", whole[:-5])
 
     with pytest.raises(RecipeError, match=rf"{path}: broken after record 2"):
         read(path)
+
+
+def test_a_tfrecord_file_where_tensorflow_cannot_read_is_told():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/records/a.tfrecord", b"x")
+
+    with pytest.raises(RecipeError, match=r"memory://.*a.tfrecord: TensorFlow cannot read it .*; copy the file to a local folder"):
+        read("memory://records/a.tfrecord")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.txt.zst", "a.jsonl.ZIP"])
+def test_what_is_packed_in_another_way_is_refused(tmp_path, name):
+    with pytest.raises(RecipeError, match=r"are not read; unpack it, or compress it as one of \.gz, \.bz2, \.xz"):
+        read(write(tmp_path / name, b"x"))
 
 
 def test_a_hugging_face_dataset_is_read_from_a_folder(tmp_path):
@@ -186,8 +218,9 @@ def test_a_hugging_face_dataset_is_read_from_a_folder(tmp_path):
 
     for name in ("saved", "splits", "files"):
         assert [dict(record.fields) for record in read(tmp_path / name, kind="hf")[0]] == ROWS
-    with pytest.raises(RecipeError, match="data.dataset_split nothing"):
-        read(tmp_path / "files", kind="hf", dataset_split="nothing")
+    for name in ("splits", "files"):
+        with pytest.raises(RecipeError, match="data.dataset_split nothing"):
+            read(tmp_path / name, kind="hf", dataset_split="nothing")
 
 
 def test_a_tensorflow_dataset_is_read_from_the_folder_it_was_prepared_in(tmp_path):

@@ -53,7 +53,7 @@ def test_a_shard_cut_short_is_named(folder):
     path = next(folder.glob("train-*"))
     path.write_bytes(path.read_bytes()[:-20])
 
-    with pytest.raises(ValueError, match=rf"{path}: \d+ bytes, but \d+ were written; the shard was cut short"):
+    with pytest.raises(RuntimeError, match=rf"{path}: \d+ bytes, but \d+ were written; the shard was cut short"):
         ShardedData(folder)
 
 
@@ -63,7 +63,7 @@ def test_a_shard_with_a_changed_byte_is_named(folder):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
-    with pytest.raises(ValueError, match=rf"{path}: its SHA-256 is not the one in index.json"):
+    with pytest.raises(RuntimeError, match=rf"{path}: its SHA-256 is not the one in index.json"):
         ShardedData(folder).check()
 
 

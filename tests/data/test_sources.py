@@ -72,6 +72,14 @@ def test_the_inputs_hash_changes_with_a_byte(tmp_path):
     assert inputs_sha256(DataConfig(path="python-docs")) == inputs_sha256(DataConfig(path="python-docs"))
 
 
+def test_the_inputs_hash_of_a_datasets_folder_changes_with_its_files(tmp_path):
+    (tmp_path / "data.arrow").write_text("one")
+    before = inputs_sha256(DataConfig(path=str(tmp_path), kind="hf"))
+    (tmp_path / "data.arrow").write_text("two")
+
+    assert inputs_sha256(DataConfig(path=str(tmp_path), kind="hf")) != before
+
+
 def test_the_inputs_hash_of_a_url_changes_with_its_content():
     import fsspec
 

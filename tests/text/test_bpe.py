@@ -38,6 +38,14 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_a_text_cut_to_be_learned_from_teaches_the_same(documents, monkeypatch):
+    whole = train_tokenizer(["\n".join(documents)], vocab=500)
+
+    monkeypatch.setattr("tfgpt.text.encode.LONG_TEXT", 50)
+
+    assert train_tokenizer(["\n".join(documents)], vocab=500).get_vocab() == whole.get_vocab()
+
+
 def test_bpe_dropout_gives_other_pieces_of_the_same_text(tokenizer, documents):
     from tfgpt.text.bpe import with_bpe_dropout
 

@@ -20,6 +20,17 @@ def test_texts_get_the_ids_of_the_tokenizer(tokenizer, documents):
     assert_same_ids(BatchEncoder(tokenizer), tokenizer, [*documents, *TRICKY, *random_texts(2000, seed=8), ""])
 
 
+def test_a_tokenizer_that_once_cut_or_padded_texts_loses_none_of_them(documents, tmp_path):
+    tokenizer = train_tokenizer(documents[:20], vocab=400)
+    wanted = tokenizer(documents[:3], verbose=False).input_ids
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer(["a text"], truncation=True, max_length=2, padding="max_length")
+
+    ids, sizes, _ = BatchEncoder(tokenizer).encode(documents[:3])
+
+    assert [part.tolist() for part in np.split(ids, np.cumsum(sizes))[:-1]] == wanted
+
+
 def test_no_text_gives_no_ids(tokenizer):
     ids, sizes, _ = BatchEncoder(tokenizer).encode([])
 

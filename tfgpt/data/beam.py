@@ -6,7 +6,9 @@ duplicate if one with a lower place is like it; and its window follows from the 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -72,8 +74,9 @@ def prepare_with_beam(
                 counts[split].add(SplitCounts(**of_split))
                 account.used[split] += of_split["documents"]
         check_not_empty(config, account)
-        local.check_enough(config, counts)
-        write_index(partial, Layout.of(config, len(tokenizer)), [shard for window in result["windows"] for shard in window["shards"]])
+        shards = [shard for window in result["windows"] for shard in window["shards"]]
+        local.check_enough(config, counts, shards)
+        write_index(partial, Layout.of(config, len(tokenizer)), shards)
         stats = local.statistics(config, len(tokenizer), account, counts, inputs_sha256(config))
         write_json(partial / "stats.json", stats)
         if result["labels"]:
@@ -92,7 +95,8 @@ def _build(pipeline, config, tokenizer, folder):
         | "one worker a file" >> beam.Reshuffle()
         | "read" >> beam.ParDo(Read(config, template)).with_outputs("accounts", main="examples")
     )
-    sizes = beam.pvalue.AsDict(read.accounts | "characters of a file" >> beam.Map(lambda item: (item[0], item[1])))
+    sizes = read.accounts | "characters of a file" >> beam.Map(lambda item: (item[0], item[1])) | "all files" >> beam.combiners.ToList()
+    before = beam.pvalue.AsSingleton(sizes | "characters before a file" >> beam.Map(_characters_before))
     accounts = read.accounts | "accounts" >> beam.Map(lambda item: (item[0], item[2]))
     used, later_accounts = _deduplicated(read.examples, config)
     labels = beam.pvalue.AsSingleton(
@@ -100,7 +104,7 @@ def _build(pipeline, config, tokenizer, folder):
     )
     windows = (
         used
-        | "window of each" >> beam.Map(_window_of, sizes)
+        | "window of each" >> beam.Map(_window_of, before)
         | "windows" >> beam.GroupByKey()
         | "write" >> beam.ParDo(Write(config, tokenizer, folder), labels)
     )
@@ -160,12 +164,12 @@ def _deduplicated(examples, config):
         | "equal ones" >> beam.GroupByKey()
         | "keep the first" >> beam.FlatMap(_first_and_others).with_outputs("others", main="first")
     )
-    superfluous = again | "count equal ones" >> beam.Map(lambda item: (item[0][0], _filtered(EXACT)))
+    superfluous = _count(again, EXACT)
     if config.clean.deduplicate == "exact":
         return first, superfluous
     near = (
         first
-        | "bands" >> beam.FlatMap(_bands, config.clean)
+        | "bands" >> beam.FlatMap(_bands, near_index(config.clean).hashranges)
         | "by band" >> beam.GroupByKey()
         | "compare" >> beam.FlatMap(_near_ones, config.clean.near_threshold)
         | "each once" >> beam.Distinct()
@@ -176,8 +180,7 @@ def _deduplicated(examples, config):
         | "join marks" >> beam.CoGroupByKey()
         | "keep unmarked" >> beam.FlatMap(_unmarked).with_outputs("near", main="kept")
     )
-    counted = near_ones | "count near ones" >> beam.Map(lambda item: (item[0][0], _filtered(NEAR)))
-    return kept, (superfluous, counted) | "all duplicates" >> beam.Flatten()
+    return kept, (superfluous, _count(near_ones, NEAR)) | "all duplicates" >> beam.Flatten()
 
 
 def _first_and_others(group):
@@ -187,11 +190,11 @@ def _first_and_others(group):
         yield beam.pvalue.TaggedOutput("others", other)
 
 
-def _bands(item, clean):
+def _bands(item, hashranges):
     """Yield a document's place and MinHash under the key of each of its bands; near ones share a band."""
     place, example = item
     sketch = min_hash(canonical_text(example.text))
-    for start, end in near_index(clean).hashranges:
+    for start, end in hashranges:
         yield (start, sketch.hashvalues[start:end].tobytes()), (place, sketch)
 
 
@@ -209,17 +212,22 @@ def _unmarked(joined):
         yield beam.pvalue.TaggedOutput("near", (place, example)) if found["near"] else (place, example)
 
 
-def _filtered(rule):
-    account = Account()
-    account.filtered[rule] += 1
-    return account
+def _count(items, rule):
+    """Return an account for each file of what a rule leaves out."""
+    numbers = items | f"files of {rule}" >> beam.Map(lambda item: (item[0][0], 1)) | f"number of {rule}" >> beam.CombinePerKey(sum)
+    return numbers | f"account of {rule}" >> beam.Map(lambda item: (item[0], Account(filtered=Counter({rule: item[1]}))))
 
 
-def _window_of(item, sizes):
+def _characters_before(sizes):
+    """Return the characters of all files before each, by the file's number."""
+    numbers, counts = zip(*sorted(sizes))
+    return dict(zip(numbers, itertools.accumulate(counts, initial=0)))
+
+
+def _window_of(item, before):
     """Return a document under the number of its window."""
     (file, _), example = item
-    before = sum(size for number, size in sizes.items() if number < file)
-    return (before + example.offset) // local.WINDOW, item
+    return (before[file] + example.offset) // local.WINDOW, item
 
 
 def _sorted_labels(labels):

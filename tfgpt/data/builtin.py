@@ -36,4 +36,4 @@ def python_reference() -> Iterator[tuple[str, str]]:
 def stdlib_files() -> list[Path]:
     """Return the source files of Python's standard library without its tests, in sorted order."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    return sorted(path for path in root.rglob("*.py") if not {"site-packages", "test", "tests", "idle_test", "__pycache__"} & set(path.parts))
+    return sorted(path for path in root.rglob("*.py") if not {"site-packages", "test", "tests", "idle_test", "__pycache__"} & set(path.relative_to(root).parts))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.examples import Example, ExampleMaker
@@ -11,6 +11,7 @@ from tfgpt.data.readers import Record
 from tfgpt.data.sources import InputFile, input_files
 from tfgpt.data.split import cut_running_text, split_of
 from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
+from tfgpt.recipe_checks import check
 
 
 def read_corpus(config: DataConfig, account: Account | None = None, chat_template: str = "") -> Iterator[Example]:
@@ -44,6 +45,8 @@ def examples_of(records: Iterable[str | dict], config: DataConfig, account: Acco
     Raises:
         RecipeError: as `read_corpus`.
     """
+    check(not isinstance(records, str), "records: one text; give a list of documents, such as [text]")
+    check(config.split != "tail", "data.split: tail cuts a running text that is read from files; set it to auto or hash")
     intake = Intake(config)
     intake.account = account
     maker, source = ExampleMaker(config, chat_template), SourceConfig(columns=config.columns)
@@ -52,6 +55,9 @@ def examples_of(records: Iterable[str | dict], config: DataConfig, account: Acco
         offset = 0
         for number, value in enumerate(records, start=1):
             fields = {config.columns.text: value} if isinstance(value, str) else value
+            if not isinstance(fields, Mapping):
+                intake.refuse("no object", f"record {number}", f"is a {type(value).__name__}, not a text or a dict", "give texts or dicts")
+                continue
             if example := maker.make(Record(fields, f"record {number}"), source, 0, intake):
                 yield dataclasses.replace(example, offset=offset)
                 offset += len(example.text)
@@ -126,4 +132,5 @@ def check_not_empty(config: DataConfig, account: Account) -> None:
         if not account.used[split]:
             key = "test" if split == "test" else "validation"
             raise RecipeError(f"data.{key}: a share of {getattr(config, key)} leaves no document for {split} out of {account.used.total()}; "
-                              "set data.split to tail, or data.documents to block or line, or change the share")
+                              + ("set data.split to tail, or data.documents to block or line, or change the share" if config.examples == "text"
+                                 else "give more records, or change the share"))

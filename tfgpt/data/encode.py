@@ -26,7 +26,7 @@ class SplitCounts:
     filled: int = 0
     """Places of the sequences that hold a token and not padding."""
     cut: int = 0
-    """Documents longer than a sequence, cut into several pieces, or at the beginning where they are texts to classify."""
+    """Documents longer than a sequence: cut into several pieces; of a text to classify the end is kept, of a translation both beginnings."""
     words_cut: int = 0
     """Words of over a million characters, which the tokenizer was given in pieces."""
 
@@ -65,15 +65,19 @@ class SequenceMaker:
         length = self._config.length
         tokens = self.tokens(examples)
         pieces = last_pieces(tokens.sizes, length) if self._label_ids else cut_documents(tokens.sizes, length, stride)
+        too_long = tokens.sizes > length
+        if tokens.encoder_sizes is not None:  # what the encoder reads is cut at its end already, and what is written is cut likewise
+            pieces = pieces.take(pieces.starts == (np.cumsum(tokens.sizes) - tokens.sizes)[pieces.documents])
+            too_long |= tokens.encoder_cut
         pieces = trained_pieces(tokens, pieces)
         counts.documents += len(examples)
         counts.bytes += sum(len(text.encode()) for example in examples for text, trained in example.parts if trained)
-        counts.tokens += int(np.count_nonzero(tokens.labels != IGNORED))
-        counts.cut += int(np.count_nonzero(tokens.sizes > length))
+        counts.cut += int(np.count_nonzero(too_long))
         counts.filled += int(pieces.sizes.sum())
         counts.words_cut += tokens.words_cut
         for block in pack(tokens, pieces, length, self._config.source_length or length):
             counts.sequences += len(block["input_ids"])
+            counts.tokens += int(np.count_nonzero(block["labels"] != IGNORED))
             yield block
 
     def tokens(self, examples: Sequence[Example]) -> Tokens:
@@ -97,5 +101,8 @@ class SequenceMaker:
         if self._config.examples != "translation":
             return Tokens(inputs, labels, sizes + 1, words_cut=words_cut)
         read, read_sizes, more_cut = self._encoder.encode([example.encoder_text for example in examples])
-        closed = np.insert(read, np.cumsum(read_sizes), self._end_of_text)  # what the encoder reads is never empty
-        return Tokens(inputs, labels, sizes + 1, closed, read_sizes + 1, words_cut + more_cut)
+        most = (self._config.source_length or self._config.length) - 1
+        kept_sizes = np.minimum(read_sizes, most)
+        within = np.arange(len(read)) - np.repeat(np.cumsum(read_sizes) - read_sizes, read_sizes)
+        closed = np.insert(read[within < most], np.cumsum(kept_sizes), self._end_of_text)  # what the encoder reads is never empty
+        return Tokens(inputs, labels, sizes + 1, closed, kept_sizes + 1, read_sizes > most, words_cut + more_cut)

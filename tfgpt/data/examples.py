@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import Record
-from tfgpt.recipe import ColumnsConfig, DataConfig, SourceConfig
-from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_parts
+from tfgpt.recipe import ColumnsConfig, DataConfig, RecipeError, SourceConfig
+from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_parts, marks_what_is_trained_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,9 @@ class ExampleMaker:
     def __init__(self, config: DataConfig, chat_template: str = ""):
         self._make: Callable = getattr(self, f"_{config.examples}")
         self._template = chat_template or config.chat_template or DEFAULT_TEMPLATE
+        if config.examples == "chat" and not marks_what_is_trained_on(self._template):
+            raise RecipeError("data.chat_template: the template (the tokenizer's own, if the recipe gives none) has no {% generation %} ... "
+                              "{% endgeneration %} around what the assistant writes, so nothing would be trained on; add them")
 
     def make(self, record: Record, source: SourceConfig, number: int, intake: Intake) -> Example | None:
         """Return a record's example; `None` for one without text, or one that is refused and skipped.
@@ -94,9 +97,10 @@ class ExampleMaker:
             raise UnusableError("no chat", f"column {fields.name('messages')!r} holds {_kind(messages)}, not a list of turns",
                                 "write [{\"role\": \"user\", \"content\": \"...\"}, ...]")
         try:
-            return {"parts": tuple(chat_parts(messages, self._template))} if messages else None
+            parts = chat_parts(messages, self._template) if messages else ()
         except ValueError as error:
             raise UnusableError("no chat", str(error), "each turn needs role and content, and one must be the assistant's") from error
+        return {"parts": tuple((fields.mend(text), trained) for text, trained in parts)} if parts else None
 
 
 class Fields:
@@ -131,7 +135,11 @@ class Fields:
             return ""
         if not isinstance(value, str):
             raise UnusableError("no text", f"column {self.name(use)!r} holds {_kind(value)}, not text", "write it as text")
-        return self._intake.mend(value, self._record.place)
+        return self.mend(value)
+
+    def mend(self, text: str) -> str:
+        """Return a text without half characters (see `Intake.mend`)."""
+        return self._intake.mend(text, self._record.place)
 
     def label(self, use: str) -> str:
         """Return a label as text: a name, a number, true or false.
@@ -140,13 +148,15 @@ class Fields:
             UnusableError: there is no such column, or it holds no such value.
         """
         value = self.value(use)
-        if value is None or value == "" or not isinstance(value, str | int | float | bool):
-            if not (hasattr(value, "item") and getattr(value, "ndim", 1) == 0):  # a number of NumPy's
-                raise UnusableError("no label", f"column {self.name(use)!r} holds {_kind(value)}, not a label", "write a name or a number")
-            value = value.item()
-        return self._intake.mend(str(value), self._record.place).strip()
+        value = value.item() if getattr(value, "ndim", 1) == 0 else value  # a number of NumPy's
+        label = self.mend(str(value)).strip() if isinstance(value, str | int | float | bool) else ""
+        if not label or len(label.splitlines()) > 1:
+            raise UnusableError("no label", f"column {self.name(use)!r} holds {_kind(value)}, not a label", "write a name of one line, or a number")
+        return label
 
 
 def _kind(value):
-    names = {type(None): "nothing", str: "a text" if value else "an empty text", dict: "an object", list: "a list", int: "a whole number", float: "a number"}
+    if isinstance(value, str):
+        return "a text" if value.strip() else "an empty text"
+    names = {type(None): "nothing", dict: "an object", list: "a list", int: "a whole number", float: "a number"}
     return names.get(type(value), f"a {type(value).__name__}")

@@ -51,7 +51,7 @@ class Account:
         """Add what another account holds."""
         for key, value in vars(other).items():
             setattr(self, key, getattr(self, key) + value)
-        del self.refused_places[PLACES_KEPT:]
+        del self.refused_places[PLACES_KEPT:], self.invalid_files[PLACES_KEPT:]
 
 
 class Intake:

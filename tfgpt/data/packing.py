@@ -32,6 +32,8 @@ class Tokens:
     """int32 [encoder's tokens], for an encoder-decoder."""
     encoder_sizes: np.ndarray | None = None
     """int64 [documents]."""
+    encoder_cut: np.ndarray | None = None
+    """bool [documents], whether the encoder's side was longer than there is room, and cut at its end."""
     words_cut: int = 0
     """Words without end that were cut to be tokenized."""
 

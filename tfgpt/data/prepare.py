@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -65,7 +66,7 @@ def prepare(
         for of_window in _side_by_side(lambda number, window: write_window(number, window, makers, writer), windows(examples)):
             for split, of_split in of_window.items():
                 counts[split].add(of_split)
-        check_enough(config, counts)
+        check_enough(config, counts, writer.shards)
         writer.close()
         stats = statistics(config, len(tokenizer), account, counts, None if records is not None else inputs_sha256(config))
         write_json(partial / "stats.json", stats)
@@ -142,12 +143,12 @@ def sort_labels(labels: Iterable[str]) -> list[str]:
     >>> sort_labels(["10", "9"]), sort_labels(["10", "9", "x"])
     (['9', '10'], ['10', '9', 'x'])
     """
-    labels = list(labels)
-    return sorted(labels, key=int if all(label.lstrip("-").isdecimal() for label in labels) else None)
+    labels = sorted(labels)
+    return sorted(labels, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in labels) else labels
 
 
-def check_enough(config: DataConfig, counts: dict[str, SplitCounts]) -> None:
-    """Refuse a corpus that gives less than one sequence to train on.
+def check_enough(config: DataConfig, counts: dict[str, SplitCounts], shards: list[dict]) -> None:
+    """Refuse a corpus that gives less than one sequence to train on, or a source of a mixture with weights that gives nothing.
 
     Raises:
         RecipeError: that one.
@@ -156,6 +157,11 @@ def check_enough(config: DataConfig, counts: dict[str, SplitCounts]) -> None:
     if config.examples == "text" and places < config.length:
         raise RecipeError(f"data.path: {config.path or 'data.sources'} gives {places} tokens to train on, less than one sequence of data.length "
                           f"({config.length}); give more text, or set data.length to {places} or less")
+    there = {shard["group"] for shard in shards if shard["split"] == "train"}
+    for number, source in enumerate(config.sources):
+        if source.weight is not None and number not in there:
+            raise RecipeError(f"data.sources[{number}].weight: {source.weight}, but {source.path} gives nothing to train on; remove the source, or look at "
+                              "its columns and at data.clean")
 
 
 def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[str, SplitCounts], inputs: str | None) -> dict:

@@ -8,6 +8,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import fsspec
@@ -16,7 +17,8 @@ from tfgpt.data.intake import Intake
 from tfgpt.recipe import RecipeError, SourceConfig
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+PACKED = (".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
 ROWS_AT_ONCE = 1024
 
 csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the library's limit of 128 kB is for spreadsheets
@@ -57,6 +59,10 @@ def read_jsonl(path: str, source: SourceConfig, intake: Intake) -> Iterator[Reco
                 value = json.loads(intake.mend(line.rstrip(), place, source.encoding))
             except json.JSONDecodeError as error:
                 intake.refuse("broken JSON", place, f"not JSON ({error.msg}, column {error.colno})", "correct that line")
+            except ValueError as error:  # a number of more digits than Python reads; RecipeError is none of ours to catch
+                if isinstance(error, RecipeError):
+                    raise
+                intake.refuse("broken JSON", place, f"not JSON that Python reads ({_one_line(error)})", "correct that line")
             except RecursionError:
                 intake.refuse("broken JSON", place, "JSON nested too deeply to be read", "correct that line")
             else:
@@ -89,7 +95,7 @@ def read_parquet(path: str, source: SourceConfig, intake: Intake) -> Iterator[Re
                 for number, row in enumerate(batch.to_pylist(), start):
                     yield Record(row, f"{path}:{number}")
                 start += len(batch)
-        except (ArrowException, OSError) as error:
+        except (ArrowException, OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: not a whole Parquet file ({_one_line(error)}); write it again") from error
 
 
@@ -107,9 +113,13 @@ def read_tfrecord(path: str, source: SourceConfig, intake: Intake) -> Iterator[R
             except ValueError:  # protobuf's DecodeError is one
                 intake.refuse("no tf.train.Example", place, "this record is no tf.train.Example", "write it as one")
                 continue
-            yield Record({name: _feature(value, place, intake) for name, value in example.features.feature.items()}, place)
+            features = example.features.feature
+            used = {name: _feature(features[name], place, intake) for name in sorted(features) if name in vars(source.columns).values()}
+            yield Record(used, place)
     except tf.errors.DataLossError as error:
         raise RecipeError(f"{path}: broken after record {number} ({_one_line(error.message)}); copy or write the file again") from error
+    except tf.errors.OpError as error:  # such as a file system that TensorFlow does not know
+        raise RecipeError(f"{path}: TensorFlow cannot read it ({_one_line(error.message)}); copy the file to a local folder") from error
 
 
 def read_hf(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
@@ -122,7 +132,7 @@ def read_hf(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]
         rows = _open_hf(datasets, path, source)
         for number, row in enumerate(rows, start=1):
             yield Record(row, f"{path}:{number}")
-    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+    except (datasets.exceptions.DatasetsError, KeyError, ValueError, OSError) as error:  # KeyError: no such split
         raise RecipeError(f"data.path: {path} cannot be read as a Hugging Face dataset with data.dataset_split {source.dataset_split} and "
                           f"data.dataset_config {source.dataset_config or 'not given'} ({_one_line(error)}); correct one of them") from error
 
@@ -138,7 +148,9 @@ def read_tfds(path: str, source: SourceConfig, intake: Intake) -> Iterator[Recor
         rows = tfds.as_numpy(builder.as_dataset(split=source.dataset_split))
         for number, row in enumerate(rows, start=1):
             place = f"{path}:{number}"
-            yield Record({key: _decoded(value, place, intake) for key, value in row.items()}, place)
+            yield Record({key: _decoded(value, place, intake) for key, value in row.items() if key in vars(source.columns).values()}, place)
+    except RecipeError:
+        raise
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, OSError) as error:  # AssertionError: not prepared yet
         raise RecipeError(f"data.path: {path} cannot be read as a TensorFlow dataset with data.dataset_split {source.dataset_split} "
                           f"({_one_line(error)}); give the name or the version's folder of a prepared dataset") from error
@@ -159,10 +171,12 @@ READERS = {
 @contextlib.contextmanager
 def _open_text(path, source, intake) -> Iterator[io.TextIOBase | None]:
     """Open a file for reading text, decompressed; give `None` for an empty one. What is wrong with the file as such is told by its name."""
+    ending = PurePosixPath(path).suffix.lower()
+    if ending in PACKED:
+        raise RecipeError(f"{path}: files packed as {ending} are not read; unpack it, or compress it as one of {', '.join(COMPRESSIONS)}")
     utf8 = source.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    place = path
     try:
-        with fsspec.open(path, "rb", compression="infer") as raw:
+        with fsspec.open(path, "rb", compression=COMPRESSIONS.get(ending)) as raw:
             buffered = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
             start = buffered.peek(2)[:2]
             if not start:
@@ -174,13 +188,13 @@ def _open_text(path, source, intake) -> Iterator[io.TextIOBase | None]:
             else:
                 yield io.TextIOWrapper(buffered, "utf-8-sig" if utf8 else source.encoding, errors="surrogateescape", newline="")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{place}: is no {source.encoding} ({error.reason}); set data.encoding to what it is") from error
+        raise RecipeError(f"{path}: is no {source.encoding} ({error.reason}); set data.encoding to what it is") from error
     except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise RecipeError(f"{place}: compressed, but broken or cut short ({_one_line(error)}); copy it again") from error
+        raise RecipeError(f"{path}: compressed, but broken or cut short ({_one_line(error)}); copy it again") from error
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise RecipeError(f"data.path: {path} cannot be read ({error.strerror or _one_line(error)}); give a file that can") from error
-        raise RecipeError(f"{place}: cannot be read ({_one_line(error)}); copy it again") from error
+        raise RecipeError(f"{path}: cannot be read ({_one_line(error)}); copy it again") from error
 
 
 def _text_record(text, place, source, intake):
@@ -244,14 +258,11 @@ def _decoded(value, place, intake):
 
 
 def _open_hf(datasets, path, source):
-    name = source.dataset_config or None
-    if "/" not in path or not fsspec.filesystem("file").isdir(path):
-        return datasets.load_dataset(path, name, split=source.dataset_split, streaming=True)
-    if fsspec.filesystem("file").exists(f"{path}/dataset_dict.json"):
+    if (Path(path) / "dataset_dict.json").is_file():
         return datasets.load_from_disk(path)[source.dataset_split]
-    if fsspec.filesystem("file").exists(f"{path}/state.json"):
+    if (Path(path) / "state.json").is_file():
         return datasets.load_from_disk(path)
-    return datasets.load_dataset(path, name, split=source.dataset_split, streaming=True)
+    return datasets.load_dataset(path, source.dataset_config or None, split=source.dataset_split, streaming=True)
 
 
 def _missing(kind, package, extra):

@@ -120,7 +120,7 @@ class ShardedData:
 
     Raises:
         FileNotFoundError: no index, or a shard that it names is not there.
-        ValueError: a shard that has not the size it was written with.
+        RuntimeError: a shard that has not the size it was written with.
     """
 
     def __init__(self, folder: str | Path):
@@ -132,10 +132,10 @@ class ShardedData:
         for shard in self.shards:
             path = self.folder / shard["file"]
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: the shard is gone; prepare the data again")
+                raise FileNotFoundError(f"{path}: the shard is gone; remove {self.folder} and prepare the data again")
             if path.stat().st_size != shard["bytes"]:
-                raise ValueError(f"{path}: {path.stat().st_size} bytes, but {shard['bytes']} were written; the shard was cut short or changed: "
-                                 "prepare the data again")
+                raise RuntimeError(f"{path}: {path.stat().st_size} bytes, but {shard['bytes']} were written; the shard was cut short or changed: "
+                                 f"remove {self.folder} and prepare the data again")
 
     def of(self, split: str, group: int | None = None) -> list[dict]:
         """Return the index's entries of a split, and of one group if it is given."""
@@ -160,12 +160,12 @@ class ShardedData:
         """Read every shard and compare it with its checksum.
 
         Raises:
-            ValueError: a shard that does not hold what was written.
+            RuntimeError: a shard that does not hold what was written.
         """
         for shard in self.shards:
             path = self.folder / shard["file"]
             if sha256_of_file(path) != shard["sha256"]:
-                raise ValueError(f"{path}: its SHA-256 is not the one in {INDEX}; the shard was changed: prepare the data again")
+                raise RuntimeError(f"{path}: its SHA-256 is not the one in {INDEX}; the shard was changed: remove {self.folder} and prepare the data again")
 
 
 def _positions(segments):

@@ -67,8 +67,9 @@ def inputs_sha256(config: DataConfig) -> str:
         elif "://" in file.path:
             system, root = url_to_fs(file.path)
             parts.append(f"{file.path} {system.ukey(root)}".encode())
-        elif Path(file.path).is_file():
-            parts.append(sha256_of_file(Path(file.path)).encode())
+        elif Path(file.path).exists():
+            paths = sorted(path for path in Path(file.path).rglob("*") if path.is_file()) or [Path(file.path)]
+            parts += [f"{file.kind} {sha256_of_file(path)}".encode() for path in paths]
         else:
             parts.append(f"{file.kind} {file.path}".encode())
     return sha256_of_parts(parts)
@@ -109,6 +110,8 @@ def _walk(folder) -> Iterator[str]:
 
 
 def _find_url(url, key) -> tuple[list[str], bool]:
+    if "::" in url:
+        raise RecipeError(f"{key}: {url} is a chain of addresses, which is not read; unpack the inner one, and give the address of a file")
     try:
         system, root = url_to_fs(url)
         if "*" in root:

@@ -58,12 +58,16 @@ def plan_of(recipe: Recipe, tokenizer: GPT2TokenizerFast, train: dict, examples:
         tokenizer: of the run.
         train: what stats.json says of the training part.
         examples: a sample, on which the loss is measured.
+
+    Raises:
+        RecipeError: the starting model takes no such tokens, or no such length.
     """
     train_tokens = train["tokens"] // recipe.data.tokenizations
     passes = recipe.train.steps * recipe.train.global_batch_size * recipe.data.tokenizations / max(train["sequences"], 1)
     if recipe.model.init == "random":
         context = recipe.model.context or recipe.data.length
         return Plan(build.parameter_count(recipe.model, context, len(tokenizer)), True, train_tokens, passes)
+    build.check_start(recipe.model.init, recipe.data.length, len(tokenizer))
     model = build.load_model(recipe.model.init)
     mine, general = (
         _bits_per_byte(model, tokenizer, recipe.data.length, texts)

@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GPT2TokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
+from tfgpt.text.encode import cut_text
+
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: what a document starts from and what ends it."""
 
@@ -37,7 +39,8 @@ def train_tokenizer(texts: Iterable[str], vocab: int, special_tokens: Sequence[s
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces = (piece for text in texts for piece in cut_text(text))  # a long text whole would take over a hundred bytes a character
+    tokenizer.train_from_iterator(pieces, trainer)
     return _as_gpt2(tokenizer, special_tokens)
 
 

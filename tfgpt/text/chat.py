@@ -1,6 +1,7 @@
 """Chats as text: turns rendered by a Jinja template, which also says which parts of it are the assistant's and so trained on."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError
@@ -40,6 +41,11 @@ def chat_parts(messages: Sequence[Mapping[str, str]], template: str = DEFAULT_TE
         parts += [(text[done:start], False), (text[start:end], True)]
         done = end
     return [(part, trained) for part, trained in [*parts, (text[done:], False)] if part]
+
+
+def marks_what_is_trained_on(template: str) -> bool:
+    """Tell whether a template has the marks that `chat_parts` goes by."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
 
 
 def chat_prompt(messages: Sequence[Mapping[str, str]], template: str = DEFAULT_TEMPLATE) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 from transformers import GPT2TokenizerFast
 
 CHARACTERS_AT_ONCE = 1_000_000
@@ -40,7 +41,9 @@ class BatchEncoder:
     """
 
     def __init__(self, tokenizer: GPT2TokenizerFast):
-        self._backend = tokenizer.backend_tokenizer
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, whose texts nobody asks to cut or to pad
+        self._backend.no_truncation()
+        self._backend.no_padding()
         state = json.loads(self._backend.to_str())
         split = state["pre_tokenizer"] or {}
         plain = split.get("type") == "ByteLevel" and split.get("use_regex", True) and not split.get("add_prefix_space") and not state["normalizer"]
@@ -50,7 +53,7 @@ class BatchEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the ids of all texts."""
         cut_words: list[int] = []
-        pieces = [list(self._pieces(text, cut_words)) for text in texts]
+        pieces = [list(cut_text(text, cut_words)) if self._cuts else [text] for text in texts]
         ids, sizes = [np.zeros(0, np.int32)], []
         for batch in _batches(itertools.chain.from_iterable(pieces)):
             encoded = [encoding.ids for encoding in self._backend.encode_batch_fast(batch, add_special_tokens=False)]
@@ -59,18 +62,24 @@ class BatchEncoder:
         per_text = np.add.reduceat([*sizes, 0], np.cumsum([0, *map(len, pieces)])[:-1]) if pieces else []
         return Encoded(np.concatenate(ids), np.asarray(per_text, np.int64), len(cut_words))
 
-    def _pieces(self, text, cut_words) -> Iterator[str]:
-        """Yield a text in pieces whose ids, put together, are those of the text; note where a word had to be cut."""
-        start = 0
-        while self._cuts and len(text) - start > LONG_TEXT:
-            after, reach = start + LONG_TEXT, min(start + LONG_TEXT + LONGEST_WORD, len(text))
-            found = next(filter(None, (border.search(text, after, reach) for border in BORDERS)), None)
-            if not found and reach < len(text):
-                cut_words.append(reach)
-            end = found.start() if found else reach
-            yield text[start:end]
-            start = end
-        yield text[start:]
+
+def cut_text(text: str, cut_words: list[int] | None = None) -> Iterator[str]:
+    """Yield a text in pieces whose ids, put together, are those of the text.
+
+    Args:
+        text: any.
+        cut_words: gets the places where a word longer than `LONGEST_WORD` had to be cut.
+    """
+    start = 0
+    while len(text) - start > LONG_TEXT:
+        after, reach = start + LONG_TEXT, min(start + LONG_TEXT + LONGEST_WORD, len(text))
+        found = next(filter(None, (border.search(text, after, reach) for border in BORDERS)), None)
+        if not found and reach < len(text) and cut_words is not None:
+            cut_words.append(reach)
+        end = found.start() if found else reach
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
