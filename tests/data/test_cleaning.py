@@ -88,6 +88,14 @@ def test_min_hash_estimates_the_similarity(documents):
     assert min_hash(one).jaccard(min_hash(other)) == pytest.approx(jaccard(one, other), abs=0.16)  # four standard deviations of 128 draws
 
 
+def test_a_long_text_is_hashed_in_pieces_without_a_difference(documents, monkeypatch):
+    whole = min_hash(documents[0][:3000])
+
+    monkeypatch.setattr("tfgpt.data.cleaning.SHINGLES_AT_ONCE", 7)
+
+    assert min_hash(documents[0][:3000]).jaccard(whole) == 1.0
+
+
 def test_shingles_are_those_of_characters_not_of_bytes():
     assert len(shingle_hashes("日本語日本語日本語")) == 3
     assert len(shingle_hashes("ab")) == 1

@@ -18,6 +18,8 @@ SHORT, LONG, EXACT, NEAR = "shorter than min_chars", "longer than max_chars", "e
 """The rules, as they are counted."""
 SHINGLE = 5
 """Characters of a shingle."""
+SHINGLES_AT_ONCE = 20_000
+"""Hashed together; the library takes a kilobyte for each."""
 
 
 class Cleaner:
@@ -100,7 +102,8 @@ def min_hash(text: str):
     from datasketch import LeanMinHash, MinHash
 
     sketch = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
-    sketch.update_batch(shingle_hashes(text))
+    for start in range(0, max(len(text) - SHINGLE + 1, 1), SHINGLES_AT_ONCE):
+        sketch.update_batch(shingle_hashes(text[start : start + SHINGLES_AT_ONCE + SHINGLE - 1]))
     return LeanMinHash(sketch)
 
 
