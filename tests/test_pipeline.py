@@ -254,7 +254,7 @@ def test_a_shard_cut_short_is_named_before_training(finished, recipe, tmp_path):
     done = tfgpt_run(recipe, "--output", tmp_path / "run")
 
     assert done.returncode == cli.FAILED
-    assert f"error: {shard}: " in done.stderr and "the shard was cut short or changed: prepare the data again" in done.stderr
+    assert f"error: {shard}: " in done.stderr and "the shard was cut short or changed: remove " in done.stderr
     assert "Traceback" not in done.stderr
 
 
