@@ -12,6 +12,8 @@ from tfgpt.recipe import Recipe
 
 SAMPLE = 20_000
 """Documents of the training part that an inspection looks at, the first ones."""
+SAMPLE_CHARACTERS = 10_000_000
+"""Of those documents in all, at most."""
 SEQUENCES_SHOWN = 3
 
 
@@ -80,11 +82,22 @@ def _judge(recipe: Recipe, folder: Path, stats: dict):
     tokenizer = load_tokenizer(folder / "tokenizer")
     checker = QualityCheck(tokenizer)
     examples = read_corpus(recipe.data, chat_template=recipe.data.chat_template or tokenizer.chat_template or "")
-    sample = list(itertools.islice((example for example in examples if example.split == "train"), SAMPLE))
+    sample = list(_first((example for example in examples if example.split == "train"), SAMPLE, SAMPLE_CHARACTERS))
     with progress_bar("inspect: looking at documents", total=len(sample), unit="documents") as advance:
         quality = checker.measure(sample, advance)
     draw_lengths(quality, recipe.data.length, folder / "inspection.png")
     return quality, judge(quality, plan_of(recipe, tokenizer, stats["splits"]["train"], sample))
+
+
+def _first(examples, most: int, most_characters: int):
+    """Yield the first examples, of so many characters in all; the last one is cut there if it is a text to continue."""
+    for example in itertools.islice(examples, most):
+        if len(example.text) > most_characters and len(example.parts) == 1:
+            example = dataclasses.replace(example, parts=((example.text[:most_characters], example.parts[0][1]),))
+        yield example
+        most_characters -= len(example.text)
+        if most_characters <= 0:
+            return
 
 
 def _as_json(quality):

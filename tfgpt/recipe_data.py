@@ -166,6 +166,8 @@ class DataConfig:
             check(bool(source.path), f"data.sources[{number}].path: empty; give a file, a folder, a glob or a URL")
             check(source.weight is None or source.weight > 0, f"data.sources[{number}].weight: {source.weight} is not above 0")
         for source in self.all_sources():
+            check(source.kind not in BUILT_IN_CORPORA or source.kind == source.path,
+                  f"data.kind: {source.kind} is a corpus of its own, not how {source.path} is read; set data.path to {source.kind}, or data.kind to auto")
             check(_is_encoding(source.encoding), f"data.encoding: {source.encoding} is no encoding that Python knows; utf-8 and latin-1 are two")
 
     def all_sources(self) -> tuple[SourceConfig, ...]:

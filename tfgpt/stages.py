@@ -108,6 +108,8 @@ def make_data(recipe: Recipe, folder: Path, prepare: Callable[..., dict]) -> Non
     for split, of_split in stats["splits"].items():
         console.print(f"data: {split} has {of_split['tokens']:,} tokens of {of_split['documents']:,} documents "
                       f"in {of_split['sequences']:,} sequences, {of_split['fill_rate']:.1%} full")
+    if stats["files_passed_over"]:
+        console.print(f"data: {stats['files_passed_over']:,} files with other endings are passed over, such as {stats['passed_over'][0]}")
     lost = stats["empty"] + sum(stats["refused"].values()) + sum(stats["filtered"].values())
     if lost:
         console.print(f"data: {lost:,} of {stats['documents_read']:,} documents are left out; data/stats.json says why")

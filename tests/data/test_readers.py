@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
+from tfgpt.data.corpus import read_corpus
 from tfgpt.data.intake import Intake
 from tfgpt.data.sources import input_files
 from tfgpt.recipe import DataConfig, RecipeError
@@ -143,16 +144,27 @@ def test_parquet_gives_its_rows(tmp_path):
 
     records, _ = read(tmp_path)
 
-    assert [record.fields for record in records] == ROWS  # columns that no use is made of are not even read
+    assert [record.fields for record in records] == [row | {"other": None} for row in ROWS]  # named for messages, but not read
     assert records[2].place == f"{tmp_path}/a.parquet:3"
 
 
-def test_text_of_parquet_that_is_no_utf8_is_told(tmp_path):
-    column = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+def test_text_of_parquet_that_is_no_utf8_is_mended_and_counted_or_refused(tmp_path):
+    column = pyarrow.array([b"fine", b"caf\xe9", None], pyarrow.binary()).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
 
-    with pytest.raises(RecipeError, match="a.parquet: not a whole Parquet file .*'utf-8' codec can't decode"):
-        read(tmp_path / "a.parquet")
+    records, intake = read(tmp_path / "a.parquet")
+
+    assert [record.fields["text"] for record in records] == ["fine", "caf\ufffd", None]
+    assert intake.account.replaced_characters == 1
+    with pytest.raises(RecipeError, match="a.parquet:2: byte 0xe9 is no UTF-8"):
+        read(tmp_path / "a.parquet", invalid_utf8="refuse")
+
+
+def test_a_column_that_parquet_does_not_have_is_told_beside_those_it_has(tmp_path):
+    parquet.write_table(pyarrow.table({"question": ["a"], "prompt": ["b"]}), tmp_path / "a.parquet")
+
+    with pytest.raises(RecipeError, match=r"a.parquet:1: no column 'target' \(columns: question, prompt\)"):
+        list(read_corpus(DataConfig(path=str(tmp_path / "a.parquet"), examples="pairs")))
 
 
 def test_a_parquet_file_cut_short_is_named(tmp_path):

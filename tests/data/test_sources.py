@@ -1,7 +1,7 @@
 import pytest
 
 from tfgpt.data.builtin import python_reference
-from tfgpt.data.sources import input_files, inputs_sha256
+from tfgpt.data.sources import input_files, inputs_sha256, passed_over
 from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
 
 
@@ -31,7 +31,7 @@ def test_a_folder_with_files_of_several_kinds_wants_to_be_told_which(tmp_path):
 def test_what_is_missing_is_named_by_its_key(tmp_path):
     with pytest.raises(RecipeError, match=r"data.path: no file .*nowhere.txt; give an existing file"):
         names(tmp_path / "nowhere.txt")
-    with pytest.raises(RecipeError, match=r"data.path: folder .* has no file with a known ending \(\.txt"):
+    with pytest.raises(RecipeError, match=r"data.path: folder .* has no file, with an ending \.txt or .*endings there: "):
         names(tmp_path)
     with pytest.raises(RecipeError, match=r"data.sources\[1\].path: no file .*nowhere.txt"):
         input_files(DataConfig(sources=(SourceConfig(path="python-docs"), SourceConfig(path=str(tmp_path / "nowhere.txt")))))
@@ -98,3 +98,18 @@ def test_runs_and_hidden_folders_inside_a_corpus_are_no_corpus(tmp_path):
     (tmp_path / "run" / "stages.json").write_text("{}")
 
     assert names(tmp_path) == [f"{tmp_path}/a.txt"]
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
+    for name in ("a.txt", "b.pdf", "c"):
+        (tmp_path / name).write_text("text")
+
+    assert passed_over(DataConfig(path=str(tmp_path))) == [f"{tmp_path}/b.pdf", f"{tmp_path}/c"]
+    assert passed_over(DataConfig(path=str(tmp_path / "*"))) == []
+    with pytest.raises(RecipeError, match=r"has no jsonl file, with an ending .jsonl or .ndjson or .json \(endings there: .pdf, .txt, none\)"):
+        input_files(DataConfig(path=str(tmp_path), kind="jsonl"))
+
+
+def test_a_built_in_corpus_is_no_kind_of_file():
+    with pytest.raises(RecipeError, match="data.kind: python-docs is a corpus of its own, not how x.txt is read"):
+        DataConfig(path="x.txt", kind="python-docs")

@@ -21,6 +21,7 @@ from tfgpt.data.corpus import check_not_empty, file_examples, is_running_text
 from tfgpt.data.encode import SplitCounts
 from tfgpt.data.examples import Example, ExampleMaker
 from tfgpt.data.intake import Account, Intake
+from tfgpt.data.sections import in_sections, joined
 from tfgpt.data.shards import Layout, ShardWriter, write_index
 from tfgpt.data.sources import InputFile, input_files, inputs_sha256
 from tfgpt.data.split import split_of
@@ -104,7 +105,7 @@ def _build(pipeline, config, tokenizer, folder):
     )
     windows = (
         used
-        | "window of each" >> beam.Map(_window_of, before)
+        | "window of each" >> beam.FlatMap(_windows_of, before)
         | "windows" >> beam.GroupByKey()
         | "write" >> beam.ParDo(Write(config, tokenizer, folder), labels)
     )
@@ -127,9 +128,9 @@ class Read(beam.DoFn):
         number, file = numbered
         intake, characters = Intake(self._config), 0
         cleaner = Cleaner(self._config.clean, intake.account)
-        for of_file, example in enumerate(file_examples(file, ExampleMaker(self._config, self._template), intake)):
+        for of_file, example in enumerate(joined(file_examples(file, ExampleMaker(self._config, self._template), intake))):
             split = split_of(example.text, self._config.validation, self._config.test)
-            example = dataclasses.replace(example, split=split, offset=characters)
+            example = dataclasses.replace(example, split=split, offset=characters, characters=len(example.text))
             characters += len(example.text)
             cleaned, rule = cleaner.clean_alone(example)
             if rule:
@@ -145,7 +146,7 @@ class Write(beam.DoFn):
     def __init__(self, config: DataConfig, tokenizer: GPT2TokenizerFast, folder: Path):
         self._config, self._tokenizer, self._folder = config, tokenizer, folder
 
-    def process(self, window: tuple[int, Iterable[tuple[Place, Example]]], labels: list[str]) -> Iterator[dict]:
+    def process(self, window: tuple[int, Iterable[tuple[tuple[int, ...], Example]]], labels: list[str]) -> Iterator[dict]:
         """Yield the window's counts and its shards' entries for the index."""
         number, members = window
         examples = [example for _, example in sorted(members, key=lambda member: member[0])]
@@ -224,10 +225,11 @@ def _characters_before(sizes):
     return dict(zip(numbers, itertools.accumulate(counts, initial=0)))
 
 
-def _window_of(item, before):
-    """Return a document under the number of its window."""
-    (file, _), example = item
-    return (before[file] + example.offset) // local.WINDOW, item
+def _windows_of(item, before):
+    """Yield a document, in sections if it is long, each under the number of its window."""
+    (file, number), example = item
+    for place, section in enumerate(in_sections([dataclasses.replace(example, offset=before[file] + example.offset)])):
+        yield section.offset // local.WINDOW, ((file, number, place), section)
 
 
 def _sorted_labels(labels):

@@ -8,6 +8,7 @@ from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.examples import Example, ExampleMaker
 from tfgpt.data.intake import Account, Intake
 from tfgpt.data.readers import Record
+from tfgpt.data.sections import joined
 from tfgpt.data.sources import InputFile, input_files
 from tfgpt.data.split import cut_running_text, split_of
 from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
@@ -16,6 +17,8 @@ from tfgpt.recipe_checks import check
 
 def read_corpus(config: DataConfig, account: Account | None = None, chat_template: str = "") -> Iterator[Example]:
     """Yield the examples of a corpus, each with its split.
+
+    A running text (see `is_running_text`) comes in sections, so that it need not fit into memory.
 
     Args:
         config: of the data.
@@ -28,7 +31,11 @@ def read_corpus(config: DataConfig, account: Account | None = None, chat_templat
     intake = Intake(config)
     intake.account = Account() if account is None else account
     examples = _examples(config, intake, chat_template)
-    split = _split_tail(examples, config, intake, chat_template) if is_running_text(config) else _split_hash(examples, config)
+    if is_running_text(config):
+        needs_whole = config.clean.deduplicate != "none" or config.clean.min_chars or config.clean.max_chars
+        split = _split_tail(joined(examples) if needs_whole else examples, config, intake)
+    else:
+        split = _split_hash(joined(examples), config)
     yield from _cleaned(split, config, intake.account)
     check_not_empty(config, intake.account)
 
@@ -59,7 +66,7 @@ def examples_of(records: Iterable[str | dict], config: DataConfig, account: Acco
                 intake.refuse("no object", f"record {number}", f"is a {type(value).__name__}, not a text or a dict", "give texts or dicts")
                 continue
             if example := maker.make(Record(fields, f"record {number}"), source, 0, intake):
-                yield dataclasses.replace(example, offset=offset)
+                yield _placed(example, offset)
                 offset += len(example.text)
 
     yield from _cleaned(_split_hash(made(), config), config, account)
@@ -70,12 +77,16 @@ def _examples(config, intake, chat_template) -> Iterator[Example]:
     maker, offset = ExampleMaker(config, chat_template), 0
     for file in input_files(config):
         for example in file_examples(file, maker, intake):
-            yield dataclasses.replace(example, offset=offset)
+            yield _placed(example, offset)
             offset += len(example.text)
 
 
+def _placed(example, offset) -> Example:
+    return dataclasses.replace(example, offset=offset, characters=len(example.text))
+
+
 def file_examples(file: InputFile, maker: ExampleMaker, intake: Intake) -> Iterator[Example]:
-    """Yield the examples of a file."""
+    """Yield the examples of a file; a text file that is one document in sections."""
     for record in file.read(intake):
         if example := maker.make(record, file.source, file.source_number, intake):
             yield example
@@ -85,7 +96,7 @@ def _cleaned(examples, config, account) -> Iterator[Example]:
     cleaner = Cleaner(config.clean, account)
     for example in examples:
         if cleaned := cleaner.clean(example):
-            account.used[cleaned.split] += 1
+            account.used[cleaned.split] += not cleaned.continues
             yield cleaned
 
 
@@ -95,9 +106,9 @@ def is_running_text(config: DataConfig) -> bool:
         return config.split == "tail"
     if config.examples != "text":
         return False
-    examples = _examples(config, Intake(config), "")
-    next(examples, None)
-    return next(examples, None) is None
+    documents = (example for example in _examples(config, Intake(config), "") if not example.continues)
+    next(documents, None)
+    return next(documents, None) is None
 
 
 def _split_hash(examples, config) -> Iterator[Example]:
@@ -105,16 +116,17 @@ def _split_hash(examples, config) -> Iterator[Example]:
         yield dataclasses.replace(example, split=split_of(example.text, config.validation, config.test))
 
 
-def _split_tail(examples, config, intake, chat_template) -> Iterator[Example]:
-    total = sum(len(example.text) for example in _examples(config, Intake(config), chat_template))
+def _split_tail(examples, config, intake) -> Iterator[Example]:
+    total = sum(len(example.text) for example in _examples(config, Intake(config), ""))
     borders = [("train", round(total * (1 - config.validation - config.test))), ("validation", round(total * (1 - config.test))), ("test", total)]
-    start = 0
+    start, last = 0, None
     for example in examples:
-        parts = cut_running_text(example.text, start, borders)
-        intake.account.divided += len(parts) - 1
+        inside = example.continues
+        for split, text in cut_running_text(example.text, start, borders):
+            intake.account.divided += inside and split != last
+            yield dataclasses.replace(example, parts=((text, True),), split=split, continues=inside and split == last)
+            inside, last = True, split
         start += len(example.text)
-        for split, text in parts:
-            yield dataclasses.replace(example, parts=((text, True),), split=split)
 
 
 def check_not_empty(config: DataConfig, account: Account) -> None:

@@ -1,6 +1,7 @@
 """From examples to packed sequences: tokenized part by part, framed by end-of-text, cut, packed, and counted."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,11 +71,11 @@ class SequenceMaker:
             pieces = pieces.take(pieces.starts == (np.cumsum(tokens.sizes) - tokens.sizes)[pieces.documents])
             too_long |= tokens.encoder_cut
         pieces = trained_pieces(tokens, pieces)
-        counts.documents += len(examples)
+        counts.documents += sum(not example.continues for example in examples)
         counts.bytes += sum(len(text.encode()) for example in examples for text, trained in example.parts if trained)
-        counts.cut += int(np.count_nonzero(too_long))
+        counts.cut += int(np.count_nonzero(too_long & [not example.continues for example in examples]))
         counts.filled += int(pieces.sizes.sum())
-        counts.words_cut += tokens.words_cut
+        counts.words_cut += tokens.words_cut + sum(example.ends_in_word for example in examples)
         for block in pack(tokens, pieces, length, self._config.source_length or length):
             counts.sequences += len(block["input_ids"])
             counts.tokens += int(np.count_nonzero(block["labels"] != IGNORED))
@@ -84,6 +85,7 @@ class SequenceMaker:
         """Return examples tokenized: each begins with the end-of-text token, and that is the label of its last token.
 
         The last label is trained on if the last part is. A text to classify has its class as the label of its last token, and no other.
+        A section that continues a document does not begin with that token, and one that is unfinished does not end with it.
         """
         ids, part_sizes, words_cut = self._encoder.encode([text for example in examples for text, _ in example.parts])
         parts = np.array([len(example.parts) for example in examples], np.int64)
@@ -99,10 +101,22 @@ class SequenceMaker:
             of_token = np.insert(np.repeat(trained, part_sizes), ends, trained[last_part])
             labels = np.where(of_token, np.insert(ids, ends, self._end_of_text), IGNORED).astype(np.int32)
         if self._config.examples != "translation":
-            return Tokens(inputs, labels, sizes + 1, words_cut=words_cut)
+            return _without_false_ends(Tokens(inputs, labels, sizes + 1, words_cut=words_cut), examples)
         read, read_sizes, more_cut = self._encoder.encode([example.encoder_text for example in examples])
         most = (self._config.source_length or self._config.length) - 1
         kept_sizes = np.minimum(read_sizes, most)
         within = np.arange(len(read)) - np.repeat(np.cumsum(read_sizes) - read_sizes, read_sizes)
         closed = np.insert(read[within < most], np.cumsum(kept_sizes), self._end_of_text)  # what the encoder reads is never empty
         return Tokens(inputs, labels, sizes + 1, closed, kept_sizes + 1, read_sizes > most, words_cut + more_cut)
+
+
+def _without_false_ends(tokens, examples) -> Tokens:
+    """Take the end-of-text tokens away where a section goes on with its document, or where the next one does."""
+    continues, unfinished = (np.array([getattr(example, key) for example in examples], bool) for key in ("continues", "unfinished"))
+    if not (continues.any() or unfinished.any()):
+        return tokens
+    ends = np.cumsum(tokens.sizes)
+    kept = np.ones(len(tokens.inputs), bool)
+    kept[(ends - tokens.sizes)[continues]] = False
+    kept[ends[unfinished] - 1] = False
+    return dataclasses.replace(tokens, inputs=tokens.inputs[kept], labels=tokens.labels[kept], sizes=tokens.sizes - continues - unfinished)

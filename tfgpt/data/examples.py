@@ -27,6 +27,14 @@ class Example:
     split: str = "train"
     offset: int = 0
     """Characters of the corpus that were read before it."""
+    characters: int = 0
+    """It had as it was read."""
+    continues: bool = False
+    """Whether it goes on with the document of the example before it: a section of a long text, which no end-of-text token opens."""
+    unfinished: bool = False
+    """Whether the next example goes on with its document, so that no end-of-text token closes it."""
+    ends_in_word: bool = False
+    """Whether a word is cut at its end."""
 
     @property
     def text(self) -> str:
@@ -69,6 +77,8 @@ class ExampleMaker:
         except UnusableError as error:
             intake.refuse(error.reason, record.place, error.problem, error.remedy)
             return None
+        if record.continues:
+            return Example(place=record.place, source_number=number, continues=True, **made)
         intake.account.documents_read += 1
         if made is None:
             intake.account.empty += 1
@@ -77,7 +87,7 @@ class ExampleMaker:
 
     def _text(self, fields):
         text = fields.text("text")
-        return {"parts": ((text, True),)} if text.strip() else None
+        return {"parts": ((text, True),)} if fields.continues or text.strip() else None
 
     def _pairs(self, fields):
         prompt, target = fields.text("prompt"), fields.text("target")
@@ -108,6 +118,7 @@ class Fields:
 
     def __init__(self, record: Record, columns: ColumnsConfig, intake: Intake):
         self._record, self._columns, self._intake = record, columns, intake
+        self.continues = record.continues
 
     def name(self, use: str) -> str:
         """Return the name of the column for a use such as `text`."""

@@ -40,6 +40,7 @@ def training_batches(
     """Return the endless stream of training batches, from `first_step` on.
 
     Every pass over the data is shuffled anew, by seed and number of the pass alone. A batch may span two passes; no sequence is left out.
+    A global seed of TensorFlow's (`tf.random.set_seed`) enters the order too: set none, or the same one whenever a run goes on.
 
     Args:
         data: the shards.
@@ -49,7 +50,7 @@ def training_batches(
         weights: of the sources of a mixture; their shares of the sequences are in proportion. Empty = one pass takes each sequence once.
         worker: number of this worker, from 0; each takes its rows of every batch.
         workers: how many there are; a divisor of `batch_size`.
-        service: address of a tf.data service dispatcher whose workers make the batches; empty = made here.
+        service: address of a tf.data service dispatcher whose worker, one, makes the batches; empty = made here.
 
     Returns:
         Dicts of `input_ids`, `labels`, `segment_ids`, `position_ids`, int32 [batch_size / workers, length] each; with an encoder its side too.

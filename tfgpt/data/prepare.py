@@ -17,10 +17,11 @@ import numpy as np
 from tfgpt.data.corpus import examples_of, read_corpus
 from tfgpt.data.encode import SequenceMaker, SplitCounts
 from tfgpt.data.examples import Example
-from tfgpt.data.intake import Account
+from tfgpt.data.intake import PLACES_KEPT, Account
 from tfgpt.data.packing import IGNORED
+from tfgpt.data.sections import in_sections
 from tfgpt.data.shards import Layout, ShardWriter
-from tfgpt.data.sources import inputs_sha256
+from tfgpt.data.sources import inputs_sha256, passed_over
 from tfgpt.files import whole_folder, write_json, write_text
 from tfgpt.recipe import DataConfig, RecipeError
 from tfgpt.text.bpe import GPT2TokenizerFast, with_bpe_dropout
@@ -76,13 +77,20 @@ def prepare(
 
 
 def tokenized_documents(config: DataConfig, tokenizer: GPT2TokenizerFast, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the tokens of each document of a split, int32 [tokens], and which of them, and of its end, are trained on, bool [tokens + 1]."""
+    """Yield the tokens of each document of a split, int32 [tokens], and which of them, and of its end, are trained on, bool [tokens + 1].
+
+    A section of a long text counts as a document, without its history; its end is not trained on where it is not the text's.
+    """
     maker = SequenceMaker(config, BatchEncoder(tokenizer), tokenizer.eos_token_id)
     for _, examples in windows(example for example in _read(config, None, Account(), tokenizer) if example.split == split):
         tokens = maker.tokens(examples)
         borders = np.cumsum(tokens.sizes)[:-1]
-        for inputs, labels in zip(np.split(tokens.inputs, borders), np.split(tokens.labels, borders)):
-            yield inputs[1:], labels != IGNORED
+        for example, inputs, labels in zip(examples, np.split(tokens.inputs, borders), np.split(tokens.labels, borders)):
+            trained = labels != IGNORED
+            if example.unfinished:
+                inputs, trained = np.append(inputs, labels[-1]), np.append(trained, False)
+            first = int(trained.argmax()) if example.continues else 0
+            yield inputs[first + 1 :], trained[first:]
 
 
 class SplitMakers:
@@ -168,8 +176,11 @@ def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[st
     """Return the account of a prepared corpus, as it stands in stats.json."""
     account.cut = sum(of_split.cut for of_split in counts.values())
     splits = {split: dataclasses.asdict(of_split) | {"fill_rate": of_split.fill_rate(config.length)} for split, of_split in counts.items()}
+    others = [] if inputs is None else passed_over(config)
     return {
         "inputs_sha256": inputs,
+        "files_passed_over": len(others),
+        "passed_over": others[:PLACES_KEPT],
         "documents": sum(of_split.documents for of_split in counts.values()),
         **vars(account),
         "examples": config.examples,
@@ -182,7 +193,8 @@ def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[st
 
 def _read(config, records, account, tokenizer) -> Iterator[Example]:
     template = config.chat_template or tokenizer.chat_template or ""
-    return read_corpus(config, account, template) if records is None else examples_of(records, config, account, template)
+    examples = read_corpus(config, account, template) if records is None else examples_of(records, config, account, template)
+    return in_sections(examples) if config.examples == "text" else examples
 
 
 def _counted(examples, advance) -> Iterator[Example]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,18 @@ import fsspec
 
 from tfgpt.data.intake import Intake
 from tfgpt.recipe import RecipeError, SourceConfig
+from tfgpt.text.encode import LONGEST_WORD, border_after
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 PACKED = (".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
 ROWS_AT_ONCE = 1024
+SECTION = 1_000_000
+"""Characters of a section, in which a file that is one document is read, so that a file of any size takes the memory of two or three."""
+END_OF_LINE = re.compile(r"(?<=[A-Za-z0-9.,;:!?)])(?=\n)")
+"""Where a section best ends: no token lies across it, and nothing that is written in one line, such as a telephone number."""
+LONGEST_LINE = 20_000
+"""Characters in which such a place is looked for."""
 
 csv.field_size_limit(2**31 - 1)  # a field may be a whole book; the library's limit of 128 kB is for spreadsheets
 
@@ -31,15 +39,18 @@ class Record(NamedTuple):
     """Values by column; a text file has the one column `text`."""
     place: str
     """File and line, or file and row."""
+    continues: bool = False
+    """Whether it goes on with the document of the record before it; of a file that is one document only."""
 
 
 def read_text(path: str, source: SourceConfig, intake: Intake) -> Iterator[Record]:
-    """Yield the documents of a text file: the file, its blocks between blank lines, or its lines."""
+    """Yield the documents of a text file: the file, in sections, or its blocks between blank lines, or its lines."""
     with _open_text(path, source, intake) as file:
         if file is None:
             return
         if source.documents == "file":
-            yield _text_record(file.read(), path, source, intake)
+            for number, (line, text) in enumerate(sections(file)):
+                yield _text_record(text, f"{path}:{line}" if number else path, source, intake)._replace(continues=number > 0)
         elif source.documents == "line":
             for number, line in enumerate(file, start=1):
                 yield _text_record(line.rstrip("\r\n"), f"{path}:{number}", source, intake)
@@ -89,13 +100,16 @@ def read_parquet(path: str, source: SourceConfig, intake: Intake) -> Iterator[Re
     with fsspec.open(path, "rb") as file:
         try:
             table = parquet.ParquetFile(file)
-            wanted = [name for name in table.schema_arrow.names if name in vars(source.columns).values()]
+            names = table.schema_arrow.names
+            wanted = [name for name in names if name in vars(source.columns).values()]
             start = 1
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=wanted or None):
-                for number, row in enumerate(batch.to_pylist(), start):
-                    yield Record(row, f"{path}:{number}")
+                for number, row in enumerate(_rows(batch), start):
+                    place = f"{path}:{number}"
+                    values = {name: _decoded(value, place, intake) for name, value in row.items()}
+                    yield Record(dict.fromkeys(names) | values, place)  # all names, so that an error can list them
                 start += len(batch)
-        except (ArrowException, OSError, UnicodeDecodeError) as error:
+        except (ArrowException, OSError) as error:
             raise RecipeError(f"{path}: not a whole Parquet file ({_one_line(error)}); write it again") from error
 
 
@@ -201,6 +215,21 @@ def _text_record(text, place, source, intake):
     return Record({"text": intake.mend(text, place, source.encoding)}, place)
 
 
+def sections(file: io.TextIOBase) -> Iterator[tuple[int, str]]:
+    """Yield a text in sections, each with the number of its first line, and none blank unless the text is; cut where no token is."""
+    text, line, more = "", 1, True
+    while more:
+        more = file.read(SECTION)
+        text += more
+        while len(text) >= 2 * SECTION + LONGEST_WORD and not text[:SECTION].isspace():
+            end_of_line = END_OF_LINE.search(text, SECTION, SECTION + LONGEST_LINE)
+            end = end_of_line.start() if end_of_line else border_after(text, SECTION)
+            yield line, text[:end]
+            line += text.count("\n", 0, end)
+            text = text[end:]
+    yield line, text
+
+
 def _blocks(file) -> Iterator[tuple[int, str]]:
     """Yield the runs of lines that are not blank, each with the number of its first line."""
     lines, first = [], 1
@@ -263,6 +292,18 @@ def _open_hf(datasets, path, source):
     if (Path(path) / "state.json").is_file():
         return datasets.load_from_disk(path)
     return datasets.load_dataset(path, source.dataset_config or None, split=source.dataset_split, streaming=True)
+
+
+def _rows(batch) -> list[dict]:
+    """Return the rows of an Arrow batch; texts as bytes where one of them is no UTF-8, which Parquet does not check."""
+    import pyarrow as pa
+
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = [column.cast(pa.binary()) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column
+                   for column in batch.columns]
+        return pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
 
 
 def _missing(kind, package, extra):

@@ -52,7 +52,12 @@ def input_files(config: DataConfig) -> list[InputFile]:
     Raises:
         RecipeError: a source without any file.
     """
-    return [file for number, source in enumerate(config.all_sources()) for file in _files_of(source, number, _key_of(config, number))]
+    return [file for number, source in enumerate(config.all_sources()) for file in _files_of(source, number, _key_of(config, number))[0]]
+
+
+def passed_over(config: DataConfig) -> list[str]:
+    """Return the files of a recipe's folders that are not read, since their ending is none of `ENDINGS`, or of another kind than data.kind."""
+    return [path for number, source in enumerate(config.all_sources()) for path in _files_of(source, number, _key_of(config, number))[1]]
 
 
 def inputs_sha256(config: DataConfig) -> str:
@@ -79,18 +84,19 @@ def _key_of(config, number):
     return f"data.sources[{number}].path" if config.sources else "data.path"
 
 
-def _files_of(source, number, key) -> list[InputFile]:
+def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
+    """Return the files of a source that are read, and those of its folder that are not."""
     kind = source.kind if source.path not in BUILT_IN_CORPORA else source.path
     if kind == "python-stdlib":
-        return [InputFile(str(path), "text", number, source) for path in stdlib_files()]
+        return [InputFile(str(path), "text", number, source) for path in stdlib_files()], []
     if kind in ("python-docs", "hf", "tfds"):
-        return [InputFile(source.path, kind, number, source)]
+        return [InputFile(source.path, kind, number, source)], []
     paths, is_folder = _find_url(source.path, key) if "://" in source.path else _find_local(source.path)
-    if is_folder:
-        paths = _usable(paths, kind, source.path, key)
-    if not paths:
+    usable = _usable(paths, kind, source.path, key) if is_folder else paths
+    if not usable:
         raise RecipeError(f"{key}: no file {source.path}; give an existing file, folder, glob or URL, or one of {', '.join(BUILT_IN_CORPORA)}")
-    return [InputFile(path, _kind_by_ending(path) or "text" if kind == "auto" else kind, number, source) for path in paths]
+    files = [InputFile(path, _kind_by_ending(path) or "text" if kind == "auto" else kind, number, source) for path in usable]
+    return files, sorted(set(paths) - set(usable))
 
 
 def _find_local(path) -> tuple[list[str], bool]:
@@ -136,7 +142,10 @@ def _usable(paths, kind, folder, key) -> list[str]:
         examples = ", ".join(f"{name} ({PurePosixPath(files[0]).name})" for name, files in sorted(kinds.items()))
         raise RecipeError(f"{key}: folder {folder} holds files of several kinds: {examples}; set data.kind to one of them, or give a glob")
     if not kinds:
-        raise RecipeError(f"{key}: folder {folder} has no file with a known ending ({', '.join(ENDINGS)}); give a glob such as {folder}/* for others")
+        wanted = [ending for ending, of in ENDINGS.items() if kind in ("auto", of)]
+        there = sorted({PurePosixPath(path).suffix or "none" for path in paths})
+        raise RecipeError(f"{key}: folder {folder} has no {'' if kind == 'auto' else kind + ' '}file, with an ending {' or '.join(wanted)} (endings there: "
+                          f"{', '.join(there)[:200] or 'no file'}); give a glob such as {folder}/* for files with others")
     return next(iter(kinds.values()))
 
 

@@ -72,14 +72,24 @@ def cut_text(text: str, cut_words: list[int] | None = None) -> Iterator[str]:
     """
     start = 0
     while len(text) - start > LONG_TEXT:
-        after, reach = start + LONG_TEXT, min(start + LONG_TEXT + LONGEST_WORD, len(text))
-        found = next(filter(None, (border.search(text, after, reach) for border in BORDERS)), None)
-        if not found and reach < len(text) and cut_words is not None:
-            cut_words.append(reach)
-        end = found.start() if found else reach
+        end = border_after(text, start + LONG_TEXT)
+        if cut_words is not None and end < len(text) and not is_border(text[end - 1], text[end]):
+            cut_words.append(end)
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def border_after(text: str, start: int) -> int:
+    """Return the first place from `start` on at which a text can be cut without any other token; at most `LONGEST_WORD` characters on."""
+    reach = min(start + LONGEST_WORD, len(text))
+    found = next(filter(None, (border.search(text, start, reach) for border in BORDERS)), None)
+    return found.start() if found else reach
+
+
+def is_border(before: str, after: str) -> bool:
+    """Tell whether a text may be cut between these two characters without any other token."""
+    return any(border.search(before + after, 1) for border in BORDERS)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
