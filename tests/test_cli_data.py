@@ -47,6 +47,19 @@ def test_prepare_with_beam_writes_the_same(folder):
     assert stats[0] == stats[1]
 
 
+def test_a_shard_changed_in_place_is_told(folder):
+    assert tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "changed").returncode == 0
+    shard = next((folder / "changed" / "data").glob("train-*"))
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    shard.write_bytes(raw)
+
+    done = tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "changed")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: changed/data/{shard.name}: its SHA-256 is not the one in index.json")
+
+
 def test_inspect_answers_and_shows_what_is_trained_on(folder):
     pytest.importorskip("py3langid", reason="pip install 'tfgpt[inspect]'")
 
@@ -54,7 +67,7 @@ def test_inspect_answers_and_shows_what_is_trained_on(folder):
     as_json = tfgpt(folder, "data", "inspect", "recipe.yaml", "--output", "inspected", "--json")
 
     assert shown.returncode == as_json.returncode == 0, shown.stderr + as_json.stderr
-    for part in ("Is it enough? Not in all:", "Is it clean? Yes.", "Is it relevant?", "trained on", "┃", "It is "):
+    for part in ("Is it enough? Not in all:", "Is it clean? Yes.", "Is it relevant?", "«trained on»", "┃", "« It is "):
         assert part in shown.stdout
     found = json.loads(as_json.stdout)
     assert found["quality"]["documents"] == found["stats"]["splits"]["train"]["documents"]

@@ -40,6 +40,7 @@ def prepare(arguments: list[str]) -> int:
             pipeline.run(*given, until="data", prepare_data=functools.partial(prepare_with_beam, flags=of_runner))
         else:
             pipeline.run(*given, until="data")
+        _check_shards(given[1])
         _print_table(json.loads((given[1] / "data" / "stats.json").read_text("utf-8")))
     return DONE
 
@@ -56,6 +57,7 @@ def inspect(arguments: list[str]) -> int:
         from tfgpt import pipeline
 
         pipeline.run(recipe, folder, until="data")
+        _check_shards(folder)
         stats = json.loads((folder / "data" / "stats.json").read_text("utf-8"))
         quality, judgements = _judge(recipe, folder, stats)
         if "--json" in arguments:
@@ -69,6 +71,13 @@ def inspect(arguments: list[str]) -> int:
 
 
 ACTIONS = {"prepare": prepare, "inspect": inspect}
+
+
+def _check_shards(folder):
+    """Compare the shards with their checksums, also where they were there already."""
+    from tfgpt.data.shards import ShardedData
+
+    ShardedData(folder / "data").check()
 
 
 def _judge(recipe: Recipe, folder: Path, stats: dict):
@@ -150,7 +159,8 @@ def _print_sequences(folder: Path) -> None:
     names = folder / "data" / "labels.txt"
     classes = names.read_text("utf-8").splitlines() if names.exists() else []
     batch = next(iter(evaluation_batches(ShardedData(folder / "data"), "train", SEQUENCES_SHOWN)))
-    legend = [Text("trained on", "green"), ", ", Text("not trained on", "dim"), ", ", Text(" ┃ ", "bold"), "the next document"]
+    trained_on = "trained on" if console.is_terminal else "«trained on»"
+    legend = [Text(trained_on, "green"), ", ", Text("not trained on", "dim"), ", ", Text(" ┃ ", "bold"), "the next document"]
     console.print("Sequences, decoded: ", *legend, sep="")
     for inputs, labels, segments in zip(*(tf.unstack(batch[key]) for key in ("input_ids", "labels", "segment_ids"))):
         line = Text()
@@ -164,7 +174,8 @@ def _print_sequences(folder: Path) -> None:
                 continue
             shown += [(token, label >= 0) for token, label in zip([*ids[1:], taught[-1]], taught) if token >= 0]
             for trained, run in itertools.groupby(shown, key=lambda pair: pair[1]):
-                line.append(tokenizer.decode([token for token, _ in run]), "green" if trained else "dim")
+                text = tokenizer.decode([token for token, _ in run])
+                line.append(text if console.is_terminal or not trained else f"«{text}»", "green" if trained else "dim")
         console.print(line, "\n", sep="")
 
 

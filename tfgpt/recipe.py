@@ -4,13 +4,13 @@ Imports nothing of the package and no TensorFlow, so that `--help` and a refused
 """
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
+from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", "DataConfig", "EvaluateConfig", "ExportConfig", "ModelConfig", "Recipe",
            "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
@@ -59,59 +59,6 @@ class ModelConfig:
         check_at_least("model.context", self.context, 0, " (0 = data.length)")
         check(self.width % self.heads == 0, f"model.width: {self.width} is not a multiple of model.heads ({self.heads}); change one of them")
         check(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1); 0 turns it off")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Learning rate over a run, counted in optimizer steps: a linear rise, then a cosine fall."""
-
-    peak: float = 1.0e-3
-    """Highest learning rate, reached when warm-up ends."""
-    warmup_steps: int = 50
-    """Optimizer steps of linear rise from 0; 0 = none."""
-    floor: float = 1.0e-4
-    """Learning rate at the last step."""
-
-    def __post_init__(self):
-        check_at_least("train.schedule.warmup_steps", self.warmup_steps, 0)
-        check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
-        check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
-                                            "lower the floor or raise the peak")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how the model is trained, and how often one looks at it."""
-
-    steps: int = 1000
-    """Optimizer steps."""
-    global_batch_size: int = 16
-    """Sequences in an optimizer step."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon = orthogonalized momentum for the matrices of attention and MLP, AdamW for the rest; learns from scratch in fewer steps."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    weight_decay: float = 0.1
-    """Decoupled weight decay on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm; 0 = not clipped."""
-    evaluate_every: int = 100
-    """Steps between two evaluations on the validation part, each with samples and a checkpoint."""
-    log_every: int = 10
-    """Steps between two points of the training curves in TensorBoard."""
-    sample_prompts: tuple[str, ...] = ("",)
-    """Prompts continued at every evaluation, shown as text in TensorBoard; "" starts a document."""
-    sample_tokens: int = 48
-    """Tokens in such a continuation."""
-    keep_checkpoints: int = 2
-    """The newest checkpoints kept; older ones are removed."""
-    jit_compile: bool = False
-    """Compile the train step with XLA."""
-
-    def __post_init__(self):
-        for key in ("steps", "global_batch_size", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
-            check_at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("weight_decay", "clip_norm"):
-            check_at_least(f"train.{key}", getattr(self, key), 0)
 
 
 @dataclass(frozen=True)
@@ -172,6 +119,9 @@ class Recipe:
         check(re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None,
               f"name: {self.name!r} cannot name a folder and a model; use letters, digits, '-', '_' and '.'")
         check(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
+        micro = self.train.accumulate
+        check(self.train.global_batch_size % micro == 0, f"train.accumulate: {self.train.global_batch_size} sequences (train.global_batch_size) cannot be "
+              f"cut into {micro} micro steps; set train.global_batch_size to a multiple of {micro}")
         if self.model.init == "random" and self.model.context:
             check(self.data.length <= self.model.context, f"data.length: {self.data.length} tokens is longer than the model's context of "
                   f"{self.model.context}; set it to {self.model.context} or less, or raise model.context")

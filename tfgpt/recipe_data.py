@@ -115,7 +115,8 @@ class DataConfig:
     invalid_utf8: Literal["replace", "refuse"] = "replace"
     """Bytes that are not in that encoding: replace them by U+FFFD and count them in stats.json, or refuse the file."""
     bad_records: Literal["refuse", "skip"] = "refuse"
-    """Records that cannot be used (broken JSON, a missing column, a value that is no text): stop with file and line, or skip and count them."""
+    """Records that cannot be used (broken JSON, a missing column, a value that is no text): stop with file and line, or skip and count them.
+    An empty text, or null, is no error: it is counted as empty."""
     dataset_config: str = ""
     """Configuration of an hf dataset; empty = its default one."""
     dataset_split: str = "train"

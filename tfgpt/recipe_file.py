@@ -152,6 +152,9 @@ def _kind_name(kind):
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        if dataclasses.is_dataclass(item):
+            return "a list of sections, [{key: value, ...}, ...], with no other keys than " + ", ".join(field.name for field in dataclasses.fields(item))
         return "a list of texts"
     return KINDS.get(kind, str(kind))
 

@@ -80,3 +80,14 @@ def test_a_running_text_is_refused(tmp_path, tokenizer):
 
     with pytest.raises(RecipeError, match="data.split: a running text is cut at its tail by one process"):
         beam.prepare_with_beam(DataConfig(path=str(tmp_path / "a.txt"), length=LENGTH), tokenizer, tmp_path / "beam")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--runner", "FooRunner"], "--beam: Unexpected pipeline runner: FooRunner"),
+    (["--runnner", "FlinkRunner"], "has no flag that Beam knows as runnner"),
+])  # fmt: skip
+def test_flags_that_beam_does_not_take_are_told(tmp_path, tokenizer, flags, message):
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+
+    with pytest.raises(RecipeError, match=message):
+        beam.prepare_with_beam(DataConfig(path=str(tmp_path / "a.txt"), documents="block"), tokenizer, tmp_path / "data", flags=flags)

@@ -160,7 +160,7 @@ def test_a_label_that_is_none_is_refused(label):
         ("one text", {}, "records: one text; give a list of documents"),
         ([None], {}, "record 1: is a NoneType, not a text or a dict"),
         (["a"], {"split": "tail"}, "data.split: tail cuts a running text that is read from files"),
-        ([{"prompt": "a", "target": "b"}] * 3, {"examples": "pairs"}, "give more records, or change the share"),
+        ([{"prompt": "a", "target": "b"}] * 3, {"examples": "pairs"}, "give more records that are not all the same, or change the share"),
     ],
 )
 def test_records_of_python_that_are_none_are_refused(records, settings, message):

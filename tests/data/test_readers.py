@@ -297,3 +297,10 @@ def test_a_url_is_read_through_its_file_system(tmp_path):
         read("memory://corpus/9.txt")
     with pytest.raises(RecipeError, match="data.path: nonsense://x cannot be reached .*Protocol not known"):
         read("nonsense://x")
+
+
+def test_a_list_of_objects_is_told_to_be_written_line_by_line(tmp_path):
+    write(tmp_path / "a.json", b'[\n  {"text": "one"},\n  {"text": "two"}\n]\n')
+
+    with pytest.raises(RecipeError, match="a.json:1: not JSON .*; a file of JSON is read line by line"):
+        read(tmp_path / "a.json")

@@ -113,3 +113,10 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
 def test_a_built_in_corpus_is_no_kind_of_file():
     with pytest.raises(RecipeError, match="data.kind: python-docs is a corpus of its own, not how x.txt is read"):
         DataConfig(path="x.txt", kind="python-docs")
+
+
+def test_a_dataset_saved_to_disk_is_not_read_as_json(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+
+    with pytest.raises(RecipeError, match="save_to_disk wrote; set data.kind to hf"):
+        input_files(DataConfig(path=str(tmp_path)))

@@ -92,7 +92,7 @@ def test_a_packed_batch_gives_each_document_the_loss_it_has_alone(model, torch_m
     (packed,) = pack(Tokens(inputs, labels, sizes), pieces, length)
     assert len(packed["labels"]) < len(pieces.sizes)  # some do share a sequence
 
-    loss, tokens, _ = model.loss_terms(packed)
+    _, loss, tokens, _ = model.loss_terms(packed)
 
     spans = [slice(start, start + size) for start, size in zip(pieces.starts, pieces.sizes)]
     alone = sum(torch_loss(torch_model, inputs[span], labels[span]) for span in spans)
@@ -120,14 +120,14 @@ def test_padding_does_not_change_the_loss(model):
 
     plain, with_padding = model.loss_terms(batch), model.loss_terms(padded)
 
-    np.testing.assert_allclose(plain[0], with_padding[0], rtol=1e-6)  # the same terms, summed in another order
-    assert int(plain[1]) == int(with_padding[1]) == 40
+    np.testing.assert_allclose(plain.loss, with_padding.loss, rtol=1e-6)  # the same terms, summed in another order
+    assert int(plain.tokens) == int(with_padding.tokens) == 40
 
 
 def test_labels_are_not_shifted_again(model, torch_model):
     ids = random_ids(model, 1, 15)[0]
 
-    loss, _, _ = model.loss_terms({"input_ids": ids[np.newaxis, :-1], "labels": ids[np.newaxis, 1:]})
+    _, loss, _, _ = model.loss_terms({"input_ids": ids[np.newaxis, :-1], "labels": ids[np.newaxis, 1:]})
 
     np.testing.assert_allclose(loss, torch_loss(torch_model, ids[:-1], ids[1:]), rtol=1e-5)
 
@@ -179,10 +179,10 @@ def test_the_epochs_figures_weigh_every_token_alike(model):
     model.compile()
     logs = model.evaluate(data, return_dict=True, verbose=0)
 
-    expected = sum(float(term[0]) for term in terms) / 43
+    expected = sum(float(term.loss) for term in terms) / 43
     np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
     np.testing.assert_allclose(logs["perplexity"], math.exp(expected), rtol=1e-4)
-    np.testing.assert_allclose(logs["accuracy"], sum(int(term[2]) for term in terms) / 43, rtol=1e-6)
+    np.testing.assert_allclose(logs["accuracy"], sum(int(term.correct) for term in terms) / 43, rtol=1e-6)
     assert logs["tokens"] == 43
     assert logs["tokens_per_second"] > 0
 
@@ -216,10 +216,10 @@ def test_dropout_masks_follow_from_seed_and_step_alone(small_model):
     def loss(seed, step):
         small_model.seed_dropout(seed)
         small_model.transformer.dropout_clock.set(step)
-        return float(small_model.loss_terms(batch, training=True)[0])
+        return float(small_model.loss_terms(batch, training=True).loss)
 
     assert loss(1, 5) == loss(1, 5)
-    assert len({loss(1, 5), loss(1, 6), loss(2, 5), float(small_model.loss_terms(batch)[0])}) == 4
+    assert len({loss(1, 5), loss(1, 6), loss(2, 5), float(small_model.loss_terms(batch).loss)}) == 4
 
 
 def test_dropout_keeps_the_mean_and_drops_the_share(small_model):

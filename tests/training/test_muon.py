@@ -32,7 +32,7 @@ def test_matrices_take_muons_step_and_the_rest_adamws():
 
     matrix, *rest = names
     for name in rest:
-        np.testing.assert_array_equal(muon[name], adamw[name])
+        np.testing.assert_allclose(muon[name], adamw[name], atol=2e-6)  # another order of the same fp32 operations
     direction = orthogonalize(tf.constant(1.95 * gradients[matrix]))  # momentum g, and Nesterov's g + 0.95 g
     expected = start[matrix] * (1 - 0.1 * 0.5) - 0.1 * 0.2 * 6**0.5 * direction.numpy()
     np.testing.assert_allclose(muon[matrix], expected, atol=1e-5)

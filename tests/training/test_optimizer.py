@@ -3,13 +3,14 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tfgpt.recipe import ScheduleConfig, TrainConfig
-from tfgpt.training.optimizer import WarmupCosine, make_optimizer
+from tfgpt.training.optimizer import FusedAdamW, Schedule, make_optimizer
 
 
 def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine():
-    schedule = WarmupCosine(ScheduleConfig(peak=1.0, warmup_steps=4, floor=0.2), steps=24)
+    schedule = Schedule(ScheduleConfig(peak=1.0, warmup_steps=4, floor=0.2), steps=24)
 
     rates = [float(schedule(step)) for step in range(30)]
 
@@ -20,10 +21,10 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine():
 
 
 def test_without_warm_up_the_first_step_has_the_peak():
-    assert float(WarmupCosine(ScheduleConfig(peak=0.5, warmup_steps=0, floor=0.0), steps=10)(0)) == 0.5
+    assert float(Schedule(ScheduleConfig(peak=0.5, warmup_steps=0, floor=0.0), steps=10)(0)) == 0.5
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor", "lion", "muon"])
 def test_only_matrices_decay(model, name):
     config = TrainConfig(optimizer=name, weight_decay=0.5, clip_norm=0.0, schedule=ScheduleConfig(peak=0.1, warmup_steps=0, floor=0.1))
     optimizer = make_optimizer(config)
@@ -37,8 +38,38 @@ def test_only_matrices_decay(model, name):
         np.testing.assert_allclose(variable, old if kept else old * 0.95, rtol=1e-6, err_msg=variable.name)
 
 
-def test_gradients_are_clipped_by_their_global_norm():
-    optimizer = make_optimizer(TrainConfig(clip_norm=2.0))
+@pytest.mark.parametrize(("kind", "settings", "expected"), [
+    ("linear", {}, {3: 1.0, 4: 1.0, 14: 0.6, 24: 0.2, 30: 0.2}),
+    ("constant", {}, {0: 0.25, 4: 1.0, 24: 1.0}),
+    ("inverse_sqrt", {}, {3: 1.0, 15: 0.5, 35: 1 / 3, 399: 0.2}),  # 4 / 16, 4 / 36; not below the floor
+    ("wsd", {"decay_steps": 10}, {4: 1.0, 14: 1.0, 19: 0.6, 24: 0.2}),
+    ("wsd", {}, {20: 1.0, 22: 0.6, 24: 0.2}),  # a fifth of 24 steps
+])  # fmt: skip
+def test_the_other_schedules(kind, settings, expected):
+    schedule = Schedule(ScheduleConfig(kind=kind, peak=1.0, warmup_steps=4, floor=0.2, **settings), steps=24)
 
-    assert optimizer.global_clipnorm == 2.0
-    assert make_optimizer(TrainConfig(clip_norm=0.0)).global_clipnorm is None
+    assert {step: float(schedule(step)) for step in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_fused_update_is_adamws():
+    rng = np.random.default_rng(2)
+    start, gradients = rng.normal(size=[5, 4]).astype(np.float32), rng.normal(size=[3, 5, 4]).astype(np.float32)
+    results = []
+    for kind in (FusedAdamW, tf_keras.optimizers.AdamW):
+        optimizer, variable = kind(0.1, weight_decay=0.3, beta_2=0.99), tf.Variable(start)
+        for gradient in gradients:
+            optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        results.append(variable.numpy())
+
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_every_optimizer_learns_and_moves_against_the_gradient():
+    for name in ("adamw", "adam", "sgd", "adafactor", "lion", "muon"):
+        optimizer = make_optimizer(TrainConfig(optimizer=name, weight_decay=0.0, schedule=ScheduleConfig(peak=0.1, warmup_steps=0)))
+        target, variable = tf.random.stateless_normal([6, 4], seed=[1, 2]), tf.Variable(tf.ones([6, 4]), name="c_attn/weight")
+        first = float(tf.reduce_sum(tf.square(variable - target)))
+        for _ in range(60):
+            optimizer.apply_gradients([(variable - target, variable)])
+
+        assert float(tf.reduce_sum(tf.square(variable - target))) < 0.5 * first, name

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from tfgpt.data import prepare as local
 from tfgpt.data.cleaning import EXACT, NEAR, Cleaner, canonical_text, digest_of, min_hash, near_index
@@ -58,11 +58,10 @@ def prepare_with_beam(
     """
     if is_running_text(config):
         raise RecipeError("data.split: a running text is cut at its tail by one process; prepare it without --beam, or set data.split to hash")
-    options = PipelineOptions(list(flags))
-    options.view_as(SetupOptions).save_main_session = False
     with whole_folder(Path(folder)) as partial:
+        pipeline = _pipeline(list(flags))
         try:
-            with beam.Pipeline(options=options) as pipeline:
+            with pipeline:
                 _build(pipeline, config, tokenizer, partial)
         except RecipeError as error:
             raise RecipeError(str(error).split(" [while running")[0]) from error
@@ -85,6 +84,19 @@ def prepare_with_beam(
     for _ in range(stats["documents_read"]):
         advance()
     return stats
+
+
+def _pipeline(flags) -> beam.Pipeline:
+    """Return a pipeline for a runner; flags that Beam does not know go to the job server of a runner that is named, which may."""
+    options = PipelineOptions(flags)
+    options.view_as(SetupOptions).save_main_session = False
+    unknown = sorted(options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys())
+    if unknown and not options.view_as(StandardOptions).runner:
+        raise RecipeError(f"--beam: {' '.join(flags)} has no flag that Beam knows as {unknown[0]}; correct it, or name the --runner that takes it")
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:  # an unknown runner
+        raise RecipeError(f"--beam: {' '.join(str(error).split())}") from error
 
 
 def _build(pipeline, config, tokenizer, folder):

@@ -144,5 +144,5 @@ def check_not_empty(config: DataConfig, account: Account) -> None:
         if not account.used[split]:
             key = "test" if split == "test" else "validation"
             raise RecipeError(f"data.{key}: a share of {getattr(config, key)} leaves no document for {split} out of {account.used.total()}; "
-                              + ("set data.split to tail, or data.documents to block or line, or change the share" if config.examples == "text"
-                                 else "give more records, or change the share"))
+                              + ("set data.split to tail, give more or smaller documents (data.documents), or change the share" if config.examples == "text"
+                                 else "give more records that are not all the same, or change the share"))

@@ -69,7 +69,9 @@ def read_jsonl(path: str, source: SourceConfig, intake: Intake) -> Iterator[Reco
             try:
                 value = json.loads(intake.mend(line.rstrip(), place, source.encoding))
             except json.JSONDecodeError as error:
-                intake.refuse("broken JSON", place, f"not JSON ({error.msg}, column {error.colno})", "correct that line")
+                whole = number == 1 and line.lstrip()[:1] in ("[", "{") and error.pos >= len(line.rstrip())  # goes on in the next line
+                remedy = "a file of JSON is read line by line: write each object in one line, without a list around them" if whole else "correct that line"
+                intake.refuse("broken JSON", place, f"not JSON ({error.msg}, column {error.colno})", remedy)
             except ValueError as error:  # a number of more digits than Python reads; RecipeError is none of ours to catch
                 if isinstance(error, RecipeError):
                     raise
@@ -311,4 +313,4 @@ def _missing(kind, package, extra):
 
 
 def _one_line(error):
-    return " ".join(str(error).split())[:200]
+    return " ".join(re.sub(r"{{function_node [^}]*}}|\[Op:\w*\]", "", str(error)).split())[:200]

@@ -91,10 +91,13 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
         return [InputFile(str(path), "text", number, source) for path in stdlib_files()], []
     if kind in ("python-docs", "hf", "tfds"):
         return [InputFile(source.path, kind, number, source)], []
+    if kind == "auto" and any((Path(source.path) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise RecipeError(f"{key}: {source.path} is a dataset that Hugging Face's save_to_disk wrote; set data.kind to hf")
     paths, is_folder = _find_url(source.path, key) if "://" in source.path else _find_local(source.path)
     usable = _usable(paths, kind, source.path, key) if is_folder else paths
     if not usable:
-        raise RecipeError(f"{key}: no file {source.path}; give an existing file, folder, glob or URL, or one of {', '.join(BUILT_IN_CORPORA)}")
+        unreachable = ", or its server does not answer" if "://" in source.path else ""
+        raise RecipeError(f"{key}: no file {source.path}{unreachable}; give an existing file, folder, glob or URL, or one of {', '.join(BUILT_IN_CORPORA)}")
     files = [InputFile(path, _kind_by_ending(path) or "text" if kind == "auto" else kind, number, source) for path in usable]
     return files, sorted(set(paths) - set(usable))
 

@@ -33,7 +33,7 @@ def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = l
     terms = tf.function(model.loss_terms)
     loss_sum, token_count, correct_count = 0.0, 0, 0
     for batch in batches:
-        loss, tokens, correct = terms(batch)
+        _, loss, tokens, correct = terms(batch)
         loss_sum += float(loss)
         token_count += int(tokens)
         correct_count += int(correct)

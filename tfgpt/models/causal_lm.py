@@ -12,8 +12,10 @@ import tf_keras
 from transformers import TFGPT2LMHeadModel
 
 from tfgpt.models import weights
-from tfgpt.models.loss import summed_loss
-from tfgpt.models.transformer import GPTTransformer, StaticCache, segment_mask
+from tfgpt.models.block import StaticCache
+from tfgpt.models.loss import LossTerms, projected_loss
+from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients
+from tfgpt.models.transformer import GPTTransformer, segment_mask
 
 
 class GPTLMHeadModel(TFGPT2LMHeadModel):
@@ -40,15 +42,23 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self.transformer = GPTTransformer(config, name="transformer")
         self._running = _RunningMetrics()
         self._clock = _Clock()
+        self._settings, self.guard = StepSettings(), StepGuard()
 
-    def compile(self, optimizer="adamw", **kwargs):
+    def compile(self, optimizer="adamw", settings: StepSettings | None = None, **kwargs):
         """Configure training; takes what `tf_keras.Model.compile` takes, except `loss`.
+
+        Args:
+            optimizer: of Keras, or its name.
+            settings: precision, accumulation, clipping and the like; `None` = the defaults.
 
         Raises:
             ValueError: a `loss`: the model's own is the only one that weighs by token.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError("compile: loss is not taken, the model computes its own token-weighted cross-entropy; leave loss out")
+        self._settings, compute = settings or StepSettings(), self.transformer.compute
+        compute.products, compute.recompute = PRECISIONS[self._settings.precision], self._settings.recompute
+        compute.compile_elementwise = self._settings.compile_elementwise
         super().compile(optimizer=optimizer, loss=None, **kwargs)
 
     @property
@@ -75,15 +85,13 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         zeros = tuple(tf.zeros(shape, self.compute_dtype) for _ in range(self.config.n_layer))
         return StaticCache(keys=zeros, values=zeros)
 
-    def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return the summed loss in nats (float32), the number of trained tokens and of right predictions (int64) of a batch.
+    def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> LossTerms:
+        """Return the sums of a batch: loss in nats, trained tokens, right predictions (see `LossTerms`).
 
         Raises:
             ValueError: a batch without `input_ids` or `labels`.
         """
-        if not isinstance(batch, dict) or not {"input_ids", "labels"} <= set(batch):
-            found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
-            raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.pack_texts")
+        _check_batch(batch)
         segments = batch.get("segment_ids")
         hidden = self.transformer(
             input_ids=batch["input_ids"],
@@ -92,29 +100,26 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             use_cache=False,
             training=training,
         ).last_hidden_state                                        # [batch, length, width]
-        return summed_loss(self.project(hidden), batch["labels"])
+        dtype = self.transformer.compute.products or hidden.dtype
+        return projected_loss(tf.cast(hidden, dtype), self.transformer.wte.embeddings, batch["labels"], self._settings.objective,
+                              differentiable=training, fixed_shapes=bool(self.jit_compile))
 
     def train_step(self, data):
-        """Take one optimizer step on a packed batch."""
+        """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        replicas = tf.distribute.get_replica_context()
-        self.transformer.dropout_clock.set(self.optimizer.iterations)
-        with tf.GradientTape() as tape:
-            loss_sum, tokens, correct = self.loss_terms(batch, training=True)
-            # The optimizer adds up the replicas' gradients, so each divides by the tokens of all of them.
-            global_tokens = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tokens, tf.float32))
-            loss = loss_sum / tf.maximum(global_tokens, 1.0)
-        variables = self.trainable_variables
-        # Dense, since a repeated row of IndexedSlices would be counted wrongly by the norm.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        self.optimizer.apply_gradients(zip(gradients, variables))
-        self._running.gradient_norm.update_state(tf.linalg.global_norm(gradients))
-        return self._running.update(loss_sum, tokens, correct) | {"gradient_norm": self._running.gradient_norm.result()}
+        _check_batch(batch)
+        scale = self.guard.loss_scale(self._settings, tf.size(batch["labels"]))
+        terms, gradients = summed_gradients(self, batch, self._settings, scale)
+        norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.tokens, scale, self._settings)
+        self._running.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=tf.cast(finite, tf.float32))
+        logs = self._running.update(LossTerms(*(tf.where(finite, term, 0) for term in terms)))
+        counts = {name: tf.identity(self.guard.variables[name]) for name in ("skipped", "skipped_in_a_row")}
+        return logs | counts | {"gradient_norm": self._running.gradient_norm.result()}
 
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        return self._running.update(*self.loss_terms(batch))
+        return self._running.update(self.loss_terms(batch))
 
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
@@ -146,6 +151,12 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         weights.save(self, folder / "model.safetensors")
 
 
+def _check_batch(batch):
+    if not isinstance(batch, dict) or not {"input_ids", "labels"} <= set(batch):
+        found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.pack_texts")
+
+
 class _RunningMetrics:
     """Sums over an epoch. No Keras layer, so that its variables are not taken for weights of the model."""
 
@@ -158,10 +169,10 @@ class _RunningMetrics:
     def all(self):
         return [self.loss, self.accuracy, self.tokens, self.gradient_norm]
 
-    def update(self, loss_sum, tokens, correct):
-        count = tf.cast(tokens, tf.float32)
-        self.loss.update_state(tf.math.divide_no_nan(loss_sum, count), sample_weight=count)
-        self.accuracy.update_state(tf.math.divide_no_nan(tf.cast(correct, tf.float32), count), sample_weight=count)
+    def update(self, terms: LossTerms):
+        count = tf.cast(terms.tokens, tf.float32)
+        self.loss.update_state(tf.math.divide_no_nan(terms.loss, count), sample_weight=count)
+        self.accuracy.update_state(tf.math.divide_no_nan(tf.cast(terms.correct, tf.float32), count), sample_weight=count)
         self.tokens.update_state(count)
         loss = self.loss.result()
         return {"loss": loss, "perplexity": tf.exp(loss), "accuracy": self.accuracy.result(), "tokens": self.tokens.result()}

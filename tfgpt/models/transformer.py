@@ -1,31 +1,16 @@
-"""The transformer of TFGPT2 with the attention it lacks: a true additive mask, segments, and a cache of fixed size.
+"""The transformer of TFGPT2 with masks for segments and a cache of fixed size.
 
 Weights, their names and the outputs stay those of `transformers`; training, scoring and decoding all run this one forward pass.
-A masked position gets -inf in fp32, never -1e4, so nothing leaks in bf16 or in long contexts.
 """
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import tensorflow as tf
 from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
-from transformers.models.gpt2.modeling_tf_gpt2 import TFAttention, TFGPT2MainLayer
+from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 
-from tfgpt.models.dropout import DropoutClock, StatelessDropout
-
-
-class StaticCache(NamedTuple):
-    """Keys and values of every layer, in tensors whose size never changes while decoding.
-
-    Slot s holds the token at position s of its row, so prompts of different lengths are padded on the right and need no mask of
-    their own: a query at position p sees slots 0 to p, and a pad's slot is overwritten before any query reaches it.
-    """
-
-    keys: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
-    values: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
+from tfgpt.models.block import Compute, GPTBlock, StaticCache
+from tfgpt.models.dropout import Dropout, DropoutClock
 
 
 def causal_mask(queries: int | tf.Tensor, keys: int | tf.Tensor) -> tf.Tensor:
@@ -49,58 +34,14 @@ def segment_mask(segment_ids: tf.Tensor) -> tf.Tensor:
     return tf.logical_and(same, causal_mask(length, length))
 
 
-class GPTAttention(TFAttention):
-    """TFGPT2's self-attention with its weights, under a complete additive mask and with an optional static cache."""
-
-    def call(self, x, layer_past, attention_mask, head_mask, encoder_hidden_states, encoder_attention_mask, use_cache,
-             output_attentions, training=False):
-        """Attend to the tokens of `x` and of the past.
-
-        Args:
-            x: float [batch, queries, width].
-            layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, slots) of one
-                layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to.
-            attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
-        """
-        query, key, value = (self.split_heads(part) for part in tf.split(self.c_attn(x), 3, axis=2))  # [batch, heads, queries, head width]
-        present = (None,)
-        if isinstance(layer_past, tuple):
-            cached_keys, cached_values, slots = layer_past
-            key = tf.tensor_scatter_nd_update(cached_keys, slots, key)        # [batch, heads, slots, head width]
-            value = tf.tensor_scatter_nd_update(cached_values, slots, value)
-            present = (key, value)
-        else:
-            if layer_past is not None:
-                past_key, past_value = tf.unstack(layer_past, axis=0, num=2)
-                key = tf.concat([past_key, key], axis=-2)
-                value = tf.concat([past_value, value], axis=-2)
-            if use_cache:
-                present = tf.stack([key, value], axis=0)
-        attended, *weights = self._attn(query, key, value, attention_mask, head_mask, output_attentions, training=training)
-        attended = self.resid_dropout(self.c_proj(self.merge_heads(attended)), training=training)  # [batch, queries, width]
-        return [attended, present, *weights]
-
-    def _attn(self, q, k, v, attention_mask, head_mask, output_attentions, training=False):
-        scale = tf.math.rsqrt(tf.cast(tf.shape(q)[-1], tf.float32))
-        scores = tf.matmul(q * tf.cast(scale, q.dtype), k, transpose_b=True)             # [batch, heads, queries, keys]
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32) + attention_mask, axis=-1)   # fp32 under any policy
-        weights = self.attn_dropout(tf.cast(weights, v.dtype), training=training)
-        attended = tf.matmul(weights, v)                                                 # [batch, heads, queries, head width]
-        return [attended, weights] if output_attentions else [attended]
-
-
 class GPTTransformer(TFGPT2MainLayer):
     """TFGPT2's main layer, whose `attention_mask` may also be [batch, queries, keys] and whose past may be a `StaticCache`."""
 
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
-        self.dropout_clock = clock = DropoutClock()
-        self.drop = StatelessDropout(config.embd_pdrop, clock, salt=0)
-        for number, block in enumerate(self.h):
-            block.attn = GPTAttention(config.n_embd, config, scale=True, name="attn")
-            block.attn.attn_dropout = StatelessDropout(config.attn_pdrop, clock, salt=3 * number + 1)
-            block.attn.resid_dropout = StatelessDropout(config.resid_pdrop, clock, salt=3 * number + 2)
-            block.mlp.dropout = StatelessDropout(config.resid_pdrop, clock, salt=3 * number + 3)
+        self.dropout_clock, self.compute = DropoutClock(), Compute()
+        self.drop = Dropout(config.embd_pdrop, self.dropout_clock, salt=0)
+        self.h = [GPTBlock(config, self.compute, self.dropout_clock, number, name=f"h_._{number}") for number in range(config.n_layer)]
 
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
@@ -137,10 +78,14 @@ class GPTTransformer(TFGPT2MainLayer):
         presents, hidden_states, attentions = [], [], []
         for block, past in zip(self.h, pasts):
             hidden_states.append(hidden)
-            hidden, present, *weights = block(hidden, past, mask, None, None, None, use_cache, output_attentions, training=training)
+            if training and self.compute.recompute:
+                hidden = tf.recompute_grad(lambda x, block=block: block(x, None, mask, training=True)[0])(hidden)
+                continue
+            hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training)
             presents.append(present)
-            attentions.extend(weights)
-        hidden = self.ln_f(hidden)
+            attentions.append(weights)
+        norm = self.compute.elementwise(training)["norm"]
+        hidden = norm(hidden, self.ln_f.gamma, self.ln_f.beta, epsilon=self.config.layer_norm_epsilon, dtype=hidden.dtype)
         hidden_states.append(hidden)
 
         output = TFBaseModelOutputWithPastAndCrossAttentions(

@@ -68,8 +68,6 @@ class Curves(StepCallback):
         self._before = sums
         if since["tokens"]:
             loss = since["loss"] / since["tokens"]
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the training loss is {loss} at step {self.step}; lower train.schedule.peak, or set train.clip_norm")
             self._record({
                 "step": self.step,
                 "split": "train",
@@ -173,6 +171,31 @@ def plot_losses(rows: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
+
+
+class EndWhenStuck(StepCallback):
+    """End a training whose gradients stay infinite or NaN; such steps are skipped, so the weights are still the last good ones.
+
+    Args:
+        most: skipped steps in a row that are borne.
+        look_every: steps between two looks.
+    """
+
+    def __init__(self, most: int, look_every: int):
+        super().__init__()
+        self._most, self._look_every = most, min(most, look_every)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Look, now and then, since that waits for the device.
+
+        Raises:
+            FloatingPointError: too many steps in a row were skipped.
+        """
+        super().on_train_batch_end(batch, logs)
+        if self.step % self._look_every == 0 and int(logs["skipped_in_a_row"]) >= self._most:
+            raise FloatingPointError(f"train.max_skipped: the gradients of {int(logs['skipped_in_a_row'])} steps in a row, up to step {self.step}, are not "
+                                     "finite; the last checkpoint is good. Lower train.schedule.peak, set train.clip_norm, or remove the checkpoints "
+                                     "and begin anew")
 
 
 class SaveCheckpoints(StepCallback):

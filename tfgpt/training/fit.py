@@ -7,8 +7,10 @@ from pathlib import Path
 import tensorflow as tf
 import tf_keras
 
+from tfgpt.models.loss import Objective
+from tfgpt.models.step import StepSettings
 from tfgpt.recipe import TrainConfig
-from tfgpt.training.callbacks import CurvesFile, SaveCheckpoints, StopAt, TensorBoard
+from tfgpt.training.callbacks import CurvesFile, EndWhenStuck, SaveCheckpoints, StopAt, TensorBoard
 from tfgpt.training.checkpoints import Checkpoints
 from tfgpt.training.optimizer import make_optimizer
 
@@ -36,7 +38,7 @@ def train(
         callbacks: further ones, such as a progress bar.
     """
     optimizer = make_optimizer(config)
-    model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+    model.compile(optimizer=optimizer, settings=step_settings(config), jit_compile=config.jit_compile)
     saved = Checkpoints(checkpoints, model, optimizer, config.keep_checkpoints)
     first_step = saved.restore_newest()
     if first_step >= config.steps:
@@ -52,8 +54,21 @@ def train(
         callbacks=[
             TensorBoard(logs, config.log_every, sample),
             CurvesFile(logs / "curves.csv", config.log_every),
+            EndWhenStuck(config.max_skipped, config.log_every),
             SaveCheckpoints(saved),
             StopAt(config.steps),
             *(callbacks or []),
         ],
+    )
+
+
+def step_settings(config: TrainConfig) -> StepSettings:
+    """Return what of a recipe is the train step's."""
+    return StepSettings(
+        precision=config.precision,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        l2=config.l2,
+        objective=Objective(config.label_smoothing, config.z_loss),
+        recompute=config.recompute,
     )

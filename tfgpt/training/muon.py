@@ -5,7 +5,8 @@ Learns small models from scratch in fewer steps than AdamW does, for fifteen mat
 from __future__ import annotations
 
 import tensorflow as tf
-import tf_keras
+
+from tfgpt.training.optimizer import FusedAdamW
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -33,7 +34,7 @@ def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
     return tf.transpose(x) if tall else x
 
 
-class Muon(tf_keras.optimizers.AdamW):
+class Muon(FusedAdamW):
     """AdamW with Muon's update for the matrices of attention and MLP.
 
     Takes AdamW's arguments. One learning rate serves both, since Muon's steps are scaled to the size that AdamW's have (Liu et al. 2025,
@@ -45,6 +46,7 @@ class Muon(tf_keras.optimizers.AdamW):
         if variable.shape.rank != 2 or any(part in variable.name for part in NOT_HIDDEN):
             super().update_step(gradient, variable)
             return
+        self.decay(variable)
         momentum = self._momentums[self._index_dict[self._var_key(variable)]]
         momentum.assign(MOMENTUM * momentum + gradient)
         direction = orthogonalize(gradient + MOMENTUM * momentum)  # Nesterov's

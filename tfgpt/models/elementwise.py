@@ -1,0 +1,111 @@
+"""The work between a block's matrix products: norms, activations, sums, softmax. Always float32 inside, whatever comes in and goes out.
+
+Each of these is a dozen small operations, and each operation reads and writes the whole tensor; `compiled` makes one kernel of them.
+"""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float, dtype: tf.DType) -> tf.Tensor:
+    """Return layer-normalized `x` [..., width] in `dtype` (Ba et al. 2016, "Layer Normalization")."""
+    x = tf.cast(x, tf.float32)
+    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+    return tf.cast(centered * (tf.math.rsqrt(variance + epsilon) * tf.cast(gamma, tf.float32)) + tf.cast(beta, tf.float32), dtype)
+
+
+def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: float) -> tf.Tensor:
+    """Return `x` plus the sum of `y` and its bias under dropout, in the dtype of `x`.
+
+    Args:
+        x: float [..., width].
+        y: float, the same shape.
+        bias: float [1, width].
+        seed: int64 [2], of the dropout's mask; not looked at where the rate is 0.
+        rate: share of the sum set to 0.
+    """
+    return tf.cast(tf.cast(x, tf.float32) + _dropout(tf.cast(y, tf.float32) + tf.cast(bias[0], tf.float32), rate, seed), x.dtype)
+
+
+def add_norm(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, seed: tf.Tensor, *, rate: float, epsilon: float,
+             dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `add` of `x` and `y`, and its `norm`."""
+    total = add(x, y, bias, seed, rate=rate)
+    return total, norm(total, gamma, beta, epsilon=epsilon, dtype=dtype)
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Return `x` [..., width] plus a bias [1, width], in the dtype of `x`."""
+    return tf.cast(tf.cast(x, tf.float32) + tf.cast(bias[0], tf.float32), x.dtype)
+
+
+def bias_gelu(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Return GELU of `x` plus a bias [1, width] by GPT-2's formula, with tanh (Hendrycks & Gimpel 2016, "Gaussian Error Linear Units")."""
+    wide = tf.cast(x, tf.float32) + tf.cast(bias[0], tf.float32)
+    return tf.cast(0.5 * wide * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide * wide * wide))), x.dtype)
+
+
+def masked_softmax(scores: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, *, scale: float, rate: float) -> tf.Tensor:
+    """Return attention weights under dropout.
+
+    Args:
+        scores: float [batch, heads, queries, keys].
+        mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
+        seed: as in `add`.
+        scale: the scores are multiplied by it.
+        rate: share of the weights set to 0.
+    """
+    weights = tf.nn.softmax(tf.cast(scores, tf.float32) * scale + mask, axis=-1)
+    return tf.cast(_dropout(weights, rate, seed), scores.dtype)
+
+
+def compiled(function: Callable, differentiable: int) -> Callable:
+    """Return a function of this module as one XLA kernel forward and one backward, which computes the forward anew and so keeps its inputs alone.
+
+    Args:
+        function: takes tensors by place and settings by name.
+        differentiable: the first so many tensors have a gradient.
+    """
+
+    @functools.wraps(function)
+    def run(*tensors, **settings):
+        return _kernels(function, differentiable, tuple(sorted(settings.items())))(*map(tf.convert_to_tensor, tensors))
+
+    return run
+
+
+@functools.cache
+def _kernels(function, differentiable, settings):
+    settings = dict(settings)
+    forward = tf.function(functools.partial(function, **settings), jit_compile=True)
+
+    @tf.function(jit_compile=True)
+    def backward(tensors, upstream):
+        watched, others = tensors[:differentiable], tensors[differentiable:]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            outputs = function(*watched, *others, **settings)
+        return tape.gradient(outputs, watched, output_gradients=upstream if isinstance(outputs, tuple) else upstream[0])
+
+    @tf.custom_gradient
+    def run(*tensors):
+        def gradient(*upstream):
+            return (*backward(tensors, upstream), *[None] * (len(tensors) - differentiable))
+
+        return forward(*tensors), gradient
+
+    return run
+
+
+def _dropout(x, rate, seed):
+    return tf.nn.experimental.stateless_dropout(x, rate, seed=seed, rng_alg="philox") if rate else x
+
+
+PLAIN = {function.__name__: function for function in (norm, add, add_norm, add_bias, bias_gelu, masked_softmax)}
+COMPILED = PLAIN | {"bias_gelu": compiled(bias_gelu, differentiable=2)}
+"""On two CPU cores the activation alone took 4 ms instead of 17, forward and backward, 8 x 256 tokens of width 1024; the others gained nothing."""

@@ -1,0 +1,166 @@
+"""One optimizer step: gradients summed over micro steps and replicas, divided once by all trained tokens, clipped, and applied if they are finite."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import tensorflow as tf
+
+from tfgpt.models.loss import LossTerms, Objective
+
+PRECISIONS = {"float32": None, "bfloat16": tf.bfloat16, "float16": tf.float16}
+"""What matrix products are computed in; None = the layers' own."""
+GOOD_STEPS = 1000
+"""Without overflow, after which the loss scale doubles (Micikevicius et al. 2018, "Mixed Precision Training")."""
+FIRST_LOSS_SCALE = 2.0**15
+NOT_DECAYED = ("/bias:", "/gamma:", "/beta:")
+"""Parts of the names of the variables that no decay shrinks: biases and layer norms."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a train step computes."""
+
+    precision: str = "float32"
+    """Of matrix products: float32, bfloat16, or float16 with a loss scale of its own; weights, sums and softmax are float32."""
+    accumulate: int = 1
+    """Micro steps into which each replica cuts its batch, one after the other, to save memory; the gradient stays the same."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this global norm; 0 = not clipped."""
+    l2: float = 0.0
+    """Weight of half the squared matrices in what is minimized; 0 = none."""
+    objective: Objective = field(default_factory=Objective)
+    compile_elementwise: bool = True
+    """Let XLA compile what it does faster between matrix products, the activation; the rest of the graph stays TensorFlow's."""
+    recompute: bool = False
+    """Keep each block's input alone and compute the rest anew on the way back: less memory, a third more work."""
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {self.precision} is not one of {', '.join(PRECISIONS)}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate: {self.accumulate} micro steps; give 1 or more")
+
+
+def summed_gradients(model, batch: dict[str, tf.Tensor], settings: StepSettings, loss_scale: tf.Tensor | float) -> tuple[LossTerms, list[tf.Tensor]]:
+    """Return a replica's sums over a batch, and the gradients of its summed objective times the loss scale, one for each trainable variable.
+
+    Raises:
+        ValueError: the batch cannot be cut into so many micro steps.
+    """
+    variables, clock = model.trainable_variables, model.transformer.dropout_clock
+    first = model.optimizer.iterations * settings.accumulate
+
+    def micro_step(number, part):
+        clock.set(first + number)
+        with tf.GradientTape() as tape:
+            terms = model.loss_terms(part, training=True)
+            scaled = terms.objective * loss_scale
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return terms, [tf.convert_to_tensor(gradient) for gradient in gradients]  # dense: a repeated row of IndexedSlices has the wrong norm
+
+    if settings.accumulate == 1:
+        return micro_step(tf.constant(0, tf.int64), batch)
+    rows = batch["labels"].shape[0]
+    if rows is None or rows % settings.accumulate:
+        raise ValueError(f"accumulate: {rows or 'an unknown number of'} rows of a batch cannot be cut into {settings.accumulate} micro steps; "
+                         f"give batches of a multiple of {settings.accumulate} rows, with drop_remainder=True")
+    parts = {key: tf.reshape(value, [settings.accumulate, rows // settings.accumulate, *value.shape[1:]]) for key, value in batch.items()}
+
+    def step(number, sums, total):
+        terms, gradients = micro_step(number, {key: value[number] for key, value in parts.items()})
+        return number + 1, LossTerms(*map(tf.add, sums, terms)), [before + gradient for before, gradient in zip(total, gradients)]
+
+    nothing = LossTerms(tf.constant(0.0), tf.constant(0.0), tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    start = (tf.constant(0, tf.int64), nothing, [tf.zeros(variable.shape) for variable in variables])
+    _, terms, gradients = tf.while_loop(lambda number, *_: number < settings.accumulate, step, start)
+    return terms, gradients
+
+
+class StepGuard:
+    """Applies gradients that are finite and skips the others, the same on every replica; keeps the count, and the loss scale of float16.
+
+    No Keras layer, so that its variables are not taken for weights; `variables` belong into a checkpoint.
+    """
+
+    def __init__(self):
+        self.variables = {
+            name: tf.Variable(value, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+            for name, value in (("skipped", tf.constant(0, tf.int64)), ("skipped_in_a_row", tf.constant(0, tf.int64)),
+                                ("good_steps", tf.constant(0, tf.int64)), ("loss_scale", tf.constant(FIRST_LOSS_SCALE)))
+        }  # fmt: skip
+
+    def loss_scale(self, settings: StepSettings, positions: tf.Tensor) -> tf.Tensor | float:
+        """Return what the summed objective is multiplied by before its gradients are taken: 1, but for float16.
+
+        Args:
+            settings: of the step.
+            positions: of the batch, by which a sum is brought to the size of a mean.
+        """
+        if settings.precision != "float16":
+            return 1.0
+        return self.variables["loss_scale"] / tf.cast(positions, tf.float32)
+
+    def apply(self, optimizer, gradients, variables, tokens, scale, settings: StepSettings) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take the step, or skip it; called in replica context.
+
+        Args:
+            optimizer: of Keras; its `iterations` count a skipped step too.
+            gradients: of this replica's summed objective times `scale`.
+            variables: that they belong to.
+            tokens: int64 [], this replica's trained tokens.
+            scale: of `loss_scale`.
+            settings: of the step.
+
+        Returns:
+            The gradient's norm before clipping, float32 [], and whether the step was taken, bool [].
+        """
+        replicas = tf.distribute.get_replica_context()
+        if replicas.num_replicas_in_sync > 1:
+            gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        all_tokens = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tokens, tf.float32))
+        factor = 1.0 / (tf.maximum(all_tokens, 1.0) * scale)
+        if settings.l2:
+            gradients = [gradient + settings.l2 / factor * variable if is_matrix(variable) else gradient
+                         for gradient, variable in zip(gradients, variables)]
+        norm = tf.linalg.global_norm(gradients) * factor
+        finite = tf.math.is_finite(norm)
+        if settings.clip_norm:
+            factor *= settings.clip_norm / tf.maximum(norm, settings.clip_norm)
+        gradients = [gradient * factor for gradient in gradients]
+        with tf.init_scope():
+            optimizer.build(variables)
+        replicas.merge_call(self._apply_or_skip, args=(optimizer, gradients, variables, finite, settings.precision == "float16"))
+        return norm, finite
+
+    def _apply_or_skip(self, strategy, optimizer, gradients, variables, finite, scaled):
+        """Decide once for all replicas; within the branch each of them applies its own, equal, gradients."""
+        here = strategy.experimental_local_results(finite)[0]
+
+        def apply():
+            strategy.extended.call_for_each_replica(self._apply, args=(optimizer, gradients, variables))
+            return tf.constant(True)
+
+        def skip():
+            optimizer.iterations.assign_add(1)
+            return tf.constant(False)
+
+        tf.cond(here, apply, skip)
+        counts, good = self.variables, tf.cast(here, tf.int64)
+        counts["skipped"].assign_add(1 - good)
+        counts["skipped_in_a_row"].assign((counts["skipped_in_a_row"] + 1) * (1 - good))
+        if scaled:
+            self._rescale(here)
+
+    def _apply(self, optimizer, gradients, variables):
+        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+
+    def _rescale(self, finite):
+        good, scale = self.variables["good_steps"], self.variables["loss_scale"]
+        enough = good + 1 >= GOOD_STEPS
+        scale.assign(tf.where(finite, tf.where(enough, scale * 2.0, scale), tf.maximum(scale / 2.0, 1.0)))
+        good.assign(tf.where(finite & ~enough, good + 1, 0))
+
+
+def is_matrix(variable: tf.Variable) -> bool:
+    """Tell whether a variable is one that decays: a matrix, embeddings among them, and neither a bias nor of a layer norm."""
+    return not any(part in variable.name for part in NOT_DECAYED)

@@ -1,0 +1,91 @@
+"""What the `train` section of a recipe may say: how long, how fast, in which precision, and how often one looks."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tfgpt.recipe_checks import check, check_at_least
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over a run, counted in optimizer steps: a linear rise, then what `kind` says."""
+
+    kind: Literal["cosine", "linear", "inverse_sqrt", "constant", "wsd"] = "cosine"
+    """After warm-up: cosine or linear = down to floor at the last step; inverse_sqrt = with the root of the step, never below floor; constant =
+    stays at peak; wsd = stays at peak, then falls linearly to floor over the last decay_steps (warm-up, stable, decay)."""
+    peak: float = 1.0e-3
+    """Highest learning rate, reached when warm-up ends."""
+    warmup_steps: int = 50
+    """Optimizer steps of linear rise from 0; 0 = none."""
+    floor: float = 1.0e-4
+    """Learning rate at the last step; not used by constant."""
+    decay_steps: int = 0
+    """Optimizer steps of the fall at the end, for wsd; 0 = a fifth of train.steps."""
+
+    def __post_init__(self):
+        for key in ("warmup_steps", "decay_steps"):
+            check_at_least(f"train.schedule.{key}", getattr(self, key), 0)
+        check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
+        check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
+                                            "lower the floor or raise the peak")
+        check(self.kind == "wsd" or not self.decay_steps, f"train.schedule.decay_steps: {self.decay_steps} is for train.schedule.kind: wsd, and it is "
+              f"{self.kind}; leave it out")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how the model is trained, and how often one looks at it."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    global_batch_size: int = 16
+    """Sequences in an optimizer step, over all replicas and micro steps."""
+    accumulate: int = 1
+    """Micro steps into which each replica cuts its batch, one after the other, to save memory; the gradient stays the same."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of matrix products; weights, sums, norms and softmax are float32 in any case. float16 comes with a loss scale that adapts itself."""
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = "adamw"
+    """sgd has momentum; muon = orthogonalized momentum for the matrices of attention and MLP, AdamW for the rest; learns from scratch in fewer steps."""
+    beta_1: float = 0.9
+    """Share of the old in the running mean of gradients, the momentum of sgd; not used by adafactor."""
+    beta_2: float = 0.99
+    """Share of the old in the running mean of squared gradients; of adamw, adam, lion and muon. 0.999 suits runs of many thousand steps."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    weight_decay: float = 0.1
+    """Decoupled weight decay on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
+    l2: float = 0.0
+    """Weight of half the squared matrices in what is minimized (not decoupled); 0 = none."""
+    label_smoothing: float = 0.0
+    """Share of each target's probability spread over the vocabulary; 0 = none. The losses reported are without it."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax's denominator, against drifting logits; 1e-4 is usual, 0 = none."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 = not clipped."""
+    max_skipped: int = 10
+    """Steps in a row whose gradients are not finite, all of them skipped, after which the run ends with an error."""
+    evaluate_every: int = 100
+    """Steps between two evaluations on the validation part, each with samples and a checkpoint."""
+    log_every: int = 10
+    """Steps between two points of the training curves in TensorBoard."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Prompts continued at every evaluation, shown as text in TensorBoard; "" starts a document."""
+    sample_tokens: int = 48
+    """Tokens in such a continuation."""
+    keep_checkpoints: int = 2
+    """The newest checkpoints kept; older ones are removed."""
+    recompute: bool = False
+    """Keep each block's input alone and compute the rest anew on the way back: less memory, a third more work."""
+    jit_compile: bool = False
+    """Compile the whole train step with XLA: for GPUs and TPUs; on CPUs it was slower."""
+
+    def __post_init__(self):
+        for key in ("steps", "global_batch_size", "accumulate", "max_skipped", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
+            check_at_least(f"train.{key}", getattr(self, key), 1)
+        for key in ("weight_decay", "l2", "z_loss", "clip_norm"):
+            check_at_least(f"train.{key}", getattr(self, key), 0)
+        for key in ("label_smoothing", "beta_1", "beta_2"):
+            check(0 <= getattr(self, key) < 1, f"train.{key}: {getattr(self, key)} is not in [0, 1)")
+        check(self.schedule.decay_steps <= self.steps, f"train.schedule.decay_steps: {self.schedule.decay_steps} is more than train.steps ({self.steps}); "
+              "set it to fewer")
