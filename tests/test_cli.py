@@ -14,7 +14,7 @@ def tfgpt(*arguments, **options):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], [], ["--version"], *([*command, "--help"] for command in (["run"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
+    [["--help"], [], ["--version"], *([*command, "--help"] for command in (["run"], ["train"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
 )
 def test_help_imports_no_tensorflow(arguments):
     code = f"""
@@ -90,3 +90,16 @@ def test_bad_data_is_refused_before_any_work(tmp_path):
     assert (done.returncode, done.stdout) == (cli.USAGE, "")
     assert done.stderr.startswith(f"error: data.path: no file {tmp_path}/missing.txt; give an existing file") and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_training_takes_and_does_nothing(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: {path: python-docs, length: 256}\nmodel: {size: gpt2}\ntokenizer: {vocab: 50257}\n"
+                                          "train: {global_batch_size: 4, steps: 10, weight_decay: 0.0}\n")
+
+    done = tfgpt("train", "recipe.yaml", "--dry-run", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "12 layers of width 768, 12 heads, context 1024" in done.stdout
+    assert "124,439,808 (vocabulary 50,257 at most)" in done.stdout
+    assert "10,240 (10 steps)" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -158,12 +158,12 @@ def test_nothing_is_done_twice_and_a_changed_setting_runs_its_stage_and_what_fol
 @pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(finished, recipe, tmp_path):
     folder = tmp_path / "killed"
-    killed = 0
-    for checkpoint in ("step-000000010", "step-000000020"):
+    steps, killed = folder / "checkpoints" / "steps", 0
+    for moment in ("step-000000010", ".partial-step-000000020-*/*"):  # between two checkpoints; while one is being written
         process = subprocess.Popen(command(recipe, "--output", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + 240
-        while not (folder / "checkpoints" / "steps" / checkpoint).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while not any(steps.glob(moment)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
@@ -179,6 +179,25 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
     for name in undisturbed:
         np.testing.assert_array_equal(resumed[name], undisturbed[name], err_msg=name)  # to the bit: data order and dropout follow from the step
     assert_no_rest(folder)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_training_in_order_and_the_same_command_goes_on(finished, recipe, tmp_path):
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(command(recipe, "--output", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (folder / "checkpoints" / "steps" / "step-000000010").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.terminate()
+    stderr = process.communicate(timeout=120)[1]
+
+    assert process.returncode == 143, stderr
+    assert re.search(r"error: stopped by SIGTERM after step \d+, which is saved; the same command goes on from there$", stderr.strip()), stderr
+    assert "Traceback" not in stderr
+    assert tfgpt_run(recipe, "--output", folder).returncode == 0
+    undisturbed, resumed = weights(finished[0]), weights(folder)
+    for name in undisturbed:
+        np.testing.assert_array_equal(resumed[name], undisturbed[name], err_msg=name)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
+from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
 
 HOST = "127.0.0.1"
@@ -25,6 +26,26 @@ def run(arguments: list[str]) -> int:
 
         pipeline.run(*given)
         _print_summary(*given)
+    return DONE
+
+
+def train(arguments: list[str]) -> int:
+    """Train a recipe's model: a run as far as its training, without evaluation and export.
+
+    With --dry-run nothing is done: the model's weights, and the memory and operations that its training takes, are printed.
+    """
+    given = recipe_and_folder("tfgpt train", train.__doc__, [argument for argument in arguments if argument != "--dry-run"])
+    if given:
+        import_tensorflow_quietly()
+        from tfgpt import pipeline, stages
+
+        recipe, folder = given
+        if "--dry-run" in arguments:
+            vocab = stages.vocabulary_of(recipe)
+            _print_estimate(recipe, vocab, stages.training_estimate(recipe, vocab))
+        else:
+            pipeline.run(recipe, folder, until="train")
+            print(f"The model is in {folder / 'model'}.")
     return DONE
 
 
@@ -78,7 +99,7 @@ def bench(arguments: list[str]) -> int:
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "data": data, "serve": serve, "client": client, "bench": bench}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "train": train, "data": data, "serve": serve, "client": client, "bench": bench}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, OSError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("failed", exc_info=True)
         return _say_error(error, FAILED)
+    except TerminatedError as error:
+        return _say_error(error, EXIT_CODE)
     except KeyboardInterrupt:
         return _say_error("interrupted; the same command goes on from the last checkpoint", FAILED)
 
@@ -176,6 +199,28 @@ def _client_score(arguments):
         line = f"log_prob {answer['log_prob']:.3f}  tokens {answer['token_count']}  perplexity {answer['perplexity']:.2f}"
         print(json.dumps({"text": text} | answer, ensure_ascii=False) if given.json else line)
     return DONE
+
+
+def _print_estimate(recipe, vocab, needed):
+    """Print what a training takes, one figure a line."""
+    settings = recipe.train
+    flops = needed.flops_per_token * needed.tokens_per_step
+    shape = needed.shape
+    rows = {
+        "model": f"{shape.layers} layers of width {shape.width}, {shape.heads} heads, context {shape.context or recipe.data.length}",
+        "weights": f"{needed.parameters:,} (vocabulary {vocab:,}{'' if recipe.tokenizer.init != 'train' or recipe.model.init != 'random' else ' at most'})",
+        "tokens a step": f"{needed.tokens_per_step:,} ({settings.global_batch_size} sequences of {recipe.data.length})",
+        "tokens in all": f"{needed.tokens_per_step * settings.steps:,} ({settings.steps:,} steps)",
+        "operations a token": f"{needed.flops_per_token / 1e6:,.1f} million (products, forward and backward)",
+        "operations a step": f"{flops / 1e9:,.1f} billion",
+        "operations in all": f"{flops * settings.steps / 1e15:,.3f} x 10^15",
+        "memory": f"{needed.memory_bytes / 1e9:.2f} GB of tensors, and about 0.6 GB for TensorFlow",
+        "  weights, gradients, optimizer": f"{needed.weights_bytes / 1e9:.2f} GB ({settings.optimizer}, {settings.precision})",
+        "  activations": f"{needed.activations_bytes / 1e9:.2f} GB",
+        "  logits": f"{needed.logits_bytes / 1e9:.2f} GB",
+    }
+    for name, text in rows.items():
+        print(f"{name:<32}{text}")
 
 
 def _print_summary(recipe, folder):

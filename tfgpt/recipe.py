@@ -10,6 +10,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
+from tfgpt.recipe_model import ModelConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", "DataConfig", "EvaluateConfig", "ExportConfig", "ModelConfig", "Recipe",
@@ -34,31 +35,6 @@ class TokenizerConfig:
         check_at_least("tokenizer.vocab", self.vocab, least, " (256 bytes, the end-of-text token and the special tokens)")
         check(all(self.special_tokens) and len(set(self.special_tokens)) == len(self.special_tokens),
               f"tokenizer.special_tokens: {list(self.special_tokens)} has an empty text or one twice; give each once")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a new model, or the model to start from."""
-
-    init: str = "random"
-    """random, or a folder, or a hub id such as gpt2; the shape below is for random alone."""
-    layers: int = 4
-    """Transformer blocks."""
-    width: int = 256
-    """Size of the hidden states; a multiple of heads."""
-    heads: int = 4
-    """Attention heads in a block."""
-    context: int = 0
-    """The most tokens the model takes; 0 = data.length."""
-    dropout: float = 0.1
-    """Share of activations dropped in training: embeddings, attention and residual stream alike; 0 = off."""
-
-    def __post_init__(self):
-        for key in ("layers", "width", "heads"):
-            check_at_least(f"model.{key}", getattr(self, key), 1)
-        check_at_least("model.context", self.context, 0, " (0 = data.length)")
-        check(self.width % self.heads == 0, f"model.width: {self.width} is not a multiple of model.heads ({self.heads}); change one of them")
-        check(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1); 0 turns it off")
 
 
 @dataclass(frozen=True)
@@ -122,6 +98,7 @@ class Recipe:
         micro = self.train.accumulate
         check(self.train.global_batch_size % micro == 0, f"train.accumulate: {self.train.global_batch_size} sequences (train.global_batch_size) cannot be "
               f"cut into {micro} micro steps; set train.global_batch_size to a multiple of {micro}")
-        if self.model.init == "random" and self.model.context:
-            check(self.data.length <= self.model.context, f"data.length: {self.data.length} tokens is longer than the model's context of "
-                  f"{self.model.context}; set it to {self.model.context} or less, or raise model.context")
+        context = self.model.shape.context
+        if self.model.init == "random" and context:
+            check(self.data.length <= context, f"data.length: {self.data.length} tokens is longer than the model's context of "
+                  f"{context}; set it to {context} or less, or raise model.context")

@@ -65,8 +65,16 @@ class TrainConfig:
     """Gradients are scaled down to this global norm; 0 = not clipped."""
     max_skipped: int = 10
     """Steps in a row whose gradients are not finite, all of them skipped, after which the run ends with an error."""
+    ema: float = 0.0
+    """Share of the old in a running average of the weights, which is what is then evaluated and kept as the model; 0.999 is usual, 0 = none."""
+    early_stopping: int = 0
+    """Evaluations in a row without a lower validation loss that end the training; 0 = train.steps are taken in any case."""
+    keep_best: bool = True
+    """The model is that of the evaluation with the lowest validation loss; false = of the last step."""
     evaluate_every: int = 100
     """Steps between two evaluations on the validation part, each with samples and a checkpoint."""
+    checkpoint_every: int = 0
+    """Steps between two further checkpoints; 0 = at evaluations alone."""
     log_every: int = 10
     """Steps between two points of the training curves in TensorBoard."""
     sample_prompts: tuple[str, ...] = ("",)
@@ -83,9 +91,11 @@ class TrainConfig:
     def __post_init__(self):
         for key in ("steps", "global_batch_size", "accumulate", "max_skipped", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
             check_at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("weight_decay", "l2", "z_loss", "clip_norm"):
+        for key in ("weight_decay", "l2", "z_loss", "clip_norm", "early_stopping", "checkpoint_every"):
             check_at_least(f"train.{key}", getattr(self, key), 0)
-        for key in ("label_smoothing", "beta_1", "beta_2"):
+        for key in ("label_smoothing", "beta_1", "beta_2", "ema"):
             check(0 <= getattr(self, key) < 1, f"train.{key}: {getattr(self, key)} is not in [0, 1)")
+        check(not self.early_stopping or self.keep_best, f"train.early_stopping: {self.early_stopping} with train.keep_best false would keep the worse weights "
+              "that it stops at; leave train.keep_best true")
         check(self.schedule.decay_steps <= self.steps, f"train.schedule.decay_steps: {self.schedule.decay_steps} is more than train.steps ({self.steps}); "
               "set it to fewer")

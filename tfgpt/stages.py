@@ -22,13 +22,15 @@ from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import DataConfig, Recipe, RecipeError
+from tfgpt.recipe import DataConfig, ModelConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
+from tfgpt.recipe_model import Size
 from tfgpt.serving.export import export
 from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with_special_tokens
 from tfgpt.text.chat import DEFAULT_TEMPLATE
-from tfgpt.training.callbacks import BarCallback
+from tfgpt.training.control import BarCallback
+from tfgpt.training.estimate import Estimate, estimate
 from tfgpt.training.fit import train
 
 LANGUAGE_MODELLING = ("text", "pairs", "chat")
@@ -119,7 +121,7 @@ def make_model(recipe: Recipe, folder: Path) -> None:
     """Write the model that training starts from to checkpoints/initial."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     if recipe.model.init == "random":
-        model = build.new_model(recipe.model, recipe.model.context or recipe.data.length, tokenizer, recipe.seed)
+        model = build.new_model(recipe.model, recipe.model.shape.context or recipe.data.length, tokenizer, recipe.seed)
     else:
         build.check_start(recipe.model.init, recipe.data.length, len(tokenizer))
         model = build.load_model(recipe.model.init)
@@ -138,6 +140,9 @@ def train_model(recipe: Recipe, folder: Path) -> None:
     model.seed_dropout(recipe.seed)
     text_model = TextModel(model, load_tokenizer(folder / "tokenizer"))
     settings = recipe.train
+    needed = training_estimate(recipe, model.config.vocab_size)
+    console.print(f"train: {needed.tokens_per_step:,} tokens a step, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
+                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors")
     weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
     def sample():
@@ -160,6 +165,24 @@ def train_model(recipe: Recipe, folder: Path) -> None:
         )
     with whole_folder(folder / "model") as partial:
         model.save_pretrained(partial)
+
+
+def training_estimate(recipe: Recipe, vocab: int) -> Estimate:
+    """Return what the training of a recipe takes with a vocabulary of so many tokens."""
+    if recipe.model.init == "random":
+        shape = recipe.model.shape
+        parameters = build.parameter_count(recipe.model, shape.context or recipe.data.length, vocab)
+    else:
+        config = build.config_of(recipe.model.init)
+        shape = Size(config.n_layer, config.n_embd, config.n_head, config.n_positions)
+        vocab = config.vocab_size
+        parameters = build.parameter_count(ModelConfig(layers=shape.layers, width=shape.width, heads=shape.heads), shape.context, vocab)
+    return estimate(shape, vocab, recipe.data.length, recipe.train, parameters)
+
+
+def vocabulary_of(recipe: Recipe) -> int:
+    """Return the tokens of a recipe's vocabulary as far as they are known before anything is done."""
+    return recipe.tokenizer.vocab if recipe.tokenizer.init == "train" else len(_load_tokenizer(recipe.tokenizer.init))
 
 
 def evaluate_model(recipe: Recipe, folder: Path) -> None:

@@ -300,3 +300,29 @@ def test_outputs_of_tfgpt2_are_there(model, torch_model):
     assert ours.attentions[0].shape == (2, 4, 9, 9)
     np.testing.assert_allclose(tf.reduce_sum(ours.attentions[1], axis=-1), np.ones([2, 4, 9]), atol=1e-5)
     assert ours.past_key_values[0].shape == (2, 2, 4, 9, 8)
+
+
+def test_sinusoidal_positions_are_not_trained_and_every_gpt2_reads_them(tokenizer, tmp_path):
+    from tfgpt.recipe import ModelConfig
+
+    model = build.new_model(ModelConfig(layers=1, width=32, heads=2, dropout=0.0, positions="sinusoidal"), 16, tokenizer, seed=1)
+    start = model.transformer.wpe.embeddings.numpy()
+    ids = random_ids(model, 4, 17)
+    model.compile(tf_keras.optimizers.AdamW(1e-2))
+    model.train_on_batch({"input_ids": ids[:, :-1], "labels": ids[:, 1:]})
+    model.save_pretrained(tmp_path)
+    again = build.load_model(tmp_path)
+
+    np.testing.assert_array_equal(model.transformer.wpe.embeddings, start)
+    np.testing.assert_allclose(start[3, 4:6], np.sqrt(2) * 0.02 * np.array([np.sin(3 / 10_000 ** (4 / 32)), np.cos(3 / 10_000 ** (4 / 32))]), rtol=1e-5)
+    assert len(again.trainable_variables) == len(model.weights) - 1
+    torch_reads = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    np.testing.assert_allclose(again(ids[:, :16]).logits, torch_logits(torch_reads, ids[:, :16]), atol=FP32)
+
+
+def test_each_part_has_its_dropout(tokenizer):
+    from tfgpt.recipe import ModelConfig
+
+    config = build.new_model(ModelConfig(layers=1, width=32, heads=2, dropout=0.3, attention_dropout=0.0), 16, tokenizer, seed=1).config
+
+    assert (config.embd_pdrop, config.attn_pdrop, config.resid_pdrop) == (0.3, 0.0, 0.3)

@@ -65,7 +65,7 @@ def plan_of(recipe: Recipe, tokenizer: GPT2TokenizerFast, train: dict, examples:
     train_tokens = train["tokens"] // recipe.data.tokenizations
     passes = recipe.train.steps * recipe.train.global_batch_size * recipe.data.tokenizations / max(train["sequences"], 1)
     if recipe.model.init == "random":
-        context = recipe.model.context or recipe.data.length
+        context = recipe.model.shape.context or recipe.data.length
         return Plan(build.parameter_count(recipe.model, context, len(tokenizer)), True, train_tokens, passes)
     build.check_start(recipe.model.init, recipe.data.length, len(tokenizer))
     model = build.load_model(recipe.model.init)

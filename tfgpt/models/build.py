@@ -22,11 +22,11 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
         tokenizer: gives the vocabulary's size and the end-of-text token.
         seed: of the weights.
     """
-    end_of_text = tokenizer.eos_token_id
+    end_of_text, shape = tokenizer.eos_token_id, config.shape
     model = GPTLMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=context, n_embd=config.width, n_layer=config.layers, n_head=config.heads,
-        resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-        bos_token_id=end_of_text, eos_token_id=end_of_text,
+        vocab_size=len(tokenizer), n_positions=context, n_embd=shape.width, n_layer=shape.layers, n_head=shape.heads,
+        resid_pdrop=config.dropout_of("residual"), embd_pdrop=config.dropout_of("embedding"), attn_pdrop=config.dropout_of("attention"),
+        bos_token_id=end_of_text, eos_token_id=end_of_text, positions=config.positions,
     ))  # fmt: skip
     model.build_in_name_scope()
     initialize(model, seed)
@@ -36,12 +36,12 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
 def parameter_count(config: ModelConfig, context: int, vocab: int) -> int:
     """Return how many weights a new model has; the output matrix is the embedding's.
 
-    >>> parameter_count(ModelConfig(layers=12, width=768, heads=12), context=1024, vocab=50_257)
+    >>> parameter_count(ModelConfig(size="gpt2"), context=1024, vocab=50_257)
     124439808
     """
-    width = config.width
+    layers, width, *_ = config.shape
     block = 12 * width * width + 13 * width  # attention 4, MLP 8; biases and two layer norms
-    return (vocab + context) * width + config.layers * block + 2 * width
+    return (vocab + context) * width + layers * block + 2 * width
 
 
 def load_model(source: str | Path) -> GPTLMHeadModel:

@@ -40,6 +40,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
         self.transformer = GPTTransformer(config, name="transformer")
+        self.transformer.wpe.trainable = getattr(config, "positions", "learned") == "learned"
         self._running = _RunningMetrics()
         self._clock = _Clock()
         self._settings, self.guard = StepSettings(), StepGuard()

@@ -34,12 +34,26 @@ def initialize(model, seed: int) -> None:
     spread = model.config.initializer_range
     for variable in model.weights:
         name = pytorch_name(variable)
-        if name.endswith("c_proj.weight"):
+        if name.endswith("wpe.weight") and not model.transformer.wpe.trainable:
+            variable.assign(sinusoids(*variable.shape) * (math.sqrt(2.0) * spread))  # as large as learned positions begin
+        elif name.endswith("c_proj.weight"):
             variable.assign(_normal(name, seed, variable.shape, spread / math.sqrt(2 * model.config.n_layer)))
         elif variable.shape.rank == 2 and name.endswith(".weight"):
             variable.assign(_normal(name, seed, variable.shape, spread))
         else:
             variable.assign(tf.fill(variable.shape, 1.0 if name.endswith(".weight") else 0.0))
+
+
+def sinusoids(positions: int, width: int) -> tf.Tensor:
+    """Return sines and cosines of falling frequencies, float32 [positions, width] (Vaswani et al. 2017, "Attention Is All You Need", 3.5).
+
+    >>> sinusoids(2, 4).numpy().round(4)
+    array([[0.    , 1.    , 0.    , 1.    ],
+           [0.8415, 0.5403, 0.01  , 0.9999]], dtype=float32)
+    """
+    column = tf.range(width)
+    angles = tf.range(positions, dtype=tf.float64)[:, tf.newaxis] / 10_000.0 ** (tf.cast(column // 2 * 2, tf.float64) / width)
+    return tf.cast(tf.where(column % 2 == 0, tf.sin(angles), tf.cos(angles)), tf.float32)
 
 
 def _normal(name, seed, shape, spread):

@@ -1,4 +1,4 @@
-"""Callbacks for `fit`: TensorBoard, the curves as CSV and picture, checkpoints, progress."""
+"""Callbacks for `fit` that show: TensorBoard, and the curves as CSV and picture."""
 from __future__ import annotations
 
 import csv
@@ -8,26 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
-import tf_keras
 
 from tfgpt.files import write_text
-from tfgpt.training.checkpoints import Checkpoints
+from tfgpt.training.control import StepCallback
 
 COLUMNS = ("step", "split", "loss", "perplexity", "accuracy", "learning_rate", "gradient_norm", "tokens_per_second")
-
-
-class StepCallback(tf_keras.callbacks.Callback):
-    """A callback that knows the optimizer step, also after a resume. An epoch of `fit` is what lies between two evaluations."""
-
-    step = 0
-
-    def on_train_begin(self, logs=None):
-        """Start counting where the optimizer stands."""
-        self.step = int(self.model.optimizer.iterations)
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Count the step."""
-        self.step += 1
 
 
 class Curves(StepCallback):
@@ -123,11 +108,12 @@ class CurvesFile(Curves):
     Args:
         path: of the CSV; the picture lies beside it, with the ending .png.
         log_every: steps between two training rows.
+        write_every: steps between two writings of the file; 0 = at evaluations alone.
     """
 
-    def __init__(self, path: Path, log_every: int):
+    def __init__(self, path: Path, log_every: int, write_every: int = 0):
         super().__init__(self._keep, log_every)
-        self._path, self._rows = path, []
+        self._path, self._write_every, self._rows = path, write_every, []
 
     def on_train_begin(self, logs=None):
         """Take over the rows of an interrupted run, up to the step it goes on from."""
@@ -136,9 +122,18 @@ class CurvesFile(Curves):
             with open(self._path, newline="", encoding="utf-8") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
 
+    def on_train_batch_end(self, batch, logs=None):
+        """Record the step, and write the file where a checkpoint is due, so that a resumed run has the rows up to it."""
+        super().on_train_batch_end(batch, logs)
+        if self._write_every and self.step % self._write_every == 0:
+            self._write()
+
     def on_epoch_end(self, epoch, logs=None):
         """Record the evaluation and write the file."""
         super().on_epoch_end(epoch, logs)
+        self._write()
+
+    def _write(self):
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
@@ -171,90 +166,6 @@ def plot_losses(rows: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
-
-
-class EndWhenStuck(StepCallback):
-    """End a training whose gradients stay infinite or NaN; such steps are skipped, so the weights are still the last good ones.
-
-    Args:
-        most: skipped steps in a row that are borne.
-        look_every: steps between two looks.
-    """
-
-    def __init__(self, most: int, look_every: int):
-        super().__init__()
-        self._most, self._look_every = most, min(most, look_every)
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Look, now and then, since that waits for the device.
-
-        Raises:
-            FloatingPointError: too many steps in a row were skipped.
-        """
-        super().on_train_batch_end(batch, logs)
-        if self.step % self._look_every == 0 and int(logs["skipped_in_a_row"]) >= self._most:
-            raise FloatingPointError(f"train.max_skipped: the gradients of {int(logs['skipped_in_a_row'])} steps in a row, up to step {self.step}, are not "
-                                     "finite; the last checkpoint is good. Lower train.schedule.peak, set train.clip_norm, or remove the checkpoints "
-                                     "and begin anew")
-
-
-class SaveCheckpoints(StepCallback):
-    """Write a checkpoint after every evaluation."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        super().__init__()
-        self._checkpoints = checkpoints
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write it."""
-        self._checkpoints.save(self.step)
-
-
-class StopAt(StepCallback):
-    """End training at a step that need not be a whole number of epochs."""
-
-    def __init__(self, steps: int):
-        super().__init__()
-        self._steps = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Stop when the step is reached; the last evaluation still takes place."""
-        super().on_train_batch_end(batch, logs)
-        if self.step >= self._steps:
-            self.model.stop_training = True
-
-
-class BarCallback(StepCallback):
-    """Move a progress bar and say each evaluation in a line.
-
-    Args:
-        advance: of `tfgpt.progress.progress_bar`.
-        say: called with the line.
-    """
-
-    def __init__(self, advance: Callable[..., None], say: Callable[[str], None]):
-        super().__init__()
-        self._advance, self._say = advance, say
-
-    def on_train_begin(self, logs=None):
-        """Show where the run goes on."""
-        super().on_train_begin(logs)
-        self._advance(completed=self.step)
-        if self.step:
-            self._say(f"train: going on from the checkpoint of step {self.step}")
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Move the bar; it redraws itself a few times a second whatever the steps do."""
-        super().on_train_batch_end(batch, logs)
-        self._advance(completed=self.step)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Say the evaluation's result."""
-        line = f"step {self.step}: loss {logs['loss']:.3f}, {logs['tokens_per_second']:,.0f} tokens/s"
-        if "val_loss" in logs:
-            line += f"; validation loss {logs['val_loss']:.3f}, perplexity {logs['val_perplexity']:.1f}"
-        self._say(line)
-        self._advance(completed=self.step, note=line)
 
 
 def _quoted(text):

@@ -7,12 +7,14 @@ from pathlib import Path
 import tensorflow as tf
 import tf_keras
 
+from tfgpt.interrupts import termination
 from tfgpt.models.loss import Objective
 from tfgpt.models.step import StepSettings
 from tfgpt.recipe import TrainConfig
-from tfgpt.training.callbacks import CurvesFile, EndWhenStuck, SaveCheckpoints, StopAt, TensorBoard
+from tfgpt.training.callbacks import CurvesFile, TensorBoard
 from tfgpt.training.checkpoints import Checkpoints
-from tfgpt.training.optimizer import make_optimizer
+from tfgpt.training.control import EndWhenStuck, EvaluateAverages, SaveCheckpoints, StopAt
+from tfgpt.training.optimizer import make_optimizer, swap_averages
 
 
 def train(
@@ -25,7 +27,9 @@ def train(
     sample: Callable[[], list[tuple[str, str]]] | None = None,
     callbacks: list[tf_keras.callbacks.Callback] | None = None,
 ) -> None:
-    """Train until step `config.steps`; what a killed run had done up to its last checkpoint is not done again.
+    """Train until step `config.steps`, or until it gets no better; what a killed run had done up to its last checkpoint is not done again.
+
+    The model ends with the weights of the best evaluation, or of the last step, as the recipe says; with their running averages if it has any.
 
     Args:
         model: a built `GPTLMHeadModel`; trained in place.
@@ -36,30 +40,44 @@ def train(
         logs: folder of the TensorBoard files, curves.csv and curves.png.
         sample: see `TensorBoard`.
         callbacks: further ones, such as a progress bar.
+
+    Raises:
+        FloatingPointError: the gradients stay infinite or NaN.
+        RuntimeError: no checkpoint is whole.
+        TerminatedError: SIGTERM; where training stood is saved.
     """
     optimizer = make_optimizer(config)
     model.compile(optimizer=optimizer, settings=step_settings(config), jit_compile=config.jit_compile)
-    saved = Checkpoints(checkpoints, model, optimizer, config.keep_checkpoints)
-    first_step = saved.restore_newest()
-    if first_step >= config.steps:
-        return
-    every = config.evaluate_every  # an epoch of Keras is what lies between two evaluations
-    model.fit(
-        batches(first_step),
-        steps_per_epoch=every,
-        initial_epoch=first_step // every,
-        epochs=-(-config.steps // every),
-        validation_data=validation,
-        verbose=0,
-        callbacks=[
+    saved = Checkpoints(checkpoints, model, optimizer, config.keep_checkpoints, config.keep_best)
+    step, every = saved.restore_newest(), config.evaluate_every
+    with termination() as asked:
+        shown = [
             TensorBoard(logs, config.log_every, sample),
-            CurvesFile(logs / "curves.csv", config.log_every),
+            CurvesFile(logs / "curves.csv", config.log_every, config.checkpoint_every),
+            *([EvaluateAverages()] if config.ema else []),
             EndWhenStuck(config.max_skipped, config.log_every),
-            SaveCheckpoints(saved),
+            SaveCheckpoints(saved, config.checkpoint_every, config.early_stopping, asked),
             StopAt(config.steps),
             *(callbacks or []),
-        ],
-    )
+        ]
+        while step < config.steps and not (config.early_stopping and saved.standing.since_best >= config.early_stopping):
+            rest = -step % every  # a run that was stopped between two evaluations first goes on to the next
+            model.fit(
+                batches(step),
+                steps_per_epoch=rest or every,
+                initial_epoch=step // every,
+                epochs=step // every + 1 if rest else -(-config.steps // every),
+                validation_data=validation,
+                verbose=0,
+                callbacks=shown,
+            )
+            step = int(optimizer.iterations)
+            if config.ema:
+                saved.restore(step)  # at its end Keras's fit has put the averages in the weights' place
+    if config.keep_best and saved.standing.best_step in saved.steps():
+        saved.restore(saved.standing.best_step)
+    if config.ema:
+        swap_averages(model)
 
 
 def step_settings(config: TrainConfig) -> StepSettings:

@@ -77,6 +77,16 @@ class FusedAdamW(tf_keras.optimizers.AdamW):
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=variable)
 
 
+def swap_averages(model) -> None:
+    """Exchange the weights of a model with the running averages that its optimizer keeps of them."""
+    optimizer = model.optimizer
+    for variable in model.trainable_variables:
+        average = optimizer._model_variables_moving_average[optimizer._index_dict[optimizer._var_key(variable)]]
+        weights = tf.identity(variable)
+        variable.assign(average)
+        average.assign(weights)
+
+
 def make_optimizer(config: TrainConfig) -> tf_keras.optimizers.Optimizer:
     """Return the optimizer of a recipe; gradients are clipped before they come to it.
 
@@ -85,7 +95,8 @@ def make_optimizer(config: TrainConfig) -> tf_keras.optimizers.Optimizer:
     """
     from tfgpt.training.muon import Muon  # here: it is made of FusedAdamW
 
-    shared = {"learning_rate": Schedule(config.schedule, config.steps), "weight_decay": config.weight_decay}
+    averages = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    shared = averages | {"learning_rate": Schedule(config.schedule, config.steps), "weight_decay": config.weight_decay}
     betas = {"beta_1": config.beta_1, "beta_2": config.beta_2}
     kinds = {
         "adamw": lambda: FusedAdamW(**shared, **betas),

@@ -1,0 +1,86 @@
+"""What a training takes, before it begins: weights, floating-point operations, memory."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfgpt.models.loss import LOGITS_AT_ONCE
+from tfgpt.recipe import TrainConfig
+from tfgpt.recipe_model import Size
+
+SLOTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1, "lion": 1, "adafactor": 0}
+"""Numbers that an optimizer keeps for each weight; Adafactor's rows and columns are next to nothing."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one replica; memory is what tensors take, without TensorFlow itself (about 0.6 GB)."""
+
+    shape: Size
+    parameters: int
+    tokens_per_step: int
+    """Over all replicas."""
+    flops_per_token: int
+    """Floating-point operations of a training step: products alone, forward and twice that backward, as is usual for utilisation."""
+    weights_bytes: int
+    """With gradients, the optimizer's numbers, running averages, and copies in low precision."""
+    activations_bytes: int
+    logits_bytes: int
+    """Of the chunk that is looked at."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.activations_bytes + self.logits_bytes
+
+
+def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, parameters: int, replicas: int = 1) -> Estimate:
+    """Return what a training takes.
+
+    Args:
+        shape: of the model.
+        vocab: tokens in the vocabulary.
+        length: tokens in a sequence.
+        config: batch, precision, optimizer and the rest.
+        parameters: weights of the model.
+        replicas: devices that share a batch.
+    """
+    tokens = config.global_batch_size * length
+    at_once = tokens // (replicas * config.accumulate)
+    low = config.precision != "float32"
+    product = 2 if low else 4  # bytes of a number that goes into a product
+    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema)) + (2 if low else 0) + (4 if config.accumulate > 1 else 0)
+    logits = min(LOGITS_AT_ONCE, at_once * vocab)
+    stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
+    if config.recompute:
+        stored = at_once * (shape.layers * 4 * shape.width + _bytes_of_block(shape, length, product))
+    return Estimate(
+        shape=shape,
+        parameters=parameters,
+        tokens_per_step=tokens,
+        flops_per_token=3 * forward_flops(shape, vocab, length),
+        weights_bytes=parameters * copies,
+        activations_bytes=stored,
+        logits_bytes=logits * (4 + 4 + product),
+    )
+
+
+def forward_flops(shape: Size, vocab: int, length: int) -> int:
+    """Return the floating-point operations of a forward pass for one token: two for each weight of a matrix, and the two products of attention.
+
+    Attention is counted over the whole length, as it is computed.
+
+    >>> forward_flops(Size(layers=12, width=768, heads=12, context=1024), vocab=50_257, length=1024) // 10**6
+    284
+    """
+    matrices = shape.layers * 12 * shape.width**2 + vocab * shape.width
+    return 2 * matrices + 4 * shape.layers * length * shape.width
+
+
+def _bytes_of_block(shape, length, product) -> int:
+    """Return what a block keeps for the way back, for one token."""
+    stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP
+    norms = 2 * (4 + product) * shape.width                        # centered, and as it goes into the products
+    attention = (3 + 3 + 1) * product * shape.width                # queries, keys, values; the same by heads; what comes out
+    scores = shape.heads * length * (4 + product)                  # softmax, and as it goes into the product
+    inner = 2 * 4 * product * shape.width                          # before and behind the activation
+    return stream + norms + attention + scores + inner
