@@ -53,12 +53,15 @@ def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
     assert (tmp_path / "prepared" / "index.json").exists()
 
 
-def test_the_readmes_recipe_is_one(tmp_path):
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    (tmp_path / "recipe.yaml").write_text(recipe)
+def test_the_readmes_recipes_are_some(tmp_path):
+    of_data, of_training = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "data.yaml").write_text(of_data)
+    (tmp_path / "training.yaml").write_text("data: {path: python-docs}\n" + of_training)
 
-    loaded, _ = load_recipe(tmp_path / "recipe.yaml")
+    loaded, _ = load_recipe(tmp_path / "data.yaml")
+    training, _ = load_recipe(tmp_path / "training.yaml")
 
+    assert (training.model.shape.layers, training.train.accumulate, training.train.schedule.kind) == (12, 8, "wsd")
     assert [source.weight for source in loaded.data.sources] == [3.0, 1.0]
     assert loaded.data.all_sources()[0].columns.prompt == "question"
 

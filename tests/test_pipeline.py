@@ -115,6 +115,12 @@ def test_the_command_prints_continuations_figures_and_what_to_do_next(finished):
 
 
 @pytest.mark.slow
+def tensor_of(event):
+    from tensorboard.util import tensor_util
+
+    return tensor_util.make_ndarray(event.tensor_proto)
+
+
 def test_tensorboard_and_the_curves_have_every_scalar_and_samples(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -124,9 +130,17 @@ def test_tensorboard_and_the_curves_have_every_scalar_and_samples(finished):
         events[split] = EventAccumulator(str(folder / "logs" / split))
         events[split].Reload()
 
-    scalars = {"loss", "perplexity", "accuracy", "tokens_per_second"}
-    assert set(events["train"].Tags()["tensors"]) == scalars | {"learning_rate", "gradient_norm"}
-    assert set(events["validation"].Tags()["tensors"]) == scalars | {"samples"}
+    scalars = {"loss", "perplexity", "bits_per_byte", "accuracy", "tokens_per_second"}
+    of_training = {"learning_rate", "gradient_norm", "weight_norm", "utilization", "memory_gigabytes", "padding"}
+    pictures = {"attention, layer 1", "next token"}
+    assert set(events["train"].Tags()["tensors"]) == scalars | of_training
+    assert set(events["validation"].Tags()["tensors"]) == scalars | {"samples", "_hparams_/session_start_info"} | pictures
+    last = {name: float(tensor_of(events["train"].Tensors(name)[-1])) for name in scalars | of_training}
+    stats = json.loads((folder / "data" / "stats.json").read_text())["splits"]["train"]
+    assert last["bits_per_byte"] == pytest.approx(last["loss"] / np.log(2) * stats["tokens"] / stats["bytes"], rel=1e-5)
+    assert 0 <= last["padding"] < 0.2 and 0 < last["utilization"] < 1 and last["memory_gigabytes"] > 0.3 and last["weight_norm"] > 1
+    assert (folder / "logs" / "embeddings" / "projector_config.pbtxt").is_file()
+    assert len((folder / "logs" / "embeddings" / "embeddings.tsv").read_text().splitlines()) == 400
     assert [event.step for event in events["train"].Tensors("loss")] == [5, 10, 15, 20, 25]
     assert [event.step for event in events["validation"].Tensors("samples")] == [10, 20, 25]
     assert (folder / "logs" / "curves.png").stat().st_size > 5000

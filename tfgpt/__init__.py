@@ -14,7 +14,7 @@ _PUBLIC = {
     "GraphTokenizer": "tfgpt.text.graph",
     "Recipe": "tfgpt.recipe",
     "ShardedData": "tfgpt.data.shards",
-    "TensorBoard": "tfgpt.training.callbacks",
+    "TensorBoard": "tfgpt.training.tensorboard",
     "TextModel": "tfgpt.generation.text_model",
     "evaluation_batches": "tfgpt.data.pipeline",
     "export": "tfgpt.serving.export",

@@ -81,6 +81,8 @@ class TrainConfig:
     """Prompts continued at every evaluation, shown as text in TensorBoard; "" starts a document."""
     sample_tokens: int = 48
     """Tokens in such a continuation."""
+    profile: tuple[int, ...] = ()
+    """First and last step of which a profile is written for TensorBoard, such as [20, 25]; empty = none."""
     keep_checkpoints: int = 2
     """The newest checkpoints kept; older ones are removed."""
     recompute: bool = False
@@ -95,6 +97,8 @@ class TrainConfig:
             check_at_least(f"train.{key}", getattr(self, key), 0)
         for key in ("label_smoothing", "beta_1", "beta_2", "ema"):
             check(0 <= getattr(self, key) < 1, f"train.{key}: {getattr(self, key)} is not in [0, 1)")
+        check(not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
+              f"train.profile: {list(self.profile)} is not a first and a last step, such as [20, 25]")
         check(not self.early_stopping or self.keep_best, f"train.early_stopping: {self.early_stopping} with train.keep_best false would keep the worse weights "
               "that it stops at; leave train.keep_best true")
         check(self.schedule.decay_steps <= self.steps, f"train.schedule.decay_steps: {self.schedule.decay_steps} is more than train.steps ({self.steps}); "

@@ -30,8 +30,11 @@ from tfgpt.serving.export import export
 from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with_special_tokens
 from tfgpt.text.chat import DEFAULT_TEMPLATE
 from tfgpt.training.control import BarCallback
-from tfgpt.training.estimate import Estimate, estimate
+from tfgpt.training.curves import RunFigures
+from tfgpt.training.estimate import Estimate, estimate, peak_flops
 from tfgpt.training.fit import train
+from tfgpt.training.tensorboard import PROJECTED_TOKENS, write_projector
+from tfgpt.training.views import draw_views
 
 LANGUAGE_MODELLING = ("text", "pairs", "chat")
 """What data.examples may be where a language model is trained."""
@@ -138,16 +141,24 @@ def train_model(recipe: Recipe, folder: Path) -> None:
     data.check()
     model = build.load_model(folder / "checkpoints" / "initial")
     model.seed_dropout(recipe.seed)
-    text_model = TextModel(model, load_tokenizer(folder / "tokenizer"))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    text_model = TextModel(model, tokenizer)
     settings = recipe.train
     needed = training_estimate(recipe, model.config.vocab_size)
     console.print(f"train: {needed.tokens_per_step:,} tokens a step, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
                   f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors")
     weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
+    stats, written = _read_stats(folder)["splits"], {}
+
     def sample():
-        written = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
-        return [(prompt, continuation.text) for prompt, continuation in zip(settings.sample_prompts, written)]
+        answers = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
+        written.update({prompt: answer.text for prompt, answer in zip(settings.sample_prompts, answers)})
+        return list(written.items())
+
+    def draw():
+        prompt, text = next(iter(written.items()))
+        return draw_views(model, tokenizer, prompt + text)
 
     def batches(first_step):
         return training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service)
@@ -162,9 +173,29 @@ def train_model(recipe: Recipe, folder: Path) -> None:
             logs=folder / "logs",
             sample=sample if settings.sample_prompts else None,
             callbacks=[BarCallback(advance, console.print)],
+            figures=RunFigures({split: stats[split]["bytes"] * _tokenizations(recipe, split) / stats[split]["tokens"] for split in ("train", "validation")},
+                               needed.flops_per_token, peak_flops(settings.precision)),
+            draw=draw if settings.sample_prompts else None,
+            hparams=_hparams(recipe),
         )
+    tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
+    write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
     with whole_folder(folder / "model") as partial:
         model.save_pretrained(partial)
+
+
+def _tokenizations(recipe, split):
+    """Return how often a split's text is stored; its bytes are counted once."""
+    return recipe.data.tokenizations if split == "train" else 1
+
+
+def _hparams(recipe) -> dict:
+    """Return the numbers and names by which trainings are compared."""
+    shape, train = recipe.model.shape, recipe.train
+    chosen = {key: getattr(train, key) for key in ("steps", "global_batch_size", "precision", "optimizer", "beta_2", "weight_decay", "label_smoothing", "ema")}
+    return chosen | {"peak": train.schedule.peak, "schedule": train.schedule.kind, "warmup_steps": train.schedule.warmup_steps, "layers": shape.layers,
+                     "width": shape.width, "heads": shape.heads, "dropout": recipe.model.dropout, "init": recipe.model.init,
+                     "length": recipe.data.length, "seed": recipe.seed}
 
 
 def training_estimate(recipe: Recipe, vocab: int) -> Estimate:

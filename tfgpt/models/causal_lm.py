@@ -114,8 +114,9 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.tokens, scale, self._settings)
         self._running.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=tf.cast(finite, tf.float32))
         logs = self._running.update(LossTerms(*(tf.where(finite, term, 0) for term in terms)))
+        self._running.padding.update_state(_padding(batch))
         counts = {name: tf.identity(self.guard.variables[name]) for name in ("skipped", "skipped_in_a_row")}
-        return logs | counts | {"gradient_norm": self._running.gradient_norm.result()}
+        return logs | counts | {"gradient_norm": self._running.gradient_norm.result(), "padding": self._running.padding.result()}
 
     def test_step(self, data):
         """Add a packed batch to the metrics."""
@@ -158,6 +159,13 @@ def _check_batch(batch):
         raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.pack_texts")
 
 
+def _padding(batch):
+    """Return the share of places without a token, float32 []."""
+    if "segment_ids" not in batch:
+        return tf.constant(0.0)
+    return tf.reduce_mean(tf.cast(batch["segment_ids"] == 0, tf.float32))
+
+
 class _RunningMetrics:
     """Sums over an epoch. No Keras layer, so that its variables are not taken for weights of the model."""
 
@@ -166,9 +174,10 @@ class _RunningMetrics:
         self.accuracy = tf_keras.metrics.Mean(name="accuracy")
         self.tokens = tf_keras.metrics.Sum(name="tokens")
         self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
+        self.padding = tf_keras.metrics.Mean(name="padding")
 
     def all(self):
-        return [self.loss, self.accuracy, self.tokens, self.gradient_norm]
+        return [self.loss, self.accuracy, self.tokens, self.gradient_norm, self.padding]
 
     def update(self, terms: LossTerms):
         count = tf.cast(terms.tokens, tf.float32)

@@ -1,9 +1,14 @@
 """What a training takes, before it begins: weights, floating-point operations, memory."""
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
+import tensorflow as tf
+
 from tfgpt.models.loss import LOGITS_AT_ONCE
+from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
 from tfgpt.recipe_model import Size
 
@@ -74,6 +79,25 @@ def forward_flops(shape: Size, vocab: int, length: int) -> int:
     """
     matrices = shape.layers * 12 * shape.width**2 + vocab * shape.width
     return 2 * matrices + 4 * shape.layers * length * shape.width
+
+
+def peak_flops(precision: str, seconds: float = 0.3) -> float:
+    """Measure the floating-point operations a second of a large matrix product on one device, the best of some.
+
+    Args:
+        precision: of the product, as `train.precision`.
+        seconds: to spend on it.
+    """
+    size = 8192 if tf.config.list_logical_devices("GPU") else 2048
+    matrix = tf.ones([size, size], PRECISIONS[precision] or tf.float32)
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)[0]))  # a number, so that fetching it costs nothing
+    product().numpy()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product().numpy()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def _bytes_of_block(shape, length, product) -> int:

@@ -11,10 +11,11 @@ from tfgpt.interrupts import termination
 from tfgpt.models.loss import Objective
 from tfgpt.models.step import StepSettings
 from tfgpt.recipe import TrainConfig
-from tfgpt.training.callbacks import CurvesFile, TensorBoard
 from tfgpt.training.checkpoints import Checkpoints
 from tfgpt.training.control import EndWhenStuck, EvaluateAverages, SaveCheckpoints, StopAt
+from tfgpt.training.curves import CurvesFile, RunFigures
 from tfgpt.training.optimizer import make_optimizer, swap_averages
+from tfgpt.training.tensorboard import Profile, TensorBoard
 
 
 def train(
@@ -26,6 +27,9 @@ def train(
     logs: Path,
     sample: Callable[[], list[tuple[str, str]]] | None = None,
     callbacks: list[tf_keras.callbacks.Callback] | None = None,
+    figures: RunFigures | None = None,
+    draw: Callable[[], dict[str, bytes]] | None = None,
+    hparams: dict | None = None,
 ) -> None:
     """Train until step `config.steps`, or until it gets no better; what a killed run had done up to its last checkpoint is not done again.
 
@@ -40,6 +44,9 @@ def train(
         logs: folder of the TensorBoard files, curves.csv and curves.png.
         sample: see `TensorBoard`.
         callbacks: further ones, such as a progress bar.
+        figures: see `Curves`.
+        draw: see `TensorBoard`.
+        hparams: see `TensorBoard`.
 
     Raises:
         FloatingPointError: the gradients stay infinite or NaN.
@@ -52,8 +59,9 @@ def train(
     step, every = saved.restore_newest(), config.evaluate_every
     with termination() as asked:
         shown = [
-            TensorBoard(logs, config.log_every, sample),
-            CurvesFile(logs / "curves.csv", config.log_every, config.checkpoint_every),
+            TensorBoard(logs, config.log_every, sample, figures, draw, hparams),
+            CurvesFile(logs / "curves.csv", config.log_every, config.checkpoint_every, figures),
+            *([Profile(logs / "train", *config.profile)] if config.profile else []),
             *([EvaluateAverages()] if config.ema else []),
             EndWhenStuck(config.max_skipped, config.log_every),
             SaveCheckpoints(saved, config.checkpoint_every, config.early_stopping, asked),

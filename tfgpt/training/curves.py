@@ -1,10 +1,13 @@
-"""Callbacks for `fit` that show: TensorBoard, and the curves as CSV and picture."""
+"""The curves of a training: taken from `fit`, kept as CSV and picture."""
 from __future__ import annotations
 
 import csv
 import io
 import math
+import resource
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
@@ -12,7 +15,20 @@ import tensorflow as tf
 from tfgpt.files import write_text
 from tfgpt.training.control import StepCallback
 
-COLUMNS = ("step", "split", "loss", "perplexity", "accuracy", "learning_rate", "gradient_norm", "tokens_per_second")
+COLUMNS = ("step", "split", "loss", "perplexity", "bits_per_byte", "accuracy", "learning_rate", "gradient_norm", "weight_norm", "tokens_per_second",
+           "utilization", "memory_gigabytes", "padding")
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What a run knows of its data and its machine, for figures that a model alone cannot give."""
+
+    bytes_per_token: dict[str, float]
+    """Of text, by split."""
+    flops_per_token: int
+    """Of a training step."""
+    peak_flops: float
+    """Floating-point operations a second of a large matrix product, on all devices together."""
 
 
 class Curves(StepCallback):
@@ -21,13 +37,14 @@ class Curves(StepCallback):
     Training figures are of the steps since the last record, not of the whole epoch: sums are taken apart again.
 
     Args:
-        record: called with a dict of `COLUMNS`; `learning_rate` and `gradient_norm` are missing for validation.
+        record: called with a dict of `COLUMNS`; some are of the training alone, and some need `figures`.
         log_every: steps between two training records.
+        figures: of the run, for bits per byte and utilization; `None` = without them.
     """
 
-    def __init__(self, record: Callable[[dict], None], log_every: int):
+    def __init__(self, record: Callable[[dict], None], log_every: int, figures: RunFigures | None = None):
         super().__init__()
-        self._record, self._log_every = record, log_every
+        self._record, self._log_every, self._figures = record, log_every, figures
         self._before = dict.fromkeys(("tokens", "loss", "accuracy"), 0.0)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -44,8 +61,8 @@ class Curves(StepCallback):
         """Record the evaluation, and what was trained since the last record."""
         self._record_training(logs)
         if "val_loss" in logs:
-            names = ("loss", "perplexity", "accuracy", "tokens_per_second")
-            self._record({"step": self.step, "split": "validation"} | {name: float(logs[f"val_{name}"]) for name in names})
+            values = {name: float(logs[f"val_{name}"]) for name in ("loss", "accuracy", "tokens_per_second")}
+            self._record({"step": self.step, "split": "validation"} | values | self._of_loss("validation", values["loss"]))
 
     def _record_training(self, logs):
         sums = {"tokens": float(logs["tokens"])} | {name: float(logs[name]) * float(logs["tokens"]) for name in ("loss", "accuracy")}
@@ -53,53 +70,30 @@ class Curves(StepCallback):
         self._before = sums
         if since["tokens"]:
             loss = since["loss"] / since["tokens"]
+            rate = float(logs["tokens_per_second"])
             self._record({
                 "step": self.step,
                 "split": "train",
                 "loss": loss,
-                "perplexity": math.exp(loss),
+                **self._of_loss("train", loss),
                 "accuracy": since["accuracy"] / since["tokens"],
                 "learning_rate": self._learning_rate(),
                 "gradient_norm": float(logs["gradient_norm"]),
-                "tokens_per_second": float(logs["tokens_per_second"]),
+                "weight_norm": float(tf.linalg.global_norm([tf.convert_to_tensor(variable) for variable in self.model.trainable_variables])),
+                "tokens_per_second": rate,
+                **({"utilization": rate * self._figures.flops_per_token / self._figures.peak_flops} if self._figures else {}),
+                "memory_gigabytes": memory_gigabytes(),
+                "padding": float(logs["padding"]),
             })
+
+    def _of_loss(self, split, loss):
+        """Return the figures that follow from a loss."""
+        per_byte = {"bits_per_byte": loss / math.log(2) / self._figures.bytes_per_token[split]} if self._figures else {}
+        return {"perplexity": math.exp(min(loss, 700.0))} | per_byte  # a float ends at exp(709)
 
     def _learning_rate(self):
         rate = self.model.optimizer.learning_rate
         return float(rate(self.step - 1) if callable(rate) else rate)
-
-
-class TensorBoard(Curves):
-    """Write the curves, and samples at every evaluation, for TensorBoard.
-
-    Scalars `loss`, `perplexity`, `accuracy`, `learning_rate`, `gradient_norm` and `tokens_per_second` go to the runs `train` and
-    `validation`, so that the curves of both lie over each other; text `samples` goes to `validation`.
-
-    Args:
-        log_dir: for `tensorboard --logdir`.
-        log_every: steps between two points.
-        sample: called at every evaluation; returns prompts and their continuations. `None` = no samples.
-    """
-
-    def __init__(self, log_dir: str | Path, log_every: int = 10, sample: Callable[[], list[tuple[str, str]]] | None = None):
-        super().__init__(self._write, log_every)
-        self._sample = sample
-        self._writers = {split: tf.summary.create_file_writer(str(Path(log_dir) / split)) for split in ("train", "validation")}
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write the evaluation's scalars and samples."""
-        super().on_epoch_end(epoch, logs)
-        if self._sample:
-            with self._writers["validation"].as_default(step=self.step):
-                tf.summary.text("samples", [f"**{_quoted(prompt)}**{_quoted(text)}" for prompt, text in self._sample()])
-        for writer in self._writers.values():
-            writer.flush()
-
-    def _write(self, row):
-        with self._writers[row["split"]].as_default(step=row["step"]):
-            for name in COLUMNS[2:]:
-                if name in row:
-                    tf.summary.scalar(name, row[name])
 
 
 class CurvesFile(Curves):
@@ -109,10 +103,11 @@ class CurvesFile(Curves):
         path: of the CSV; the picture lies beside it, with the ending .png.
         log_every: steps between two training rows.
         write_every: steps between two writings of the file; 0 = at evaluations alone.
+        figures: see `Curves`.
     """
 
-    def __init__(self, path: Path, log_every: int, write_every: int = 0):
-        super().__init__(self._keep, log_every)
+    def __init__(self, path: Path, log_every: int, write_every: int = 0, figures: RunFigures | None = None):
+        super().__init__(self._keep, log_every, figures)
         self._path, self._write_every, self._rows = path, write_every, []
 
     def on_train_begin(self, logs=None):
@@ -148,6 +143,15 @@ class CurvesFile(Curves):
         self._rows.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
 
 
+def memory_gigabytes() -> float:
+    """Return the most memory that this process has held: of its GPUs if it has any, else of the machine."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return sum(tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))["peak"] for gpu in gpus) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in kilobytes
+
+
 def plot_losses(rows: list[dict], path: Path) -> None:
     """Draw training and validation loss over the steps.
 
@@ -166,7 +170,3 @@ def plot_losses(rows: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
-
-
-def _quoted(text):
-    return text.replace("\\", "\\\\").replace("*", "\\*").replace("_", "\\_").replace("\n", "  \n")
