@@ -15,12 +15,12 @@ LENGTH = 16
 
 @pytest.fixture
 def new(tokenizer):
-    def make(dropout=0.0, **settings):
+    def make(dropout=0.0, jit_compile=False, **settings):
         model = build.new_model(ModelConfig(layers=2, width=32, heads=2, dropout=dropout), LENGTH, tokenizer, seed=1)
         for variable in model.trainable_variables:
             if variable.shape.rank == 2:
                 variable.assign(4.0 * variable)  # large enough for gradients that tell
-        model.compile(tf_keras.optimizers.SGD(0.5), settings=StepSettings(**settings))
+        model.compile(tf_keras.optimizers.SGD(0.5), settings=StepSettings(**settings), jit_compile=jit_compile)
         return model
 
     return make
@@ -74,6 +74,13 @@ def test_recomputing_activations_changes_nothing(new, batch):
     plain, recomputed = step(new(dropout=0.2), batch)[1], step(new(dropout=0.2, recompute=True), batch)[1]
 
     assert largest_difference(plain, recomputed) < 2e-6
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2])
+def test_the_step_compiled_as_a_whole_computes_the_same(new, batch, micro_steps):
+    plain, compiled = step(new(), batch)[1], step(new(jit_compile=True, accumulate=micro_steps), batch)[1]
+
+    assert largest_difference(plain, compiled) < 2e-6
 
 
 def test_the_compiled_activation_computes_the_same(new, batch):
