@@ -49,7 +49,7 @@ def sinusoids(positions: int, width: int) -> tf.Tensor:
 
     >>> sinusoids(2, 4).numpy().round(4)
     array([[0.    , 1.    , 0.    , 1.    ],
-           [0.8415, 0.5403, 0.01  , 0.9999]], dtype=float32)
+           [0.8415, 0.5403, 0.01  , 1.    ]], dtype=float32)
     """
     column = tf.range(width)
     angles = tf.range(positions, dtype=tf.float64)[:, tf.newaxis] / 10_000.0 ** (tf.cast(column // 2 * 2, tf.float64) / width)
