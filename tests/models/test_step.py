@@ -101,6 +101,14 @@ def test_low_precision_products_give_nearly_the_same_step(new, batch, precision)
     assert all(variable.dtype == np.float32 for variable in low_weights)
 
 
+def test_low_precision_is_of_training_alone(new, batch):
+    exact, low = new(), new(precision="bfloat16")
+
+    np.testing.assert_array_equal(low(batch["input_ids"]).logits, exact(batch["input_ids"]).logits)
+    assert float(low.loss_terms(batch).loss) == float(exact.loss_terms(batch).loss)
+    assert float(low.loss_terms(batch, training=True).loss) != float(exact.loss_terms(batch, training=True).loss)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_segments_do_not_leak_in_any_precision(new, precision):
     model = new(precision=precision)

@@ -21,11 +21,15 @@ class Compute:
     """How a model computes; one object that all its blocks share."""
 
     products: tf.DType | None = None
-    """Of matrix products; `None` = that of the layers (Keras's policy). Sums, norms and softmax are float32 whatever this is."""
+    """Of matrix products in training; `None` = that of the layers (Keras's policy), as anywhere else. Sums, norms and softmax are always float32."""
     compile_elementwise: bool = False
     """Whether in training the work between the products is compiled by XLA."""
     recompute: bool = False
     """Whether in training each block keeps its input alone and computes the rest anew on the way back (activation checkpointing)."""
+
+    def dtype(self, training: bool, of_layer: str) -> tf.DType:
+        """Return what matrix products are computed in."""
+        return self.products if training and self.products else tf.as_dtype(of_layer)
 
     def elementwise(self, training: bool) -> dict:
         """Return the functions of `tfgpt.models.elementwise` by name, compiled or not."""
@@ -52,9 +56,9 @@ class Projection(TFConv1D):
         super().__init__(nf, nx, **kwargs)
         self._compute = compute
 
-    def call(self, x):
+    def call(self, x, training=False):
         """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
-        dtype = self._compute.products or self.compute_dtype
+        dtype = self._compute.dtype(training, self.compute_dtype)
         product = tf.matmul(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.cast(self.weight, dtype))
         return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
 
@@ -87,7 +91,7 @@ class GPTAttention(TFAttention):
         batch, queries = tf.shape(x)[0], tf.shape(x)[1]
         head_width = self.embed_dim // self.n_head
         work = self._compute.elementwise(training)
-        parts = tf.reshape(work["add_bias"](self.c_attn(x), self.c_attn.bias), [batch, queries, 3, self.n_head, head_width])
+        parts = tf.reshape(work["add_bias"](self.c_attn(x, training=training), self.c_attn.bias), [batch, queries, 3, self.n_head, head_width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
@@ -106,7 +110,7 @@ class GPTAttention(TFAttention):
         rate, seed = self._dropout.draw(training)
         weights = work["masked_softmax"](scores, attention_mask, seed, scale=1.0 / math.sqrt(head_width), rate=rate)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])                 # [batch, queries, heads, head width]
-        attended = self.c_proj(tf.reshape(attended, [batch, queries, self.embed_dim]))
+        attended = self.c_proj(tf.reshape(attended, [batch, queries, self.embed_dim]), training=training)
         return attended, present, weights if output_attentions else None
 
 
@@ -122,10 +126,10 @@ class GPTMLP(TFMLP):
     def call(self, x, training=False):
         """Return what is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]."""
         work = self._compute.elementwise(training)
-        inner = self.c_fc(x)
+        inner = self.c_fc(x, training=training)
         if self._is_gelu:
-            return self.c_proj(work["bias_gelu"](inner, self.c_fc.bias))
-        return self.c_proj(self.act(work["add_bias"](inner, self.c_fc.bias)))
+            return self.c_proj(work["bias_gelu"](inner, self.c_fc.bias), training=training)
+        return self.c_proj(self.act(work["add_bias"](inner, self.c_fc.bias)), training=training)
 
 
 class GPTBlock(TFBlock):
@@ -142,8 +146,8 @@ class GPTBlock(TFBlock):
 
     def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False):
         """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives."""
-        work, dtype = self._compute.elementwise(training), self._compute.products or self.compute_dtype
-        norm = {"epsilon": self._epsilon, "dtype": tf.as_dtype(dtype)}
+        work = self._compute.elementwise(training)
+        norm = {"epsilon": self._epsilon, "dtype": self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
         normed = work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
         attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training)

@@ -101,7 +101,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             use_cache=False,
             training=training,
         ).last_hidden_state                                        # [batch, length, width]
-        dtype = self.transformer.compute.products or hidden.dtype
+        dtype = self.transformer.compute.dtype(training, hidden.dtype)
         return projected_loss(tf.cast(hidden, dtype), self.transformer.wte.embeddings, batch["labels"], self._settings.objective,
                               differentiable=training, fixed_shapes=bool(self.jit_compile))
 

@@ -21,7 +21,8 @@ class StepSettings:
     """How a train step computes."""
 
     precision: str = "float32"
-    """Of matrix products: float32, bfloat16, or float16 with a loss scale of its own; weights, sums and softmax are float32."""
+    """Of matrix products: float32, bfloat16, or float16 with a loss scale of its own; weights, sums and softmax are float32. Of training
+    alone: evaluation, generation and export of the same model stay exact."""
     accumulate: int = 1
     """Micro steps into which each replica cuts its batch, one after the other, to save memory; the gradient stays the same."""
     clip_norm: float = 0.0
