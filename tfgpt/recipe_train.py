@@ -45,7 +45,7 @@ class TrainConfig:
     accumulate: int = 1
     """Micro steps into which each replica cuts its batch, one after the other, to save memory; the gradient stays the same."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of matrix products in training; weights, sums, norms, softmax and all evaluation are float32 in any case. float16 comes with a loss scale that adapts itself."""
+    """Of matrix products in training; weights, sums, norms, softmax and evaluation are always float32. float16 has a loss scale that adapts itself."""
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = "adamw"
     """sgd has momentum; muon = orthogonalized momentum for the matrices of attention and MLP, AdamW for the rest; learns from scratch in fewer steps."""
     beta_1: float = 0.9
