@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something fai
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import pytest
+import tensorflow as tf
 
 from tfgpt.data.corpus import read_corpus
 from tfgpt.generation.text_model import TextModel
@@ -18,6 +19,8 @@ from tfgpt.serving.export import export
 from tfgpt.text.bpe import load_tokenizer, train_tokenizer
 
 CONTEXT = 48
+
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)  # as if two GPUs
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +55,6 @@ def model(tokenizer):
 
 def build_larger(variable, number):
     """Return the weights ten times as large, and biases and layer norms away from 0 and 1, so that none of them goes unnoticed."""
-    import tensorflow as tf
-
     if variable.name.endswith(("/bias:0", "/gamma:0", "/beta:0")):
         return variable + tf.random.stateless_normal(variable.shape, seed=[7, number], stddev=0.2)
     return variable * 10.0

@@ -1,6 +1,7 @@
 """Examples in docstrings, and what the README says about files and names, are true."""
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -73,3 +74,28 @@ def test_dependencies_are_pinned_within_their_ranges():
 
     assert len(wanted) > 15
     assert not [name for name in wanted if name not in pins]
+
+
+def test_the_kubernetes_job_gives_each_pod_its_cluster(monkeypatch):
+    import os
+
+    import yaml
+
+    from tfgpt.training.devices import cluster_workers
+
+    service, job = yaml.safe_load_all((ROOT / "docs" / "train-job.yaml").read_text("utf-8"))
+    pod = job["spec"]["template"]["spec"]
+    *python, code = pod["containers"][0]["command"]
+    started = []
+    monkeypatch.setattr(os, "execvp", lambda program, arguments: started.append(arguments))
+    monkeypatch.setenv("TF_CONFIG", "")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+
+    exec(code, {})
+
+    assert python == ["python", "-c"] and started[0][:2] == ["tfgpt", "run"]
+    assert cluster_workers() == [("worker", number) for number in range(job["spec"]["completions"])]
+    address = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][3]
+    name, port = address.split(":")
+    assert name == f"{job['metadata']['name']}-3.{service['metadata']['name']}" and pod["subdomain"] == service["metadata"]["name"]
+    assert int(port) == pod["containers"][0]["ports"][0]["containerPort"]

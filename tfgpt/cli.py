@@ -24,8 +24,8 @@ def run(arguments: list[str]) -> int:
         import_tensorflow_quietly()
         from tfgpt import pipeline
 
-        pipeline.run(*given)
-        _print_summary(*given)
+        if pipeline.run(*given):
+            _print_summary(*given)
     return DONE
 
 
@@ -43,8 +43,7 @@ def train(arguments: list[str]) -> int:
         if "--dry-run" in arguments:
             vocab = stages.vocabulary_of(recipe)
             _print_estimate(recipe, vocab, stages.training_estimate(recipe, vocab))
-        else:
-            pipeline.run(recipe, folder, until="train")
+        elif pipeline.run(recipe, folder, until="train"):
             print(f"The model is in {folder / 'model'}.")
     return DONE
 
@@ -93,7 +92,7 @@ def client(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)

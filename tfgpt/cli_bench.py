@@ -1,7 +1,9 @@
 """`tfgpt bench`: this package against its peers, on this machine."""
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 
@@ -35,4 +37,40 @@ def data(arguments: list[str]) -> int:
     return DONE
 
 
-ACTIONS = {"data": data}
+def train(arguments: list[str]) -> int:
+    """Time training steps: this package beside PyTorch's compiled GPT2LMHeadModel and transformers' TFGPT2LMHeadModel, in turns.
+
+    With --texts: the same model of this package on packed batches and on padded ones, by tokens that are trained on.
+    """
+    from tfgpt.bench import train as bench
+
+    parser = parser_of("bench train", train.__doc__)
+    parser.add_argument("--model", type=str, default="small", choices=list(bench.MODELS),
+                        help="small = 4 layers of width 256, vocabulary 8,192, 8 x 256 tokens a step; gpt2 = GPT-2 of 124 million weights, 4 x 256 tokens.")
+    parser.add_argument("--precision", type=str, default="bfloat16", choices=["float32", "bfloat16"], help="Of matrix products, on all sides.")
+    parser.add_argument("--texts", type=str, default="", help="File of texts, one a line; a .tsv's last column. Compares packed with padded batches.")
+    parser.add_argument("--rounds", type=int, default=8, help="Times that each side has its turn; medians count.")
+    parser.add_argument("--steps", type=int, default=4, help="Optimizer steps in a turn.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    given = parse(parser, arguments)
+    for key in ("rounds", "steps"):
+        if given[key] < 1:
+            raise UsageError(f"tfgpt bench train: --{key} {given[key]} is too small; give 1 or more")
+    settings = dataclasses.replace(bench.MODELS[given.model], precision=given.precision)
+    if given.texts:
+        lines = Path(given.texts).read_text("utf-8").splitlines()
+        texts = [line.rpartition("\t")[2] for line in lines if line.strip()]
+        result = bench.run_on_texts(texts, settings, given.rounds, given.steps)
+    else:
+        result = bench.run(settings, given.rounds, given.steps)
+    if given.json:
+        print(json.dumps(result))
+        return DONE
+    first = next(iter(result))
+    print(f"{'':<26}{'tokens/s':>10}{f'to {first}':>12}{'ms/step':>10}{'peak MB':>10}")
+    for side, row in result.items():
+        print(f"  {side:<24}{row['tokens_per_second']:>10,.0f}{row['to_first']:>12.2f}{row['milliseconds']:>10,.0f}{row['peak_megabytes']:>10,.0f}")
+    return DONE
+
+
+ACTIONS = {"data": data, "train": train}

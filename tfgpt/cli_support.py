@@ -61,7 +61,7 @@ def recipe_and_folder(prog: str, description: str, arguments: list[str]) -> tupl
 def import_tensorflow_quietly() -> None:
     """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
 
-    They are shown after all if that fails.
+    They are shown after all if that fails. A worker of a cluster does not look for devices yet: TensorFlow wants its cluster before that.
     """
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
@@ -69,7 +69,8 @@ def import_tensorflow_quietly() -> None:
         try:
             import tensorflow as tf
 
-            tf.config.list_logical_devices()
+            if not os.environ.get("TF_CONFIG"):
+                tf.config.list_logical_devices()
         except BaseException:
             remarks.seek(0)
             os.write(kept, remarks.read())

@@ -21,6 +21,7 @@ from tfgpt.files import remove_partial, sha256_of_parts, write_json, write_text
 from tfgpt.progress import console
 from tfgpt.recipe import Recipe, RecipeError
 from tfgpt.recipe_file import resolved_yaml
+from tfgpt.training.devices import Devices
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ STAGES = (
     Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
     Stage("data", stages.make_data, stages.data_settings, lambda recipe: ["data"]),
     Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/initial"]),
-    Stage("train", stages.train_model, lambda recipe: (recipe.train, recipe.seed), lambda recipe: ["model", "checkpoints/steps", "logs"],
+    Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs"],
           grows=("model", "checkpoints/steps", "logs")),
     Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
     Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
 )
 
 
-def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Callable[..., dict] = prepare) -> None:
+def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Callable[..., dict] = prepare) -> bool:
     """Bring a run's folder up to date with its recipe.
+
+    Where several workers train together, each calls this with the same folder: the chief does all stages, the others wait and train along.
 
     Args:
         recipe: of the run.
@@ -57,26 +60,44 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
         until: the last stage to bring up to date.
         prepare_data: does the work of the data stage; called as `tfgpt.prepare` is.
 
+    Returns:
+        Whether this process is the chief, by which the folder is now up to date.
+
     Raises:
         RecipeError: a setting or the data cannot be used.
+        RuntimeError: a worker is gone.
     """
     stages.check_before_work(recipe, training=until != "data")
+    if until == "data":
+        _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}})
+        return True
+    devices = Devices(recipe.train.strategy)
+    devices.check_batch(recipe.train)
+    with devices.losses_told():
+        if devices.is_chief:
+            _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}, "train": {"devices": devices}})
+            devices.dismiss()
+        elif devices.wait_for_call():
+            stages.train_model(recipe, folder, devices)
+    return devices.is_chief
+
+
+def _bring_folder_up_to_date(recipe, folder, until, further):
     _make_writable(folder)
     for place in (folder, folder / "checkpoints", folder / "checkpoints" / "steps", folder / "export" / recipe.name):
         remove_partial(place)
     with _as_it_was_if_refused(folder):
-        fingerprint = _run_stages(recipe, folder, STAGES[:2], "", until, prepare_data)
+        fingerprint = _run_stages(recipe, folder, STAGES[:2], "", until, further)
         write_text(folder / "recipe.yaml", resolved_yaml(recipe))  # what can be wrong with the corpus is known now: the recipe stands
     if until != "data":
-        _run_stages(recipe, folder, STAGES[2:], fingerprint, until, prepare_data)
+        _run_stages(recipe, folder, STAGES[2:], fingerprint, until, further)
 
 
-def _run_stages(recipe, folder, some, fingerprint, until, prepare_data) -> str:
-    """Bring some of the stages up to date, and return the fingerprint of the last one."""
+def _run_stages(recipe, folder, some, fingerprint, until, further) -> str:
+    """Bring some of the stages up to date, by `further` arguments of some, and return the fingerprint of the last one."""
     for stage in some:
         fingerprint = _fingerprint(fingerprint, stage.settings(recipe))
-        if stage.name == "data":
-            stage = dataclasses.replace(stage, run=functools.partial(stage.run, prepare=prepare_data))
+        stage = dataclasses.replace(stage, run=functools.partial(stage.run, **further.get(stage.name, {})))
         names = [one.name for one in STAGES]
         _bring_up_to_date(stage, fingerprint, recipe, folder, later=names[names.index(stage.name) + 1 :])
         if stage.name == until:

@@ -85,6 +85,9 @@ class TrainConfig:
     """First and last step of which a profile is written for TensorBoard, such as [20, 25]; empty = none."""
     keep_checkpoints: int = 2
     """The newest checkpoints kept; older ones are removed."""
+    strategy: Literal["auto", "mirrored", "multi_worker", "tpu"] = "auto"
+    """Over which devices a global batch is dealt: mirrored = all of this machine; multi_worker = those of all workers that the environment variable
+    TF_CONFIG names; tpu = a TPU's cores. auto = multi_worker with TF_CONFIG, mirrored with several GPUs, else one device. The losses stay the same."""
     recompute: bool = False
     """Keep each block's input alone and compute the rest anew on the way back: less memory, a third more work."""
     jit_compile: bool = False

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with
 from tfgpt.text.chat import DEFAULT_TEMPLATE
 from tfgpt.training.control import BarCallback
 from tfgpt.training.curves import RunFigures
+from tfgpt.training.devices import Devices
 from tfgpt.training.estimate import Estimate, estimate, peak_flops
 from tfgpt.training.fit import train
 from tfgpt.training.tensorboard import PROJECTED_TOKENS, write_projector
@@ -73,6 +75,11 @@ def tokenizer_settings(recipe: Recipe) -> tuple:
 def data_settings(recipe: Recipe) -> DataConfig:
     """Return what the packed data depends on, beside its text and tokenizer."""
     return dataclasses.replace(recipe.data, service="")
+
+
+def train_settings(recipe: Recipe) -> tuple:
+    """Return what the training depends on; on which devices it goes on is free."""
+    return dataclasses.replace(recipe.train, strategy="auto"), recipe.seed
 
 
 def model_settings(recipe: Recipe) -> tuple:
@@ -135,21 +142,47 @@ def make_model(recipe: Recipe, folder: Path) -> None:
                   f"vocabulary {config.vocab_size:,}, context {config.n_positions}")
 
 
-def train_model(recipe: Recipe, folder: Path) -> None:
-    """Train from checkpoints/initial, or from where an interrupted training stands; write model/ and logs/."""
+def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
+    """Train from checkpoints/initial, or from where an interrupted training stands; write model/ and logs/.
+
+    Every worker of a cluster does so with the same folder; the chief, which the others wait for, alone writes and shows.
+    """
+    if devices.is_chief:
+        devices.call()
     data = ShardedData(folder / "data")
     data.check()
-    model = build.load_model(folder / "checkpoints" / "initial")
+    with devices.strategy.scope():
+        model = build.load_model(folder / "checkpoints" / "initial")
     model.seed_dropout(recipe.seed)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    text_model = TextModel(model, tokenizer)
-    settings = recipe.train
-    needed = training_estimate(recipe, model.config.vocab_size)
-    console.print(f"train: {needed.tokens_per_step:,} tokens a step, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
-                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors")
     weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
-    stats, written = _read_stats(folder)["splits"], {}
+    def batches(first_step, **worker):
+        return training_batches(data, recipe.train.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker)
+
+    validation = evaluation_batches(data, "validation", recipe.evaluate.batch_size)
+    fit = functools.partial(train, model, recipe.train, batches, validation, folder / "checkpoints" / "steps", folder / "logs", devices=devices)
+    if not devices.is_chief:
+        console.print(f"train: worker {devices.worker} of {devices.workers}; what is to be seen, the chief shows")
+        fit()
+        return
+    with progress_bar("train", total=recipe.train.steps, unit="steps") as advance:
+        fit(callbacks=[BarCallback(advance, console.print)], **_shown(recipe, folder, model, devices))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
+    write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
+    with whole_folder(folder / "model") as partial:
+        model.save_pretrained(partial)
+
+
+def _shown(recipe, folder, model, devices) -> dict:
+    """Return what a training shows beside its losses, by the names of `train`."""
+    settings, stats, written = recipe.train, _read_stats(folder)["splits"], {}
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    text_model = TextModel(model, tokenizer)
+    needed = training_estimate(recipe, model.config.vocab_size)
+    on = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
+    console.print(f"train: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
+                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors")
 
     def sample():
         answers = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
@@ -160,28 +193,13 @@ def train_model(recipe: Recipe, folder: Path) -> None:
         prompt, text = next(iter(written.items()))
         return draw_views(model, tokenizer, prompt + text)
 
-    def batches(first_step):
-        return training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service)
-
-    with progress_bar("train", total=settings.steps, unit="steps") as advance:
-        train(
-            model,
-            settings,
-            batches,
-            validation=evaluation_batches(data, "validation", recipe.evaluate.batch_size),
-            checkpoints=folder / "checkpoints" / "steps",
-            logs=folder / "logs",
-            sample=sample if settings.sample_prompts else None,
-            callbacks=[BarCallback(advance, console.print)],
-            figures=RunFigures({split: stats[split]["bytes"] * _tokenizations(recipe, split) / stats[split]["tokens"] for split in ("train", "validation")},
-                               needed.flops_per_token, peak_flops(settings.precision)),
-            draw=draw if settings.sample_prompts else None,
-            hparams=_hparams(recipe),
-        )
-    tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
-    write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
-    with whole_folder(folder / "model") as partial:
-        model.save_pretrained(partial)
+    bytes_per_token = {split: stats[split]["bytes"] * _tokenizations(recipe, split) / stats[split]["tokens"] for split in ("train", "validation")}
+    return {
+        "sample": sample if settings.sample_prompts else None,
+        "draw": draw if settings.sample_prompts else None,
+        "figures": RunFigures(bytes_per_token, needed.flops_per_token, peak_flops(settings.precision) * devices.replicas),
+        "hparams": _hparams(recipe),
+    }
 
 
 def _tokenizations(recipe, split):

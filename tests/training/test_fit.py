@@ -83,7 +83,7 @@ def assert_same_weights(first, second):
 @pytest.mark.parametrize(("after", "settings"), [
     (6, {"checkpoint_every": 3}),  # goes on from step 6, between two evaluations
     (9, {}),                       # from step 8, at one
-    (6, {"checkpoint_every": 5, "accumulate": 2}),
+    (6, {"checkpoint_every": 5, "accumulate": 2}),  # from step 5
     (6, {"checkpoint_every": 5, "ema": 0.8}),
     (9, {"optimizer": "muon", "precision": "float16"}),
 ])  # fmt: skip
@@ -99,6 +99,18 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, afte
     assert validation[0] == validation[1]
     assert [row[0] for row in validation[0]] == ["4", "8", "12"]
     assert_same_weights(undisturbed, resumed)
+
+
+def test_a_training_killed_before_an_evaluation_makes_up_for_it(run):
+    undisturbed = run("undisturbed", checkpoint_every=2)
+    with pytest.raises(KilledError):
+        run("killed", [tf_keras.callbacks.LambdaCallback(on_test_begin=kill)], checkpoint_every=2)
+    assert not (run.folder / "killed" / "steps" / "step-000000004").exists()
+
+    assert_same_weights(undisturbed, run("killed", checkpoint_every=2))
+    validation = [[row for row in (run.folder / name / "logs" / "curves.csv").read_text().splitlines() if ",validation," in row]
+                  for name in ("undisturbed", "killed")]
+    assert [row.split(",")[:4] for row in validation[0]] == [row.split(",")[:4] for row in validation[1]]
 
 
 def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(run):

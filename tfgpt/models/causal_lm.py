@@ -14,7 +14,7 @@ from transformers import TFGPT2LMHeadModel
 from tfgpt.models import weights
 from tfgpt.models.block import StaticCache
 from tfgpt.models.loss import LossTerms, projected_loss
-from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients
+from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask
 
 
@@ -41,7 +41,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         super().__init__(config, *inputs, **kwargs)
         self.transformer = GPTTransformer(config, name="transformer")
         self.transformer.wpe.trainable = getattr(config, "positions", "learned") == "learned"
-        self._running = _RunningMetrics()
+        self.distribute_reduction_method = "first"  # of what each replica logs: they are sums over all replicas already
+        self._running = _RunningSums()
         self._clock = _Clock()
         self._settings, self.guard = StepSettings(), StepGuard()
 
@@ -62,14 +63,9 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         compute.compile_elementwise = self._settings.compile_elementwise
         super().compile(optimizer=optimizer, loss=None, **kwargs)
 
-    @property
-    def metrics(self):
-        """The metrics that `fit` and `evaluate` reset at the start of an epoch."""
-        return self._running.all()
-
     def reset_metrics(self):
-        """Start all metrics anew; Keras calls this at the start of an epoch and of an evaluation."""
-        super().reset_metrics()
+        """Start all sums anew; Keras calls this at the start of an epoch and of an evaluation."""
+        self._running.reset()
         self._clock.reset()
 
     def seed_dropout(self, seed: int) -> None:
@@ -111,17 +107,18 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         _check_batch(batch)
         scale = self.guard.loss_scale(self._settings, tf.size(batch["labels"]))
         terms, gradients = summed_gradients(self, batch, self._settings, scale)
+        terms, padding, places = summed_over_replicas(terms, *_padding(batch))
         norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.tokens, scale, self._settings)
-        self._running.gradient_norm.update_state(tf.where(finite, norm, 0.0), sample_weight=tf.cast(finite, tf.float32))
-        logs = self._running.update(LossTerms(*(tf.where(finite, term, 0) for term in terms)))
-        self._running.padding.update_state(_padding(batch))
+        zero_if_skipped = [tf.where(finite, term, 0) for term in (*terms, norm)]
+        sums = self._running.add(*zero_if_skipped, steps=tf.cast(finite, tf.int64), padding=padding, places=places)
         counts = {name: tf.identity(self.guard.variables[name]) for name in ("skipped", "skipped_in_a_row")}
-        return logs | counts | {"gradient_norm": self._running.gradient_norm.result(), "padding": self._running.padding.result()}
+        return _figures(sums) | counts | {"gradient_norm": _share(sums, "gradient_norm", "steps"), "padding": _share(sums, "padding", "places")}
 
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        return self._running.update(self.loss_terms(batch))
+        terms, *_ = summed_over_replicas(self.loss_terms(batch))
+        return _figures(self._running.add(*terms))
 
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
@@ -160,32 +157,39 @@ def _check_batch(batch):
 
 
 def _padding(batch):
-    """Return the share of places without a token, float32 []."""
+    """Return the places without a token, and all places, int64 []."""
+    places = tf.size(batch["labels"], out_type=tf.int64)
     if "segment_ids" not in batch:
-        return tf.constant(0.0)
-    return tf.reduce_mean(tf.cast(batch["segment_ids"] == 0, tf.float32))
+        return tf.zeros([], tf.int64), places
+    return tf.math.count_nonzero(batch["segment_ids"] == 0), places
 
 
-class _RunningMetrics:
-    """Sums over an epoch. No Keras layer, so that its variables are not taken for weights of the model."""
+def _figures(sums):
+    loss = _share(sums, "loss", "tokens")
+    return {"loss": loss, "perplexity": tf.exp(loss), "accuracy": _share(sums, "correct", "tokens"), "tokens": tf.cast(sums["tokens"], tf.float32)}
+
+
+def _share(sums, part, whole):
+    return tf.cast(tf.math.divide_no_nan(sums[part], sums[whole]), tf.float32)
+
+
+class _RunningSums:
+    """Sums over an epoch and all replicas, in one variable. No Keras layer, so that it is not taken for a weight of the model."""
+
+    names = ("objective", "loss", "tokens", "correct", "gradient_norm", "steps", "padding", "places")
 
     def __init__(self):
-        self.loss = tf_keras.metrics.Mean(name="loss")
-        self.accuracy = tf_keras.metrics.Mean(name="accuracy")
-        self.tokens = tf_keras.metrics.Sum(name="tokens")
-        self.gradient_norm = tf_keras.metrics.Mean(name="gradient_norm")
-        self.padding = tf_keras.metrics.Mean(name="padding")
+        self._sums = tf.Variable(tf.zeros([len(self.names)], tf.float64), trainable=False, name="running_sums",
+                                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
-    def all(self):
-        return [self.loss, self.accuracy, self.tokens, self.gradient_norm, self.padding]
+    def reset(self):
+        """Start anew."""
+        self._sums.assign(tf.zeros_like(self._sums))
 
-    def update(self, terms: LossTerms):
-        count = tf.cast(terms.tokens, tf.float32)
-        self.loss.update_state(tf.math.divide_no_nan(terms.loss, count), sample_weight=count)
-        self.accuracy.update_state(tf.math.divide_no_nan(tf.cast(terms.correct, tf.float32), count), sample_weight=count)
-        self.tokens.update_state(count)
-        loss = self.loss.result()
-        return {"loss": loss, "perplexity": tf.exp(loss), "accuracy": self.accuracy.result(), "tokens": self.tokens.result()}
+    def add(self, objective, loss, tokens, correct, gradient_norm=0.0, steps=0, padding=0, places=0):
+        """Add what all replicas together have, and return the sums so far by name, float64 []."""
+        self._sums.assign_add(tf.stack([tf.cast(term, tf.float64) for term in (objective, loss, tokens, correct, gradient_norm, steps, padding, places)]))
+        return dict(zip(self.names, tf.unstack(tf.convert_to_tensor(self._sums))))
 
 
 class _Clock:

@@ -1,26 +1,36 @@
-"""Dropout whose masks follow from seed, layer, step and replica alone, so that a resumed run draws the masks it would have drawn."""
+"""Dropout whose masks follow from seed, layer, step and row of the global batch alone.
+
+So a resumed run draws the masks it would have drawn, and many devices together draw those of one.
+"""
 from __future__ import annotations
 
 import tensorflow as tf
 
+AUTO_ALGORITHM = 3
+"""Of `StatelessRandomUniformV2`: the device's own; Philox on CPUs and GPUs, whose counter counts groups of `GROUP` numbers."""
+GROUP = 4
+
 
 class DropoutClock:
-    """The seed and the step that all dropouts of a model share. No Keras layer, so that the step is not taken for a weight."""
+    """The seed and the place that all dropouts of a model share. No Keras layer, so that the place is not taken for weights."""
 
     def __init__(self):
         self.seed = 0
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="dropout_step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                                 synchronization=tf.VariableSynchronization.ON_READ)  # each replica's own, also within a loop
+        self._place = tf.Variable(tf.zeros([2], tf.int64), trainable=False, name="dropout_place", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                                  synchronization=tf.VariableSynchronization.ON_READ)  # each replica's own, also within a loop
 
-    def set(self, step: tf.Tensor) -> None:
-        """Set the number of the forward pass of training, int64 []; called before each."""
-        self._step.assign(step)
+    def set(self, step: tf.Tensor | int, row: tf.Tensor | int = 0) -> None:
+        """Set where a forward pass of training stands; called before each.
+
+        Args:
+            step: number of the optimizer step.
+            row: in the global batch, of the first row that is passed.
+        """
+        self._place.assign(tf.stack([tf.cast(step, tf.int64), tf.cast(row, tf.int64)]))
 
     def seed_of(self, salt: int) -> tf.Tensor:
-        """Return the seed, int64 [2], of one dropout at this step on this replica."""
-        replicas = tf.distribute.get_replica_context()
-        replica = 0 if replicas is None else replicas.replica_id_in_sync_group
-        return tf.stack([tf.cast(self.seed * 1_000_003 + salt, tf.int64), self._step * 4096 + tf.cast(replica, tf.int64)])
+        """Return the seed of one dropout at this place, int64 [3]: two numbers of the mask, and the first row."""
+        return tf.concat([tf.cast([self.seed * 1_000_003 + salt], tf.int64), self._place], axis=0)
 
 
 class Dropout:
@@ -36,12 +46,29 @@ class Dropout:
         self._rate, self._clock, self._salt = rate, clock, salt
 
     def draw(self, training: bool) -> tuple[float, tf.Tensor]:
-        """Return the rate, 0 outside of training, and the seed, int64 [2], for `tfgpt.models.elementwise`."""
+        """Return the rate, 0 outside of training, and the seed, int64 [3], for `drop`."""
         if not training or self._rate == 0:
-            return 0.0, tf.zeros([2], tf.int64)
+            return 0.0, tf.zeros([3], tf.int64)
         return self._rate, self._clock.seed_of(self._salt)
 
     def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """Return `x` under dropout."""
-        rate, seed = self.draw(training)
-        return tf.nn.experimental.stateless_dropout(x, rate, seed=seed, rng_alg="philox") if rate else x
+        return drop(x, *self.draw(training))
+
+
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Return `x` [rows, ...] with a share of it set to 0 and the rest scaled up (Srivastava et al. 2014, "Dropout").
+
+    Args:
+        x: float [rows, ...].
+        rate: share set to 0; 0 gives `x` itself.
+        seed: of `Dropout.draw`; the mask of a row depends on the row's number in the global batch, and not on how the batch was cut.
+    """
+    if not rate:
+        return x
+    shape = tf.shape(x)
+    groups = seed[2] * tf.cast(tf.reduce_prod(shape[1:]), tf.int64) // GROUP  # random numbers of the rows before, in groups
+    key, _ = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
+    counter = tf.cast(tf.stack([groups, tf.zeros_like(groups)]), tf.uint64)
+    draws = tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=key, counter=counter, alg=AUTO_ALGORITHM, dtype=x.dtype)
+    return tf.where(draws >= rate, x * (1.0 / (1.0 - rate)), 0.0)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfgpt.models.dropout import drop
+
 
 def norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float, dtype: tf.DType) -> tf.Tensor:
     """Return layer-normalized `x` [..., width] in `dtype` (Ba et al. 2016, "Layer Normalization")."""
@@ -26,10 +28,10 @@ def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: f
         x: float [..., width].
         y: float, the same shape.
         bias: float [1, width].
-        seed: int64 [2], of the dropout's mask; not looked at where the rate is 0.
+        seed: int64 [3], of the dropout's mask (see `tfgpt.models.dropout.drop`); not looked at where the rate is 0.
         rate: share of the sum set to 0.
     """
-    return tf.cast(tf.cast(x, tf.float32) + _dropout(tf.cast(y, tf.float32) + tf.cast(bias[0], tf.float32), rate, seed), x.dtype)
+    return tf.cast(tf.cast(x, tf.float32) + drop(tf.cast(y, tf.float32) + tf.cast(bias[0], tf.float32), rate, seed), x.dtype)
 
 
 def add_norm(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, seed: tf.Tensor, *, rate: float, epsilon: float,
@@ -61,7 +63,7 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, *, scale
         rate: share of the weights set to 0.
     """
     weights = tf.nn.softmax(tf.cast(scores, tf.float32) * scale + mask, axis=-1)
-    return tf.cast(_dropout(weights, rate, seed), scores.dtype)
+    return tf.cast(drop(weights, rate, seed), scores.dtype)
 
 
 def compiled(function: Callable, differentiable: int) -> Callable:
@@ -100,10 +102,6 @@ def _kernels(function, differentiable, settings):
         return forward(*tensors), gradient
 
     return run
-
-
-def _dropout(x, rate, seed):
-    return tf.nn.experimental.stateless_dropout(x, rate, seed=seed, rng_alg="philox") if rate else x
 
 
 PLAIN = {function.__name__: function for function in (norm, add, add_norm, add_bias, bias_gelu, masked_softmax)}

@@ -49,10 +49,11 @@ def summed_gradients(model, batch: dict[str, tf.Tensor], settings: StepSettings,
         ValueError: the batch cannot be cut into so many micro steps.
     """
     variables, clock = model.trainable_variables, model.transformer.dropout_clock
-    first = model.optimizer.iterations * settings.accumulate
+    rows = tf.shape(batch["labels"])[0]
+    first_row = tf.distribute.get_replica_context().replica_id_in_sync_group * rows  # of this replica in the global batch
 
     def micro_step(number, part):
-        clock.set(first + number)
+        clock.set(model.optimizer.iterations, first_row + number * (rows // settings.accumulate))
         with tf.GradientTape() as tape:
             terms = model.loss_terms(part, training=True)
             scaled = terms.objective * loss_scale
@@ -60,21 +61,30 @@ def summed_gradients(model, batch: dict[str, tf.Tensor], settings: StepSettings,
         return terms, [tf.convert_to_tensor(gradient) for gradient in gradients]  # dense: a repeated row of IndexedSlices has the wrong norm
 
     if settings.accumulate == 1:
-        return micro_step(tf.constant(0, tf.int64), batch)
-    rows = batch["labels"].shape[0]
-    if rows is None or rows % settings.accumulate:
-        raise ValueError(f"accumulate: {rows or 'an unknown number of'} rows of a batch cannot be cut into {settings.accumulate} micro steps; "
+        return micro_step(0, batch)
+    known = batch["labels"].shape[0]
+    if known is None or known % settings.accumulate:
+        raise ValueError(f"accumulate: {known or 'an unknown number of'} rows of a batch cannot be cut into {settings.accumulate} micro steps; "
                          f"give batches of a multiple of {settings.accumulate} rows, with drop_remainder=True")
-    parts = {key: tf.reshape(value, [settings.accumulate, rows // settings.accumulate, *value.shape[1:]]) for key, value in batch.items()}
+    parts = {key: tf.reshape(value, [settings.accumulate, known // settings.accumulate, *value.shape[1:]]) for key, value in batch.items()}
 
     def step(number, sums, total):
         terms, gradients = micro_step(number, {key: value[number] for key, value in parts.items()})
         return number + 1, LossTerms(*map(tf.add, sums, terms)), [before + gradient for before, gradient in zip(total, gradients)]
 
     nothing = LossTerms(tf.constant(0.0), tf.constant(0.0), tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-    start = (tf.constant(0, tf.int64), nothing, [tf.zeros(variable.shape) for variable in variables])
+    start = (0, nothing, [tf.zeros(variable.shape) for variable in variables])
     _, terms, gradients = tf.while_loop(lambda number, *_: number < settings.accumulate, step, start)
     return terms, gradients
+
+
+def summed_over_replicas(terms: LossTerms, *counts: tf.Tensor) -> tuple:
+    """Return the terms of all replicas together, and further counts in their dtypes; called in replica context."""
+    replicas, tensors = tf.distribute.get_replica_context(), [*terms, *counts]
+    if replicas.num_replicas_in_sync > 1:
+        sums = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([tf.cast(tensor, tf.float64) for tensor in tensors]))
+        tensors = [tf.cast(total, tensor.dtype) for total, tensor in zip(tf.unstack(sums), tensors)]
+    return LossTerms(*tensors[: len(terms)]), *tensors[len(terms) :]
 
 
 class StepGuard:
@@ -108,7 +118,7 @@ class StepGuard:
             optimizer: of Keras; its `iterations` count a skipped step too.
             gradients: of this replica's summed objective times `scale`.
             variables: that they belong to.
-            tokens: int64 [], this replica's trained tokens.
+            tokens: int64 [], the trained tokens of all replicas.
             scale: of `loss_scale`.
             settings: of the step.
 
@@ -118,8 +128,7 @@ class StepGuard:
         replicas = tf.distribute.get_replica_context()
         if replicas.num_replicas_in_sync > 1:
             gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        all_tokens = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tokens, tf.float32))
-        factor = 1.0 / (tf.maximum(all_tokens, 1.0) * scale)
+        factor = 1.0 / (tf.maximum(tf.cast(tokens, tf.float32), 1.0) * scale)
         if settings.l2:
             gradients = [gradient + settings.l2 / factor * variable if is_matrix(variable) else gradient
                          for gradient, variable in zip(gradients, variables)]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import tf_keras
 
 from tfgpt.interrupts import TerminatedError
+from tfgpt.recipe import TrainConfig
 from tfgpt.training.checkpoints import Checkpoints
+from tfgpt.training.devices import Devices
 from tfgpt.training.optimizer import swap_averages
 
 
@@ -18,7 +20,7 @@ class StepCallback(tf_keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Start counting where the optimizer stands."""
-        self.step = int(self.model.optimizer.iterations)
+        self.step = int(self.model.optimizer.iterations.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
         """Count the step."""
@@ -28,37 +30,53 @@ class StepCallback(tf_keras.callbacks.Callback):
 class SaveCheckpoints(StepCallback):
     """Write a checkpoint after every evaluation, and between them; end the training when evaluations get no better, or when asked to.
 
+    Of several workers the chief writes; they end together, at the next step of which all take a look.
+
     Args:
         checkpoints: where they are kept, and how the evaluations stand.
-        every: steps between two; 0 = after evaluations alone.
-        patience: evaluations in a row without a lower loss that end the training; 0 = none do.
-        asked: set when the process is to end.
+        config: how often, and the patience.
+        asked: set when this process is to end.
+        devices: of the training.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: int, patience: int, asked: threading.Event):
+    def __init__(self, checkpoints: Checkpoints, config: TrainConfig, asked: threading.Event, devices: Devices):
         super().__init__()
-        self._checkpoints, self._every, self._patience, self._asked = checkpoints, every, patience, asked
+        self._checkpoints, self._config, self._asked, self._devices = checkpoints, config, asked, devices
 
     def on_train_batch_end(self, batch, logs=None):
-        """Write it, where one is due or the process is to end."""
+        """Write it, where one is due or a process is to end; not where an evaluation comes next, which belongs to the step."""
         super().on_train_batch_end(batch, logs)
-        if self._asked.is_set() or (self._every and self.step % self._every == 0):
-            self._checkpoints.save(self.step)
-            self._end_if_asked()
+        if self.step % self._config.evaluate_every == 0 or self.step >= self._config.steps:
+            return
+        ending = self._end_is_asked(self._config.log_every)
+        if ending or (self._config.checkpoint_every and self.step % self._config.checkpoint_every == 0):
+            self._save()
+        if ending:
+            self._end()
 
     def on_epoch_end(self, epoch, logs=None):
         """Take in the evaluation and write the checkpoint."""
-        standing = self._checkpoints.standing
+        standing, patience = self._checkpoints.standing, self._config.early_stopping
         if "val_loss" in logs:
             standing.add(self.step, float(logs["val_loss"]))
-        self._checkpoints.save(self.step)
-        if self._patience and standing.since_best >= self._patience:
+        self._save()
+        if patience and standing.since_best >= patience:
             self.model.stop_training = True
-        self._end_if_asked()
+        if self._end_is_asked(1):
+            self._end()
 
-    def _end_if_asked(self):
-        if self._asked.is_set():
-            raise TerminatedError(f"stopped by SIGTERM after step {self.step}, which is saved; the same command goes on from there")
+    def _save(self):
+        if self._devices.is_chief:
+            self._checkpoints.save(self.step)
+
+    def _end_is_asked(self, look_every):
+        """Tell whether any worker is to end; one process knows at once, several ask each other now and then, since that makes them wait."""
+        if self._devices.workers == 1:
+            return self._asked.is_set()
+        return self.step % look_every == 0 and self._devices.total(self._asked.is_set()) > 0
+
+    def _end(self):
+        raise TerminatedError(f"stopped by SIGTERM after step {self.step}, which is saved; the same command goes on from there")
 
 
 class EndWhenStuck(StepCallback):

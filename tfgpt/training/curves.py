@@ -77,7 +77,7 @@ class Curves(StepCallback):
                 "loss": loss,
                 **self._of_loss("train", loss),
                 "accuracy": since["accuracy"] / since["tokens"],
-                "learning_rate": self._learning_rate(),
+                "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
                 "gradient_norm": float(logs["gradient_norm"]),
                 "weight_norm": float(tf.linalg.global_norm([tf.convert_to_tensor(variable) for variable in self.model.trainable_variables])),
                 "tokens_per_second": rate,
@@ -90,10 +90,6 @@ class Curves(StepCallback):
         """Return the figures that follow from a loss."""
         per_byte = {"bits_per_byte": loss / math.log(2) / self._figures.bytes_per_token[split]} if self._figures else {}
         return {"perplexity": math.exp(min(loss, 700.0))} | per_byte  # a float ends at exp(709)
-
-    def _learning_rate(self):
-        rate = self.model.optimizer.learning_rate
-        return float(rate(self.step - 1) if callable(rate) else rate)
 
 
 class CurvesFile(Curves):
@@ -121,14 +117,15 @@ class CurvesFile(Curves):
         """Record the step, and write the file where a checkpoint is due, so that a resumed run has the rows up to it."""
         super().on_train_batch_end(batch, logs)
         if self._write_every and self.step % self._write_every == 0:
-            self._write()
+            self.write()
 
     def on_epoch_end(self, epoch, logs=None):
         """Record the evaluation and write the file."""
         super().on_epoch_end(epoch, logs)
-        self._write()
+        self.write()
 
-    def _write(self):
+    def write(self) -> None:
+        """Write the file."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
