@@ -1,4 +1,6 @@
 """Whole runs by the command line, on a corpus of their own: resumed, repeated, killed, and with bad input."""
+import contextlib
+import io
 import json
 import os
 import re
@@ -40,19 +42,27 @@ def recipe(corpus, tmp_path_factory):
     return path
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "tfgpt", "run", *map(str, arguments)]
+def command(name, *arguments):
+    return [sys.executable, "-m", "tfgpt", name, *map(str, arguments)]
+
+
+def in_a_process(name, *arguments):
+    return subprocess.run(command(name, *arguments), capture_output=True, text=True, check=False)
 
 
 def tfgpt_run(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+    """Run the command in this process, which has TensorFlow loaded."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["run", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     """A finished run's folder and what the command printed."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    done = tfgpt_run(recipe, "--output", folder)
+    done = in_a_process("run", recipe, "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -174,7 +184,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
     folder = tmp_path / "killed"
     steps, killed = folder / "checkpoints" / "steps", 0
     for moment in ("step-000000010", ".partial-step-000000020-*/*"):  # between two checkpoints; while one is being written
-        process = subprocess.Popen(command(recipe, "--output", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(command("train", recipe, "--output", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + 240
         while not any(steps.glob(moment)) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.0005)
@@ -185,7 +195,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
         assert not (folder / "model").exists() or process.returncode == 0
     assert killed >= 1
 
-    done = tfgpt_run(recipe, "--output", folder)
+    done = in_a_process("train", recipe, "--output", folder)
 
     assert done.returncode == 0, done.stderr
     assert re.search(r"going on from the checkpoint of step (10|20)", done.stderr)
@@ -198,7 +208,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
 @pytest.mark.slow
 def test_sigterm_ends_a_training_in_order_and_the_same_command_goes_on(finished, recipe, tmp_path):
     folder = tmp_path / "stopped"
-    process = subprocess.Popen(command(recipe, "--output", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("train", recipe, "--output", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while not (folder / "checkpoints" / "steps" / "step-000000010").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -208,7 +218,7 @@ def test_sigterm_ends_a_training_in_order_and_the_same_command_goes_on(finished,
     assert process.returncode == 143, stderr
     assert re.search(r"error: stopped by SIGTERM after step \d+, which is saved; the same command goes on from there$", stderr.strip()), stderr
     assert "Traceback" not in stderr
-    assert tfgpt_run(recipe, "--output", folder).returncode == 0
+    assert in_a_process("train", recipe, "--output", folder).returncode == 0
     undisturbed, resumed = weights(finished[0]), weights(folder)
     for name in undisturbed:
         np.testing.assert_array_equal(resumed[name], undisturbed[name], err_msg=name)

@@ -179,10 +179,11 @@ def _shown(recipe, folder, model, devices) -> dict:
     settings, stats, written = recipe.train, _read_stats(folder)["splits"], {}
     tokenizer = load_tokenizer(folder / "tokenizer")
     text_model = TextModel(model, tokenizer)
-    needed = training_estimate(recipe, model.config.vocab_size)
+    needed = training_estimate(recipe, model.config.vocab_size, devices.replicas)
     on = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
+    each = " on each" if devices.replicas > 1 else ""
     console.print(f"train: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
-                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors")
+                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors{each}")
 
     def sample():
         answers = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
@@ -216,8 +217,8 @@ def _hparams(recipe) -> dict:
                      "length": recipe.data.length, "seed": recipe.seed}
 
 
-def training_estimate(recipe: Recipe, vocab: int) -> Estimate:
-    """Return what the training of a recipe takes with a vocabulary of so many tokens."""
+def training_estimate(recipe: Recipe, vocab: int, replicas: int = 1) -> Estimate:
+    """Return what the training of a recipe takes with a vocabulary of so many tokens; memory is that of one of the replicas."""
     if recipe.model.init == "random":
         shape = recipe.model.shape
         parameters = build.parameter_count(recipe.model, shape.context or recipe.data.length, vocab)
@@ -226,7 +227,7 @@ def training_estimate(recipe: Recipe, vocab: int) -> Estimate:
         shape = Size(config.n_layer, config.n_embd, config.n_head, config.n_positions)
         vocab = config.vocab_size
         parameters = build.parameter_count(ModelConfig(layers=shape.layers, width=shape.width, heads=shape.heads), shape.context, vocab)
-    return estimate(shape, vocab, recipe.data.length, recipe.train, parameters)
+    return estimate(shape, vocab, recipe.data.length, recipe.train, parameters, replicas)
 
 
 def vocabulary_of(recipe: Recipe) -> int:

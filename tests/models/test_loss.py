@@ -11,7 +11,8 @@ VOCAB, WIDTH = 23, 7
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 4 * VOCAB)  # four tokens at once
+    monkeypatch.setattr(losses, "TOKENS_AT_ONCE", 4)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 4 * VOCAB)
 
 
 @pytest.fixture

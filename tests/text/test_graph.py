@@ -94,6 +94,13 @@ def test_a_character_vocabulary_has_a_twin(documents):
     assert twin.tokenize(["日本"]).row_lengths().numpy().tolist() == [2]
 
 
+def test_a_character_vocabulary_without_any_merge_has_a_twin(documents):
+    tokenizer = char_tokenizer(["To be, or not to be\n"])
+    twin = GraphTokenizer(tokenizer)
+
+    assert_same_ids(twin, tokenizer, ["not to be", "", *random_texts(500, seed=5)])
+
+
 def test_a_special_token_that_eats_white_space_has_no_twin(documents):
     tokenizer = train_tokenizer(documents[:5], vocab=300)
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<mask>", lstrip=True)]})

@@ -14,6 +14,8 @@ IGNORED = -100
 """The label of a position that is not trained on, as in PyTorch and transformers."""
 LOGITS_AT_ONCE = 2**23
 """Of a chunk: tokens x vocabulary; 32 MB in float32, which large caches hold. On two CPU cores 2**21 and 2**25 were slower."""
+TOKENS_AT_ONCE = 512
+"""Of a chunk, at least: with fewer the output matrix is read and its gradient written too often; GPT-2's vocabulary took a tenth longer with 167."""
 
 SMALLEST = 1e-30
 """Probability of a target down to which its logarithm is taken from the softmax itself; a float32 ends at 1e-38."""
@@ -80,6 +82,11 @@ def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objec
     return LossTerms(objective_sum, loss, tokens, tf.cast(correct, tf.int64))
 
 
+def tokens_at_once(vocab: int) -> int:
+    """Return the most tokens of a chunk."""
+    return max(LOGITS_AT_ONCE // vocab, TOKENS_AT_ONCE)
+
+
 class _Chunks(NamedTuple):
     """Which tokens are looked at, and how many at once."""
 
@@ -91,7 +98,7 @@ class _Chunks(NamedTuple):
 
 
 def _plan(trained, vocab, fixed_shapes) -> _Chunks:
-    most = max(LOGITS_AT_ONCE // vocab, 1)
+    most = tokens_at_once(vocab)
     end = tf.reduce_sum(tf.cast(trained, tf.int32))
     if not fixed_shapes:
         pieces = tf.maximum(-(-end // most), 1)

@@ -58,10 +58,10 @@ class GraphTokenizer(tf.Module):
     def _merge_tables(self, merges, vocab):
         """Return the tables pair of ids -> rank of its merge, and rank -> id of the merged token."""
         pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
-        keys = np.array([vocab[left] * self._width + vocab[right] for left, right in pairs], np.int64).reshape(-1)
-        ranks = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), tf.range(len(pairs), dtype=tf.int64))
-        merged = [vocab[left + right] for left, right in pairs]
-        return tf.lookup.StaticHashTable(ranks, NO_MERGE), tf.constant(merged or [0], tf.int64)
+        keys = [vocab[left] * self._width + vocab[right] for left, right in pairs] or [-1]  # characters of one byte need no merge, a table one row
+        ranks = tf.lookup.KeyValueTensorInitializer(tf.constant(keys, tf.int64), tf.range(len(keys), dtype=tf.int64))
+        merged = [vocab[left + right] for left, right in pairs] or [0]
+        return tf.lookup.StaticHashTable(ranks, NO_MERGE), tf.constant(merged, tf.int64)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:

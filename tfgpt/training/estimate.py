@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tfgpt.models.loss import LOGITS_AT_ONCE
+from tfgpt.models.loss import tokens_at_once
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
 from tfgpt.recipe_model import Size
@@ -54,7 +54,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     low = config.precision != "float32"
     product = 2 if low else 4  # bytes of a number that goes into a product
     copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema)) + (2 if low else 0) + (4 if config.accumulate > 1 else 0)
-    logits = min(LOGITS_AT_ONCE, at_once * vocab)
+    logits = min(tokens_at_once(vocab), at_once) * vocab
     stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
     if config.recompute:
         stored = at_once * (shape.layers * 4 * shape.width + _bytes_of_block(shape, length, product))
