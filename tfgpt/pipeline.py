@@ -73,7 +73,7 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
         return True
     devices = Devices(recipe.train.strategy)
     devices.check_batch(recipe.train)
-    with devices.losses_told():
+    with devices.lost_workers_told():
         if devices.is_chief:
             _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}, "train": {"devices": devices}})
             devices.dismiss()

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -20,11 +21,11 @@ def settings(tmp_path, tokenizer, documents):
 
 @pytest.mark.parametrize("to_longest", [False, True])
 def test_padded_batches_hold_a_text_a_row_with_the_next_tokens_as_labels(settings, tokenizer, to_longest):
-    given, lines = settings
+    given, lines = dataclasses.replace(settings[0], batch=2), settings[1]
     expected = {(*tokenizer(line).input_ids, tokenizer.eos_token_id)[:32] for line in lines}
 
     widths = set()
-    for batch in itertools.islice(padded_batches(given, to_longest), 30):
+    for batch in itertools.islice(padded_batches(given, to_longest), 200):
         widths.add(batch["labels"].shape[1])
         for inputs, labels in zip(batch["input_ids"], batch["labels"]):
             trained = labels[labels != IGNORED]

@@ -128,7 +128,7 @@ class Devices:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, args=(number,)), axis=None)
 
     @contextlib.contextmanager
-    def losses_told(self) -> Iterator[None]:
+    def lost_workers_told(self) -> Iterator[None]:
         """Tell a lost worker as what it is.
 
         Raises:

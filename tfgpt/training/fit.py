@@ -64,7 +64,7 @@ def train(
         optimizer = make_optimizer(config)
         model.compile(optimizer=optimizer, settings=step_settings(config), jit_compile=config.jit_compile)
         saved = Checkpoints(checkpoints, model, optimizer, config.keep_checkpoints, config.keep_best)
-    with termination() as asked, devices.losses_told():
+    with termination() as asked, devices.lost_workers_told():
         curves = CurvesFile(logs / "curves.csv", config.log_every, config.checkpoint_every, figures)
         shown = [
             TensorBoard(logs, config.log_every, sample, figures, draw, hparams),
