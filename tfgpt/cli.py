@@ -213,7 +213,7 @@ def _print_estimate(recipe, vocab, needed):
         "operations a token": f"{needed.flops_per_token / 1e6:,.1f} million (products, forward and backward)",
         "operations a step": f"{flops / 1e9:,.1f} billion",
         "operations in all": f"{flops * settings.steps / 1e15:,.3f} x 10^15",
-        "memory": f"{needed.memory_bytes / 1e9:.2f} GB of tensors, and about 0.6 GB for TensorFlow",
+        "memory": f"{needed.memory_bytes / 1e9:.2f} GB of tensors, and about 1 GB for TensorFlow and this program",
         "  weights, gradients, optimizer": f"{needed.weights_bytes / 1e9:.2f} GB ({settings.optimizer}, {settings.precision})",
         "  activations": f"{needed.activations_bytes / 1e9:.2f} GB",
         "  logits": f"{needed.logits_bytes / 1e9:.2f} GB",
