@@ -18,7 +18,7 @@ SLOTS = {"adamw": 2, "adam": 2, "muon": 2, "sgd": 1, "lion": 1, "adafactor": 0}
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one replica; memory is what tensors take, without TensorFlow itself (about 0.6 GB)."""
+    """Of one replica; memory is what tensors take, without TensorFlow and this program (about 1 GB)."""
 
     shape: Size
     parameters: int
