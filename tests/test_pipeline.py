@@ -124,13 +124,13 @@ def test_the_command_prints_continuations_figures_and_what_to_do_next(finished):
     assert "Traceback" not in done.stderr and "oneDNN" not in done.stderr
 
 
-@pytest.mark.slow
 def tensor_of(event):
     from tensorboard.util import tensor_util
 
     return tensor_util.make_ndarray(event.tensor_proto)
 
 
+@pytest.mark.slow
 def test_tensorboard_and_the_curves_have_every_scalar_and_samples(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

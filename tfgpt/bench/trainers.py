@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 IGNORED = -100
+"""As `tfgpt.models.loss.IGNORED`, which would bring TensorFlow into PyTorch's process and its memory."""
 
 
 @dataclass(frozen=True)
