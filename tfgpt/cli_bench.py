@@ -60,6 +60,8 @@ def train(arguments: list[str]) -> int:
     if given.texts:
         lines = Path(given.texts).read_text("utf-8").splitlines()
         texts = [line.rpartition("\t")[2] for line in lines if line.strip()]
+        if len(texts) < settings.batch:
+            raise UsageError(f"tfgpt bench train: --texts {given.texts} has {len(texts)} texts; give a file of {settings.batch} or more, one a line")
         result = bench.run_on_texts(texts, settings, given.rounds, given.steps)
     else:
         result = bench.run(settings, given.rounds, given.steps)

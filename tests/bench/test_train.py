@@ -4,6 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tfgpt import cli
 from tfgpt.bench.train import run, run_on_texts
 from tfgpt.bench.trainers import IGNORED, Settings, packed_batches, padded_batches
 
@@ -62,3 +63,11 @@ def test_the_sides_take_turns_and_count_useful_tokens(documents):
 def test_a_side_that_ends_is_told():
     with pytest.raises(RuntimeError, match="the side nobody ended: .*KeyError: 'nobody'"):
         run(TINY, rounds=1, steps=1, sides=("nobody",))
+
+
+def test_too_few_texts_are_refused(tmp_path, capsys):
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+
+    assert cli.main(["bench", "train", "--texts", str(tmp_path / "few.txt")]) == cli.USAGE
+    assert "few.txt has 2 texts; give a file of 8 or more, one a line" in capsys.readouterr().err
+    assert cli.main(["bench", "train", "--texts", str(tmp_path / "none.txt")]) == cli.USAGE
