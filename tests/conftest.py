@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something fails instead of waiting
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["USE_TORCH"] = "AUTO"  # tests compare with PyTorch in this process; the command by itself does without
 
 import pytest
 import tensorflow as tf

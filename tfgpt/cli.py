@@ -106,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the remarks of its C++ part would drown ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("USE_TORCH", "0")  # where PyTorch is installed too, transformers would load it: 5 s and 250 MB for nothing
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its retries is a warning; what failed is said by us
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

@@ -51,9 +51,10 @@ def test_the_other_schedules(kind, settings, expected):
     assert {step: float(schedule(step)) for step in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_fused_update_is_adamws():
+@pytest.mark.parametrize("shape", [(5, 4), (600, 500)], ids=["by TensorFlow's kernel", "by XLA's"])
+def test_the_fused_update_is_adamws(shape):
     rng = np.random.default_rng(2)
-    start, gradients = rng.normal(size=[5, 4]).astype(np.float32), rng.normal(size=[3, 5, 4]).astype(np.float32)
+    start, gradients = rng.normal(size=shape).astype(np.float32), rng.normal(size=[3, *shape]).astype(np.float32)
     results = []
     for kind in (FusedAdamW, tf_keras.optimizers.AdamW):
         optimizer, variable = kind(0.1, weight_decay=0.3, beta_2=0.99), tf.Variable(start)
@@ -62,6 +63,20 @@ def test_the_fused_update_is_adamws():
         results.append(variable.numpy())
 
     np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_gradients_may_be_scaled_as_they_are_read(name):
+    start, gradient = np.random.default_rng(3).normal(size=[2, 6, 5]).astype(np.float32)
+    results = []
+    for factor in (0.25, 1.0):
+        optimizer, variable = make_optimizer(TrainConfig(optimizer=name)), tf.Variable(start, name="c_attn/weight")
+        with optimizer.scaling(tf.constant(factor)):
+            optimizer.apply_gradients([(tf.constant(gradient / factor), variable)])
+        optimizer.apply_gradients([(tf.constant(gradient), variable)])  # behind it nothing is scaled
+        results.append(variable.numpy())
+
+    np.testing.assert_allclose(*results, rtol=1e-6)
 
 
 def test_every_optimizer_learns_and_moves_against_the_gradient():

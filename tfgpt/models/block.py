@@ -59,8 +59,20 @@ class Projection(TFConv1D):
     def call(self, x, training=False):
         """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
         dtype = self._compute.dtype(training, self.compute_dtype)
-        product = tf.matmul(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.cast(self.weight, dtype))
+        product = _product(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.convert_to_tensor(self.weight))
         return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+
+
+@tf.custom_gradient
+def _product(x, weight):
+    """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`; a copy of the weight in it is made anew on the way back, and not kept."""
+
+    def gradient(upstream):
+        with tf.control_dependencies([upstream]):
+            typed = tf.cast(weight, x.dtype)
+        return tf.matmul(upstream, typed, transpose_b=True), tf.cast(tf.matmul(x, upstream, transpose_a=True), weight.dtype)
+
+    return tf.matmul(x, tf.cast(weight, x.dtype)), gradient
 
 
 class GPTAttention(TFAttention):

@@ -15,10 +15,24 @@ from tfgpt.models.dropout import drop
 
 def norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float, dtype: tf.DType) -> tf.Tensor:
     """Return layer-normalized `x` [..., width] in `dtype` (Ba et al. 2016, "Layer Normalization")."""
-    x = tf.cast(x, tf.float32)
-    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-    return tf.cast(centered * (tf.math.rsqrt(variance + epsilon) * tf.cast(gamma, tf.float32)) + tf.cast(beta, tf.float32), dtype)
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        mean = tf.reduce_mean(tf.cast(x, tf.float32), axis=-1, keepdims=True)
+        centered = tf.cast(x, tf.float32) - mean
+        scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon)
+
+        def gradient(upstream):
+            with tf.control_dependencies([upstream]):  # else what is computed anew here is computed at once, and kept
+                wide = tf.cast(upstream, tf.float32)
+                normal = (tf.cast(x, tf.float32) - mean) * scale
+            of_normal, leading = wide * tf.cast(gamma, tf.float32), list(range(x.shape.rank - 1))
+            shared = normal * tf.reduce_mean(of_normal * normal, axis=-1, keepdims=True) + tf.reduce_mean(of_normal, axis=-1, keepdims=True)
+            of_gamma, of_beta = tf.reduce_sum(wide * normal, axis=leading), tf.reduce_sum(wide, axis=leading)
+            return tf.cast((of_normal - shared) * scale, x.dtype), tf.cast(of_gamma, gamma.dtype), tf.cast(of_beta, beta.dtype)
+
+        return tf.cast(centered * (scale * tf.cast(gamma, tf.float32)) + tf.cast(beta, tf.float32), dtype), gradient
+
+    return normalize(x, gamma, beta)
 
 
 def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: float) -> tf.Tensor:
@@ -62,9 +76,21 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, *, scale
         scale: the scores are multiplied by it.
         rate: share of the weights set to 0.
     """
-    masked = tf.cast(scores, tf.float32) + mask  # first: product, scale, mask would be fused into a kernel that took ten times as long
-    weights = tf.nn.softmax(masked * scale, axis=-1)
-    return tf.cast(drop(weights, rate, seed), scores.dtype)
+    @tf.custom_gradient
+    def attention(scores):
+        masked = tf.cast(scores, tf.float32) + mask  # first: product, scale, mask would be fused into a kernel that took ten times as long
+        weights = tf.nn.softmax(masked * scale, axis=-1)
+        kept = tf.cast(weights, scores.dtype)
+
+        def gradient(upstream):
+            with tf.control_dependencies([upstream]):  # else the wide copy is made at once, and kept instead
+                wide = tf.cast(kept, tf.float32)
+            weighted = drop(tf.cast(upstream, tf.float32), rate, seed) * wide
+            return tf.cast((weighted - wide * tf.reduce_sum(weighted, axis=-1, keepdims=True)) * scale, scores.dtype)
+
+        return tf.cast(drop(weights, rate, seed), scores.dtype), gradient
+
+    return attention(scores)
 
 
 def compiled(function: Callable, differentiable: int) -> Callable:

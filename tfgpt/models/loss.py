@@ -122,13 +122,14 @@ def _over_chunks(rows, table, labels, trained, chunks, objective, differentiable
         logits = tf.cast(tf.matmul(chunk, typed, transpose_b=True), tf.float32)           # [chunk, vocab]
         probabilities = tf.nn.softmax(logits)
         of_target, probability = _at(logits, targets), _at(probabilities, targets)        # [chunk]
-        log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: tf.reduce_logsumexp(logits, axis=-1))
+        likeliest = tf.reduce_max(probabilities, axis=-1)
+        log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: _log_sum(chunk, typed))
         losses = log_sum - of_target
         smoothing, weight = objective.label_smoothing, objective.z_loss
         wanted = losses + weight * tf.square(log_sum)
         if smoothing:
             wanted += smoothing * (of_target - tf.reduce_mean(logits, axis=-1))
-        terms = (wanted, losses, tf.cast(probability >= tf.reduce_max(probabilities, axis=-1), tf.float32))
+        terms = (wanted, losses, tf.cast(probability >= likeliest, tf.float32))
         sums = tuple(total + tf.reduce_sum(term * counted) for total, term in zip(sums, terms))
         if not differentiable:
             return start + size, sums, of_rows, of_table
@@ -136,7 +137,8 @@ def _over_chunks(rows, table, labels, trained, chunks, objective, differentiable
             probabilities *= (1.0 + 2.0 * weight * log_sum)[:, tf.newaxis]
         if smoothing:
             probabilities -= smoothing / table.shape[0]
-        of_logits = tf.tensor_scatter_nd_sub(probabilities, tf.stack([tf.range(size), targets], axis=1), tf.fill([size], 1.0 - smoothing))
+        with tf.control_dependencies([probability, likeliest]):                           # read before, so that this is done in place
+            of_logits = tf.tensor_scatter_nd_sub(probabilities, tf.stack([tf.range(size), targets], axis=1), tf.fill([size], 1.0 - smoothing))
         of_logits = tf.cast(of_logits, rows.dtype)
         of_chunk = tf.cast(tf.matmul(of_logits, typed), tf.float32) * counted[:, tf.newaxis]
         of_rows = tf.tensor_scatter_nd_add(of_rows, places[:, tf.newaxis], of_chunk)
@@ -146,8 +148,13 @@ def _over_chunks(rows, table, labels, trained, chunks, objective, differentiable
 
     zeros = (tf.zeros(tf.shape(rows)), tf.zeros(tf.shape(table))) if differentiable else (0.0, 0.0)
     state = (0, (0.0, 0.0, 0.0), *zeros)
-    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < chunks.end, step, state)
+    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < chunks.end, step, state, parallel_iterations=1)  # one chunk in memory
     return sums, (of_rows, of_table)
+
+
+def _log_sum(chunk, table):
+    """Return the logarithm of the softmax's denominator, float32 [chunk]; from logits made anew, since keeping them for so rare a case costs memory."""
+    return tf.reduce_logsumexp(tf.cast(tf.matmul(chunk, table, transpose_b=True), tf.float32), axis=-1)
 
 
 def _at(rows, places):

@@ -136,18 +136,17 @@ class StepGuard:
         finite = tf.math.is_finite(norm)
         if settings.clip_norm:
             factor *= settings.clip_norm / tf.maximum(norm, settings.clip_norm)
-        gradients = [gradient * factor for gradient in gradients]
         with tf.init_scope():
             optimizer.build(variables)
-        replicas.merge_call(self._apply_or_skip, args=(optimizer, gradients, variables, finite, settings.precision == "float16"))
+        replicas.merge_call(self._apply_or_skip, args=(optimizer, gradients, factor, variables, finite, settings.precision == "float16"))
         return norm, finite
 
-    def _apply_or_skip(self, strategy, optimizer, gradients, variables, finite, scaled):
+    def _apply_or_skip(self, strategy, optimizer, gradients, factor, variables, finite, scaled):
         """Decide once for all replicas; within the branch each of them applies its own, equal, gradients."""
         here = strategy.experimental_local_results(finite)[0]
 
         def apply():
-            strategy.extended.call_for_each_replica(self._apply, args=(optimizer, gradients, variables))
+            strategy.extended.call_for_each_replica(self._apply, args=(optimizer, gradients, factor, variables))
             return tf.constant(True)
 
         def skip():
@@ -161,8 +160,12 @@ class StepGuard:
         if scaled:
             self._rescale(here)
 
-    def _apply(self, optimizer, gradients, variables):
-        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+    def _apply(self, optimizer, gradients, factor, variables):
+        if hasattr(optimizer, "scaling"):  # while it reads them; a scaled copy of all gradients takes time and memory
+            with optimizer.scaling(factor):
+                optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+        else:
+            optimizer.apply_gradients([(gradient * factor, variable) for gradient, variable in zip(gradients, variables)], skip_gradients_aggregation=True)
 
     def _rescale(self, finite):
         good, scale = self.variables["good_steps"], self.variables["loss_scale"]

@@ -46,9 +46,9 @@ class Muon(FusedAdamW):
         if variable.shape.rank != 2 or any(part in variable.name for part in NOT_HIDDEN):
             super().update_step(gradient, variable)
             return
-        self.decay(variable)
+        gradient, rate = gradient * self._factor, tf.cast(self.learning_rate, variable.dtype)
         momentum = self._momentums[self._index_dict[self._var_key(variable)]]
         momentum.assign(MOMENTUM * momentum + gradient)
         direction = orthogonalize(gradient + MOMENTUM * momentum)  # Nesterov's
         size = 0.2 * max(variable.shape) ** 0.5
-        variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * size * direction)
+        variable.assign_sub(rate * (size * direction + self._decay_of(variable) * variable))
