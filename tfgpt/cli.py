@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the remarks of its C++ part would drown ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("USE_TORCH", "0")  # where PyTorch is installed too, transformers would load it: 5 s and 250 MB for nothing
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tf_keras, which transformers needs; else TensorFlow would load Keras 3 beside it
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its retries is a warning; what failed is said by us
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

@@ -164,6 +164,7 @@ def serve_steps(side: str, settings: Settings) -> None:
     """Train as many steps as each line of standard input says, and answer."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ["USE_TORCH"] = "1" if side == "PyTorch" else "0"  # of transformers, which else loads PyTorch into every side
     step = SIDES[side](settings)
     for line in sys.stdin:
