@@ -171,20 +171,19 @@ def _client_parser(action, description, text_help):
 
 def _client_generate(arguments):
     parser = _client_parser("generate", "Continue prompts on a server.", "A prompt; may be given again.")
-    controls = {
-        "max_new_tokens": (int, "The most tokens to write."),
-        "temperature": (float, "0 = greedy."),
-        "top_k": (int, "Draw among that many likeliest tokens; 0 = off."),
-        "top_p": (float, "Draw from the fewest tokens with this probability together; 1 = off."),
-        "repetition_penalty": (float, "Above 1 makes tokens already there less likely; 1 = off."),
-        "seed": (int, "The same seed gives the same text."),
-    }
-    for name, (kind, text) in controls.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{text} The model's own default when not given.")
+    from tfgpt.generation.controls import CONTROLS, controls_of
+
+    for name, control in CONTROLS.items():
+        kind = int if control.is_whole else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{control.help} The model's own default when not given.")
     given = parse(parser, arguments)
     from tfgpt.serving.client import Client
 
-    sent = {name: given[name] for name in controls if given[name] is not None}
+    sent = {name: given[name] for name in CONTROLS if given[name] is not None}
+    try:
+        controls_of(sent, len(given.prompt))
+    except ValueError as error:
+        raise UsageError(f"tfgpt client generate: {error}") from error
     answers = Client(given.url, given.timeout_seconds).generate(given.prompt, **sent)
     for prompt, answer in zip(given.prompt, answers):
         print(json.dumps({"prompt": prompt} | answer, ensure_ascii=False) if given.json else answer["text"])

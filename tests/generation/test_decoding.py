@@ -5,10 +5,14 @@ import tensorflow as tf
 import torch
 
 from tests.conftest import CONTEXT
+from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import decode
-from tfgpt.generation.sampling import Controls
 
 NEW = 12
+
+
+def in_all_rows(rows, **given):
+    return Controls(*(tf.constant(np.broadcast_to(value, [rows])) for value in controls_of(given, rows)))
 
 
 def prompt_ids(tokenizer, prompt, new):
@@ -25,13 +29,17 @@ def pytorch_greedy(torch_model, tokenizer, prompt, new, **options):
     return written[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.5}])
-def test_greedy_equals_pytorchs_generate_in_a_batch_and_one_by_one(text_model, torch_model, tokenizer, prompts, options):
+@pytest.mark.parametrize(("options", "theirs"), [
+    ({}, {}),
+    ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+    ({"no_repeat_ngram": 2, "min_new_tokens": 6}, {"no_repeat_ngram_size": 2, "min_new_tokens": 6}),
+])  # fmt: skip
+def test_greedy_equals_pytorchs_generate_in_a_batch_and_one_by_one(text_model, torch_model, tokenizer, prompts, options, theirs):
     batch = text_model.generate(prompts, max_new_tokens=NEW, **options)
     singles = [text_model.generate([prompt], max_new_tokens=NEW, **options)[0] for prompt in prompts]
 
     for prompt, together, alone in zip(prompts, batch, singles):
-        ids = pytorch_greedy(torch_model, tokenizer, prompt, NEW, **options)
+        ids = pytorch_greedy(torch_model, tokenizer, prompt, NEW, **theirs)
         expected = tokenizer.decode(ids, skip_special_tokens=True)
         assert together.text == alone.text == expected, repr(prompt)
         assert together.token_count == alone.token_count == len(ids)
@@ -53,17 +61,20 @@ def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, 
 
 
 def test_sampled_rows_do_not_depend_on_their_batch(text_model, prompts):
-    seeds = list(range(100, 100 + len(prompts)))
-    options = {"max_new_tokens": NEW, "temperature": 1.0, "top_k": 60, "top_p": 0.95}
-    whole = text_model.generate(prompts, seed=seeds, **options)
+    count = len(prompts)
+    own = {"seed": range(100, 100 + count), "no_repeat_ngram": [n % 4 for n in range(count)], "frequency_penalty": [n % 3 / 2 for n in range(count)],
+           "typical_p": [1 - n % 2 / 10 for n in range(count)], "min_p": [n % 5 / 100 for n in range(count)]}
 
-    order = np.random.default_rng(0).permutation(len(prompts))
-    shuffled = text_model.generate([prompts[n] for n in order], seed=[seeds[n] for n in order], **options)
-    pair = text_model.generate(prompts[4:6], seed=seeds[4:6], **options)
+    def text_of(rows, **changed):
+        given = {key: [values[n] for n in rows] for key, values in own.items()} | changed
+        answers = text_model.generate([prompts[n] for n in rows], max_new_tokens=NEW, temperature=1.0, top_k=60, top_p=0.95, **given)
+        return [answer.text for answer in answers]
 
-    assert [row.text for row in shuffled] == [whole[n].text for n in order]
-    assert [row.text for row in pair] == [row.text for row in whole[4:6]]
-    assert whole[4].text != text_model.generate(prompts[4:5], seed=7, **options)[0].text
+    whole, order = text_of(range(count)), np.random.default_rng(0).permutation(count)
+
+    assert text_of(order) == [whole[n] for n in order]
+    assert text_of([4, 5]) == whole[4:6]
+    assert text_of([4], seed=7) != whole[4:5]
 
 
 def test_controls_are_each_rows_own(text_model, prompts):
@@ -76,8 +87,7 @@ def test_controls_are_each_rows_own(text_model, prompts):
 
 def test_log_prob_is_the_models_own_whatever_the_controls(model, torch_model, tokenizer, prompts):
     rows = [prompt_ids(tokenizer, prompt, 8) for prompt in prompts[4:8]]
-    ones = tf.ones([4], tf.int32)
-    controls = Controls(ones * 8, tf.fill([4], 1.3), ones * 20, tf.fill([4], 0.9), tf.fill([4], 1.2), tf.range(4, dtype=tf.int64))
+    controls = in_all_rows(4, max_new_tokens=8, temperature=1.3, top_k=20, top_p=0.9, repetition_penalty=1.2, seed=range(4))
 
     decoded = decode(model, tf.ragged.constant(rows, tf.int32), controls, tokenizer.eos_token_id)
 
@@ -91,8 +101,7 @@ def test_log_prob_is_the_models_own_whatever_the_controls(model, torch_model, to
 
 def test_a_row_stops_at_the_end_of_text_and_its_neighbours_go_on(model, tokenizer):
     prompts = tf.ragged.constant([[5, 6, 7], [8]], tf.int32)
-    rows = tf.ones([2], tf.int32)
-    controls = Controls(rows * 10, tf.zeros([2]), rows * 0, tf.ones([2]), tf.ones([2]), tf.zeros([2], tf.int64))
+    controls = in_all_rows(2, max_new_tokens=10)
     free = decode(model, prompts, controls, end_of_text=tokenizer.eos_token_id).ids.numpy()
     place = next(place for place in range(1, 10) if free[0][place] not in free[0][:place])
     end = int(free[0][place])  # what row 0 writes there, and not before, shall now end a text

@@ -5,16 +5,32 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfgpt.generation.sampling import Controls, choose, filter_top_k, filter_top_p, penalize, uniform_numbers
+from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.sampling import Written, choose, filter_min_p, filter_top_k, filter_top_p, filter_typical, penalize, repeated, uniform_numbers
 
 DRAWS = 50_000
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 
 
+END = 5
+"""The token that ends a text, here."""
+
+
 def controls(rows, **given):
-    defaults = {"max_new_tokens": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 0}
-    types = {"temperature": tf.float32, "top_p": tf.float32, "repetition_penalty": tf.float32, "seed": tf.int64}
-    return Controls(**{name: tf.constant(np.broadcast_to(value, [rows]), types.get(name, tf.int32)) for name, value in (defaults | given).items()})
+    return Controls(*(tf.constant(np.broadcast_to(value, [rows])) for value in controls_of({"temperature": 1.0} | given, rows)))
+
+
+def written(tokens, vocab=6, prompt=0):
+    """The rows so far, of which the first `prompt` tokens each are the prompt."""
+    tokens = np.asarray(tokens)
+    counts = np.stack([np.bincount(row[prompt:], minlength=vocab) for row in tokens]).astype(np.float32)
+    in_prompt = np.stack([np.bincount(row[:prompt], minlength=vocab) > 0 for row in tokens])
+    length = np.full(len(tokens), tokens.shape[1], np.int32)
+    return Written(*map(tf.constant, (np.pad(tokens, [[0, 0], [0, 3]]).astype(np.int32), length, in_prompt, counts)))
+
+
+def nothing_written(rows):
+    return written(np.zeros([rows, 0], int))
 
 
 def softmax(logits):
@@ -31,7 +47,7 @@ def draw(**given):
     """Draw once for each of many seeds, as many callers would."""
     logits = tf.constant(np.tile(LOGITS, [DRAWS, 1]))
     uniform = numbers_of_many_seeds()[:, 2]
-    chosen = choose(logits, tf.zeros([DRAWS, len(LOGITS)], tf.bool), controls(DRAWS, **given), uniform).numpy()
+    chosen = choose(logits, nothing_written(DRAWS), controls(DRAWS, **given), uniform, tf.constant(0), END).numpy()
     return np.bincount(chosen, minlength=len(LOGITS))
 
 
@@ -43,6 +59,9 @@ def draw(**given):
         ({"top_k": 3}, range(3)),
         ({"top_p": 0.8}, range(3)),  # 0.536 + 0.197 < 0.8 <= + 0.120
         ({"top_k": 4, "top_p": 0.9, "temperature": 2.0}, range(4)),
+        ({"min_p": 0.2}, range(3)),  # e^-1.5 = 0.22 and e^-2 = 0.14 times the likeliest
+        ({"min_p": 0.3, "temperature": 2.0}, range(4)),  # after the temperature: e^-1 = 0.37, e^-1.5 = 0.22
+        ({"min_new_tokens": 1}, range(5)),  # the end cannot come yet
     ],
 )
 def test_draws_follow_the_filtered_softmax(given, kept):
@@ -64,7 +83,7 @@ def test_rows_have_controls_of_their_own():
     rows = controls(3, temperature=[0.0, 1.0, 1.0], top_k=[0, 1, 0])
     logits = tf.constant(np.tile(LOGITS, [3, 1]))
 
-    chosen = choose(logits, tf.zeros([3, 6], tf.bool), rows, tf.constant([0.9999, 0.9999, 0.9999])).numpy()
+    chosen = choose(logits, nothing_written(3), rows, tf.constant([0.9999, 0.9999, 0.9999]), tf.constant(0), END).numpy()
 
     assert chosen.tolist() == [0, 0, 5]  # greedy; only the best is left; the last token of the distribution
 
@@ -73,7 +92,8 @@ def test_a_token_without_probability_is_never_drawn():
     logits = tf.constant([[-np.inf, 0.0, -np.inf]], tf.float32)
 
     for uniform in (0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))):
-        assert choose(logits, tf.zeros([1, 3], tf.bool), controls(1), tf.constant([uniform], tf.float32)).numpy().tolist() == [1]
+        chosen = choose(logits, written(np.zeros([1, 0], int), vocab=3), controls(1), tf.constant([uniform], tf.float32), tf.constant(0), 2)
+        assert chosen.numpy().tolist() == [1]
 
 
 def test_filters_take_the_lower_id_of_equals_and_keep_one_at_least():
@@ -98,3 +118,94 @@ def test_the_repetition_penalty_is_that_of_transformers():
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(seen), torch.tensor(logits)).numpy()
 
     np.testing.assert_allclose(penalize(tf.constant(logits), tf.constant(mask), tf.constant([1.7, 1.7])), theirs, rtol=1e-6)
+
+
+def test_draws_follow_the_typical_softmax():
+    """Surprises are 0.62, 1.62, 2.12, 2.62, 3.62, 5.62 and the entropy 1.26: token 1 is nearest, then 0, then 2."""
+    counts = draw(typical_p=0.8)
+
+    expected = softmax(LOGITS[:3])
+    assert counts[3:].sum() == 0
+    assert stats.chisquare(counts[:3], DRAWS * expected).pvalue > 1e-3
+    assert draw(typical_p=0.1)[1] == DRAWS
+
+
+def test_the_likeliest_need_not_be_typical():
+    kept = filter_typical(tf.math.log([[0.6, 0.2, 0.2]]), tf.constant([0.3]))
+
+    assert np.isfinite(kept).tolist() == [[True, False, False]]  # entropy 0.95: 0.51 is nearer than 1.61
+    kept = filter_typical(tf.math.log([[0.8, 0.1, 0.05, 0.05]]), tf.constant([0.9]))
+    assert np.isfinite(kept).tolist() == [[True, True, False, False]]
+
+
+def theirs(processor, ids, logits):
+    import torch
+
+    return processor(torch.tensor(ids), torch.tensor(logits)).numpy()
+
+
+def random_logits(rows, vocab):
+    return np.random.default_rng(rows + vocab).normal(size=[rows, vocab]).astype(np.float32) * 3
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_filters_are_those_of_transformers(share):
+    from transformers import MinPLogitsWarper, TopPLogitsWarper, TypicalLogitsWarper
+
+    logits = random_logits(40, 200)
+    for filter_ours, warper in ((filter_min_p, MinPLogitsWarper), (filter_top_p, TopPLogitsWarper), (filter_typical, TypicalLogitsWarper)):
+        ours = filter_ours(tf.constant(logits), tf.fill([40], np.float32(share)))
+        np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(theirs(warper(share), [[0]] * 40, logits)), warper.__name__)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_no_run_of_tokens_comes_twice_as_in_transformers(size):
+    from transformers import NoRepeatNGramLogitsProcessor
+
+    ids, logits = np.random.default_rng(size).integers(0, 2, [30, 12]), random_logits(30, 7)  # two tokens: runs come again
+    banned = np.isinf(theirs(NoRepeatNGramLogitsProcessor(size), ids, logits))
+
+    np.testing.assert_array_equal(repeated(written(ids, vocab=7, prompt=5), tf.fill([30], size)), banned)
+    assert banned.any() and not banned.all()
+
+
+def test_rows_have_sizes_of_their_own_for_runs():
+    rows = written([[1, 2, 1, 2, 1], [1, 2, 1, 2, 1], [1, 2, 1, 2, 1], [1, 2, 1, 2, 1]])
+
+    banned = repeated(rows, tf.constant([0, 1, 3, 9]))
+
+    assert [np.flatnonzero(row).tolist() for row in banned.numpy()] == [[], [1, 2], [2], []]
+
+
+def test_presence_and_frequency_count_what_is_written_behind_the_prompt():
+    rows, logits = written([[3, 3, 0, 0, 1], [3, 3, 0, 0, 1]], prompt=2), np.tile([1.9, 1.9, 0.0, 1.0, 0.5, 0.0], [2, 1]).astype(np.float32)
+    given = controls(2, temperature=0.0, presence_penalty=[0.5, 0.5], frequency_penalty=[0.0, 0.3])
+
+    def best(change):
+        return choose(tf.constant(logits + change), rows, given, tf.zeros([2]), tf.constant(3), END).numpy().tolist()
+
+    assert best(0.0) == [0, 1]                                              # 1.4, 1.4 and 1.9 - 0.5 - 2 * 0.3 = 0.8, 1.9 - 0.5 - 0.3 = 1.1
+    assert best(np.eye(6, dtype=np.float32)[3] * 0.2) == [0, 3]             # 1.2 of a token that only the prompt has
+    assert best(np.eye(6, dtype=np.float32)[3] * 0.5) == [3, 3]
+
+
+def test_a_row_whose_tokens_are_all_banned_keeps_them():
+    rows = written([[0, 1, 2, 3, 4, 5]])
+
+    chosen = choose(tf.constant(LOGITS[np.newaxis]), rows, controls(1, temperature=0.0, no_repeat_ngram=1), tf.zeros([1]), tf.constant(0), END)
+
+    assert chosen.numpy().tolist() == [0]
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"top_q": 1}, "top_q: no such control; there are max_new_tokens, temperature"),
+    ({"temperature": -1.0}, "temperature: -1.0 is not between 0 and inf"),
+    ({"temperature": float("nan")}, "temperature: nan is not between"),
+    ({"top_p": [0.5, 1.5]}, "top_p: 1.5 is not between 0 and 1"),
+    ({"top_k": 2.5}, "top_k: 2.5 is no whole number"),
+    ({"seed": "x"}, "seed: 'x' is no whole number"),
+    ({"seed": [1, 2, 3]}, "seed: 3 values for 2 prompts"),
+])  # fmt: skip
+def test_controls_that_cannot_be_are_told(given, message):
+    with pytest.raises(ValueError, match=message):
+        controls_of(given, rows=2)

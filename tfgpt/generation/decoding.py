@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfgpt.generation.sampling import Controls, choose, uniform_numbers
+from tfgpt.generation.controls import Controls
+from tfgpt.generation.sampling import Written, choose, uniform_numbers
 
 
 class Decoded(NamedTuple):
@@ -79,9 +80,9 @@ def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int
         hidden = tf.gather(output.last_hidden_state, last, batch_dims=1)                  # [batch, width of the model]
         return tf.cast(model.project(hidden), tf.float32), output.past_key_values
 
-    def step(number, logits, decoded, seen, cache):
+    def step(number, logits, decoded, written, cache):
         running = ~decoded.stopped & (number < controls.max_new_tokens)                   # [batch]
-        chosen = choose(logits, seen, controls, uniform[:, number])
+        chosen = choose(logits, written, controls, uniform[:, number], number, end_of_text)
         chosen = tf.where(running, chosen, end_of_text)
         log_prob = tf.gather(tf.nn.log_softmax(logits), chosen, batch_dims=1)
         decoded = Decoded(
@@ -90,14 +91,14 @@ def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int
             log_prob=decoded.log_prob + tf.where(running, log_prob, 0.0),
             stopped=decoded.stopped | (running & (chosen == end_of_text)),
         )
-        seen = tf.tensor_scatter_nd_update(seen, tf.stack([rows, chosen], axis=1), tf.ones([batch], tf.bool))
+        written = grown(written, chosen)
         more = tf.reduce_any(~decoded.stopped & (number + 1 < controls.max_new_tokens))
         # A finished row goes on at its last slot; nobody reads what it writes there.
         positions = tf.minimum(lengths + number, slots - 1)[:, tf.newaxis]                # [batch, 1]
         logits, cache = tf.cond(more, lambda: read(chosen[:, tf.newaxis], positions, tf.zeros_like(rows), cache), lambda: (logits, cache))
-        return number + 1, logits, decoded, seen, cache
+        return number + 1, logits, decoded, written, cache
 
-    def more(number, logits, decoded, seen, cache):
+    def more(number, logits, decoded, written, cache):
         return tf.reduce_any(~decoded.stopped & (number < controls.max_new_tokens))
 
     positions = tf.tile(tf.range(width)[tf.newaxis], [batch, 1])
@@ -108,11 +109,28 @@ def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int
         log_prob=tf.zeros([batch], tf.float32),
         stopped=tf.zeros([batch], tf.bool),
     )
-    _, _, decoded, _, _ = tf.while_loop(more, step, [tf.constant(0), logits, nothing, seen_tokens(prompts, model.config.vocab_size), cache])
+    _, _, decoded, _, _ = tf.while_loop(more, step, [tf.constant(0), logits, nothing, written_prompts(prompts, slots, model.config.vocab_size), cache])
     return decoded
 
 
-def seen_tokens(prompts: tf.RaggedTensor, vocab: int) -> tf.Tensor:
-    """Return bool [batch, vocab]: which tokens stand in each prompt, int32 [batch, (tokens)]."""
+def written_prompts(prompts: tf.RaggedTensor, places: tf.Tensor, vocab: int) -> Written:
+    """Return what stands in each row before decoding: the prompt, int32 [batch, (tokens)], in `places` places."""
+    batch = prompts.nrows(tf.int32)
     where = tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.values], axis=1)
-    return tf.tensor_scatter_nd_update(tf.zeros([prompts.nrows(tf.int32), vocab], tf.bool), where, tf.ones_like(prompts.values, tf.bool))
+    return Written(
+        tokens=prompts.to_tensor(shape=tf.stack([batch, places])),
+        length=tf.cast(prompts.row_lengths(), tf.int32),
+        in_prompt=tf.tensor_scatter_nd_update(tf.zeros([batch, vocab], tf.bool), where, tf.ones_like(prompts.values, tf.bool)),
+        counts=tf.zeros([batch, vocab]),
+    )
+
+
+def grown(written: Written, chosen: tf.Tensor) -> Written:
+    """Return the rows with one more token each, int32 [batch]; in a row whose places are full, the last one is overwritten."""
+    rows = tf.range(tf.shape(chosen)[0])
+    place = tf.minimum(written.length, tf.shape(written.tokens)[1] - 1)
+    return written._replace(
+        tokens=tf.tensor_scatter_nd_update(written.tokens, tf.stack([rows, place], axis=1), chosen),
+        length=place + 1,
+        counts=tf.tensor_scatter_nd_add(written.counts, tf.stack([rows, chosen], axis=1), tf.ones(tf.shape(rows))),
+    )

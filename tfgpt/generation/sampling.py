@@ -1,6 +1,7 @@
-"""From logits to the next token, row by row: filters, temperature, and a draw from given uniform numbers.
+"""From logits to the next token, row by row: penalties, bans, filters, temperature, and a draw from given uniform numbers.
 
 All in fp32, the draw in fp64. No random op here: a row's numbers come from its own seed, so its text does not depend on its neighbours.
+Each rule is computed only while some row of the batch asks for it; a row that does not is left as it is.
 """
 from __future__ import annotations
 
@@ -8,22 +9,20 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfgpt.generation.controls import Controls
 
-class Controls(NamedTuple):
-    """How each row is continued; every field is [batch]."""
 
-    max_new_tokens: tf.Tensor
-    """int32; capped to what fits the context."""
-    temperature: tf.Tensor
-    """float32; 0 or less = greedy."""
-    top_k: tf.Tensor
-    """int32; 0 or less = off."""
-    top_p: tf.Tensor
-    """float32; 1 or more = off."""
-    repetition_penalty: tf.Tensor
-    """float32; 1 = off, and so is 0 or less."""
-    seed: tf.Tensor
-    """int64."""
+class Written(NamedTuple):
+    """What stands in each row so far, for the rules that look back."""
+
+    tokens: tf.Tensor
+    """int32 [batch, places]; prompt and continuation, without a gap from place 0 on."""
+    length: tf.Tensor
+    """int32 [batch]; how many they are."""
+    in_prompt: tf.Tensor
+    """bool [batch, vocab]; the tokens of the prompt."""
+    counts: tf.Tensor
+    """float32 [batch, vocab]; how often each token was written behind the prompt."""
 
 
 def uniform_numbers(seeds: tf.Tensor, count: int) -> tf.Tensor:
@@ -34,22 +33,21 @@ def uniform_numbers(seeds: tf.Tensor, count: int) -> tf.Tensor:
     return tf.map_fn(lambda seed: tf.random.stateless_uniform([count], seed=tf.stack([seed, 0])), seeds, fn_output_signature=tf.float32)
 
 
-def choose(logits: tf.Tensor, seen: tf.Tensor, controls: Controls, uniform: tf.Tensor) -> tf.Tensor:
+def choose(logits: tf.Tensor, written: Written, controls: Controls, uniform: tf.Tensor, number: tf.Tensor, end_of_text: int) -> tf.Tensor:
     """Choose each row's next token.
 
     Args:
         logits: float [batch, vocab].
-        seen: bool [batch, vocab], the tokens of the row so far, for the repetition penalty.
+        written: the rows so far.
         controls: of each row.
         uniform: float32 [batch], in [0, 1).
+        number: int32 [], tokens written behind the prompt so far.
+        end_of_text: id of the token that ends a row.
 
     Returns:
         int32 [batch].
     """
-    logits = tf.cast(logits, tf.float32)
-    penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
-    penalty = tf.where(penalized, controls.repetition_penalty, 1.0)
-    logits = tf.cond(tf.reduce_any(penalized), lambda: penalize(logits, seen, penalty), lambda: logits)
+    logits = _changed(tf.cast(logits, tf.float32), written, controls, number, end_of_text)
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
     return tf.cond(tf.reduce_any(sampled), lambda: tf.where(sampled, _sample(logits, controls, uniform), greedy), lambda: greedy)
@@ -65,6 +63,38 @@ def penalize(logits: tf.Tensor, seen: tf.Tensor, penalty: tf.Tensor) -> tf.Tenso
     """
     penalty = penalty[:, tf.newaxis]
     return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def repeated(written: Written, size: tf.Tensor) -> tf.Tensor:
+    """Return the tokens that would end a run of `size` tokens which the row has already, bool [batch, vocab].
+
+    Args:
+        written: the rows so far.
+        size: int32 [batch]; 0 or less = none.
+
+    Source: Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5.
+
+    >>> row = Written(tf.constant([[5, 6, 7, 5, 6, 0]]), tf.constant([5]), tf.zeros([1, 9], tf.bool), tf.zeros([1, 9]))
+    >>> tf.where(repeated(row, tf.constant([3])))[:, 1].numpy()  # after 5 6 there was a 7
+    array([7])
+    """
+    tokens, length = written.tokens, written.length[:, tf.newaxis]
+    batch, places = tf.shape(tokens)[0], tf.shape(tokens)[1]
+    place = tf.range(places)[tf.newaxis]                                                  # [1, places]
+
+    def longer(back, same):
+        """Compare the token `back` places before each place with the one as far before the end."""
+        last = tf.gather(tokens, tf.maximum(length - back, 0), batch_dims=1)              # [batch, 1]
+        agrees = (tf.roll(tokens, back, axis=1) == last) & (place >= back)
+        return back + 1, same & (agrees | (back >= size[:, tf.newaxis]))
+
+    most = tf.reduce_max(tf.concat([size, [0]], axis=0))
+    _, same = tf.while_loop(lambda back, _: back < tf.minimum(most, places), longer, [tf.constant(1), tf.fill([batch, places], True)])
+    banned = same & (place < length) & (place >= size[:, tf.newaxis] - 1) & (size[:, tf.newaxis] > 0)
+    where = tf.where(banned)                                                              # [banned, 2]
+    ids = tf.cast(tf.gather_nd(tokens, where), tf.int64)
+    counts = tf.scatter_nd(tf.stack([where[:, 0], ids], axis=1), tf.ones_like(ids, tf.int32), tf.shape(written.counts, tf.int64))
+    return counts > 0
 
 
 def filter_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
@@ -95,24 +125,98 @@ def filter_top_p(logits: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
     >>> filter_top_p(tf.math.log([[0.5, 0.3, 0.2]]), tf.constant([0.7])).numpy().round(2)
     array([[-0.69, -1.2 ,  -inf]], dtype=float32)
     """
-    ranks = _ranks(logits)
-    falling = tf.sort(tf.nn.softmax(logits), direction="DESCENDING")                     # [batch, vocab]
-    reached_before = tf.cumsum(falling, axis=-1, exclusive=True) < top_p[:, tf.newaxis]
-    kept = tf.maximum(tf.reduce_sum(tf.cast(reached_before, tf.int32), axis=-1, keepdims=True), 1)
-    return tf.where((ranks < kept) | (top_p[:, tf.newaxis] >= 1.0), logits, float("-inf"))
+    return _filter_mass(logits, tf.nn.softmax(logits), top_p)
+
+
+def filter_min_p(logits: tf.Tensor, min_p: tf.Tensor) -> tf.Tensor:
+    """Set the logits of tokens less than `min_p` times as likely as the row's likeliest to -inf.
+
+    Args:
+        logits: float32 [batch, vocab], already divided by the temperature.
+        min_p: float32 [batch]; 0 or less keeps every token.
+
+    Source: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs".
+
+    >>> filter_min_p(tf.math.log([[0.5, 0.3, 0.2]]), tf.constant([0.5])).numpy().round(2)
+    array([[-0.69, -1.2 ,  -inf]], dtype=float32)
+    """
+    likeliest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    return tf.where(logits >= likeliest + tf.math.log(tf.clip_by_value(min_p, 0.0, 1.0))[:, tf.newaxis], logits, float("-inf"))
+
+
+def filter_typical(logits: tf.Tensor, typical_p: tf.Tensor) -> tf.Tensor:
+    """Set the logits outside each row's typical set to -inf: the tokens whose surprise is nearest to the expected one, as few as reach `typical_p`.
+
+    Args:
+        logits: float32 [batch, vocab], already divided by the temperature.
+        typical_p: float32 [batch]; 1 or more keeps every token.
+
+    Source: Meister et al. 2022, "Locally Typical Sampling".
+
+    >>> filter_typical(tf.math.log([[0.6, 0.2, 0.2]]), tf.constant([0.4])).numpy().round(2)  # entropy 0.95; surprises 0.51, 1.61, 1.61
+    array([[-0.51,  -inf,  -inf]], dtype=float32)
+    """
+    log_probs = tf.nn.log_softmax(logits)
+    probabilities = tf.exp(log_probs)
+    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, probabilities), axis=-1, keepdims=True)
+    return _filter_mass(logits, -tf.abs(entropy + log_probs), typical_p)
+
+
+def _changed(logits, written, controls, number, end_of_text):
+    """Return the logits under the penalties and bans that the rows ask for."""
+    penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
+    penalty = tf.where(penalized, controls.repetition_penalty, 1.0)
+    lowered = (controls.presence_penalty != 0.0) | (controls.frequency_penalty != 0.0)
+    unended = number < controls.min_new_tokens
+
+    def lower():
+        presence = controls.presence_penalty[:, tf.newaxis] * tf.cast(written.counts > 0, tf.float32)
+        return logits - presence - controls.frequency_penalty[:, tf.newaxis] * written.counts
+
+    logits = _where_asked(penalized, lambda: penalize(logits, written.in_prompt | (written.counts > 0), penalty), logits)
+    logits = _where_asked(lowered, lower, logits)
+    logits = _where_asked(controls.no_repeat_ngram > 0, lambda: _banned(logits, repeated(written, controls.no_repeat_ngram)), logits)
+    ends = tf.range(tf.shape(logits)[-1]) == end_of_text                                  # [vocab]
+    return _where_asked(unended, lambda: _banned(logits, unended[:, tf.newaxis] & ends[tf.newaxis]), logits)
 
 
 def _sample(logits, controls, uniform):
     logits /= tf.where(controls.temperature > 0.0, controls.temperature, 1.0)[:, tf.newaxis]
-    logits = tf.cond(tf.reduce_any(controls.top_k > 0), lambda: filter_top_k(logits, controls.top_k), lambda: logits)
-    logits = tf.cond(tf.reduce_any(controls.top_p < 1.0), lambda: filter_top_p(logits, controls.top_p), lambda: logits)
+    logits = _where_asked(controls.top_k > 0, lambda: filter_top_k(logits, controls.top_k), logits)
+    logits = _where_asked(controls.top_p < 1.0, lambda: filter_top_p(logits, controls.top_p), logits)
+    logits = _where_asked(controls.min_p > 0.0, lambda: filter_min_p(logits, controls.min_p), logits)
+    logits = _where_asked(controls.typical_p < 1.0, lambda: filter_typical(logits, controls.typical_p), logits)
     # Inverse of the distribution function: one number a row, and a token without probability can never be hit.
     reached = tf.cumsum(tf.cast(tf.nn.softmax(logits), tf.float64), axis=-1)             # [batch, vocab]
     target = tf.cast(uniform, tf.float64)[:, tf.newaxis] * reached[:, -1:]
     return tf.reduce_sum(tf.cast(reached <= target, tf.int32), axis=-1)
 
 
+def _where_asked(asked, change, logits):
+    """Return what `change` gives if any row asks for it, else the logits; computing nothing then."""
+    return tf.cond(tf.reduce_any(asked), change, lambda: logits)
+
+
+def _banned(logits, banned):
+    """Return the logits with those of banned tokens at -inf; a row that would have no token left keeps all."""
+    left = tf.reduce_any(tf.math.is_finite(logits) & ~banned, axis=-1, keepdims=True)
+    return tf.where(banned & left, float("-inf"), logits)
+
+
+def _filter_mass(logits, order, mass):
+    """Set to -inf what is not among the fewest tokens, highest `order` first, of equals the lower id first, whose probabilities reach `mass`.
+
+    One token is always kept, and every token where the mass is 1 or more.
+    """
+    mass = mass[:, tf.newaxis]
+    places = tf.argsort(order, axis=-1, direction="DESCENDING", stable=True)              # [batch, vocab]
+    falling = tf.gather(tf.nn.softmax(logits), places, batch_dims=1)
+    reached_before = tf.cumsum(falling, axis=-1, exclusive=True) < mass
+    kept = tf.maximum(tf.reduce_sum(tf.cast(reached_before, tf.int32), axis=-1, keepdims=True), 1)
+    ranks = tf.argsort(places, axis=-1, stable=True)
+    return tf.where((ranks < kept) | (mass >= 1.0), logits, float("-inf"))
+
+
 def _ranks(logits):
     """Return the place of each token in the order of falling logits, int32 [batch, vocab]; of equal ones the lower id comes first."""
-    order = tf.argsort(logits, axis=-1, direction="DESCENDING", stable=True)
-    return tf.argsort(order, axis=-1, stable=True)
+    return tf.argsort(tf.argsort(logits, axis=-1, direction="DESCENDING", stable=True), axis=-1, stable=True)

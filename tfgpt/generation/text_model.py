@@ -1,24 +1,18 @@
 """A model and its tokenizer as one `tf.Module`: strings in, strings out. Python, the SavedModel and the tasks all use this one."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
+from tfgpt.generation.controls import CONTROLS, Controls, controls_of
 from tfgpt.generation.decoding import decode, fit_prompts
-from tfgpt.generation.sampling import Controls
 from tfgpt.generation.scoring import score
 from tfgpt.text.graph import GraphTokenizer
 
-CONTROL_TYPES = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "repetition_penalty": tf.float32,
-    "seed": tf.int64,
-}
+CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for name, control in CONTROLS.items()))
 
 
 class Continuation(NamedTuple):
@@ -59,43 +53,36 @@ class TextModel(tf.Module):
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
         object.__setattr__(self, "model", model)
 
-    def generate(
-        self, prompts: list[str], max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=0
-    ) -> list[Continuation]:
+    def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, **controls: float | Iterable[float]) -> list[Continuation]:
         """Continue each prompt.
 
         Args:
             prompts: any text; "" starts a document. One longer than the context keeps its last tokens.
             max_new_tokens: the most tokens to write; capped to what fits the context.
-            temperature: 0 = greedy.
-            top_k: draw among that many likeliest tokens; 0 = off.
-            top_p: draw from the fewest tokens that have this probability together; 1 = off.
-            repetition_penalty: above 1 makes tokens already there less likely; 1 = off.
-            seed: the same seed, prompt and controls give the same text.
+            controls: `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
+                `no_repeat_ngram`, `min_new_tokens`, `seed`; what each does, and its range, stands in `tfgpt.generation.controls.CONTROLS`. What
+                is not given is off, and the temperature 0: greedy. Penalties and bans come first, then temperature, top-k, top-p, min-p, typical.
 
             Each control is one number, or a list with one number a prompt.
 
         Raises:
-            ValueError: `prompts` is one text and not a list.
+            ValueError: `prompts` is one text and not a list; a control that there is not, or out of its range.
         """
         if isinstance(prompts, str):
             raise ValueError("generate: prompts is one text; give a list of prompts, such as [text]")
-        given = (max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
-        controls = {name: tf.reshape(tf.constant(value, kind), [-1]) for (name, kind), value in zip(CONTROL_TYPES.items(), given)}
-        outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), **controls)
+        checked = controls_of({"max_new_tokens": max_new_tokens} | controls, len(prompts))
+        outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), Controls(*map(tf.constant, checked)))
         columns = [outputs[name].numpy() for name in Continuation._fields]
         return [Continuation(text.decode(), int(count), float(log_prob), reason.decode()) for text, count, log_prob, reason in zip(*columns)]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] + [tf.TensorSpec([None], kind) for kind in CONTROL_TYPES.values()])
-    def generate_graph(self, prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed):
-        """Continue prompts, string [batch]; each control is [batch], or [1] for all rows alike.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
+    def generate_graph(self, prompt, controls):
+        """Continue prompts, string [batch]; each of the `Controls` is [batch], or [1] for all rows alike.
 
         Returns:
             `text` string, `token_count` int32, `log_prob` float32, `finish_reason` string; each [batch].
         """
-        batch = tf.shape(prompt)
-        controls = [tf.broadcast_to(control, batch) for control in (max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)]
-        controls = Controls(*controls)
+        controls = Controls(*(tf.broadcast_to(control, tf.shape(prompt)) for control in controls))
         end_of_text = self.tokenizer.end_of_text
         prompts, most = fit_prompts(self.tokenizer.tokenize(prompt), controls.max_new_tokens, self.model.config.n_positions, end_of_text)
         decoded = decode(self.model, prompts, controls._replace(max_new_tokens=most), end_of_text)

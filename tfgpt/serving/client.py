@@ -27,7 +27,7 @@ class Client:
 
         Args:
             prompts: one answer each.
-            controls: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`; what is left out is the server's default.
+            controls: those of `tfgpt.generation.controls.CONTROLS`; what is left out is the server's default.
 
         Returns:
             For each prompt its `text`, `token_count`, `log_prob` and `finish_reason`.

@@ -8,11 +8,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfgpt.files import whole_folder
-from tfgpt.generation.text_model import CONTROL_TYPES, TextModel
+from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.text_model import CONTROL_SPECS, TextModel
 from tfgpt.recipe import ExportConfig
-
-NEUTRAL = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 0}
-"""Defaults of the controls beside `max_new_tokens`: greedy, every filter off."""
 
 
 def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = ()) -> Path:
@@ -39,22 +37,27 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
 
 
 def _signatures(text_model, max_new_tokens):
-    defaults = {"max_new_tokens": max_new_tokens} | NEUTRAL
-    default = {name: tf.constant([value], CONTROL_TYPES[name]) for name, value in defaults.items()}
     text = tf.TensorSpec([None], tf.string, name="text")
-    controls = [tf.TensorSpec([None], kind, name=name) for name, kind in CONTROL_TYPES.items()]
+    default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *controls])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS])
     def generate(
         prompt,
-        max_new_tokens=default["max_new_tokens"],
-        temperature=default["temperature"],
-        top_k=default["top_k"],
-        top_p=default["top_p"],
-        repetition_penalty=default["repetition_penalty"],
-        seed=default["seed"],
+        max_new_tokens=default.max_new_tokens,
+        temperature=default.temperature,
+        top_k=default.top_k,
+        top_p=default.top_p,
+        repetition_penalty=default.repetition_penalty,
+        seed=default.seed,
+        min_p=default.min_p,
+        typical_p=default.typical_p,
+        presence_penalty=default.presence_penalty,
+        frequency_penalty=default.frequency_penalty,
+        no_repeat_ngram=default.no_repeat_ngram,
+        min_new_tokens=default.min_new_tokens,
     ):
-        return text_model.generate_graph(prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+        return text_model.generate_graph(prompt, Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p,
+                                                          presence_penalty, frequency_penalty, no_repeat_ngram, min_new_tokens))
 
     @tf.function(input_signature=[text])
     def score(text):

@@ -1,0 +1,75 @@
+"""How a continuation is chosen: every control with its type, its neutral value and its range. Needs no TensorFlow, so a client may read it too."""
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting of a continuation."""
+
+    kind: type
+    """Of numpy; what the graph takes."""
+    neutral: float
+    """Changes nothing."""
+    lowest: float
+    highest: float
+    help: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes whole numbers alone."""
+        return np.issubdtype(self.kind, np.integer)
+
+
+CONTROLS = {
+    "max_new_tokens": Control(np.int32, 64, 0, 2**31 - 1, "The most tokens to write; capped to what fits the context."),
+    "temperature": Control(np.float32, 0.0, 0.0, np.inf, "Logits are divided by it before a token is drawn; 0 = greedy."),
+    "top_k": Control(np.int32, 0, 0, 2**31 - 1, "Draw among that many likeliest tokens; 0 = off."),
+    "top_p": Control(np.float32, 1.0, 0.0, 1.0, "Draw from the fewest tokens with this probability together; 1 = off."),
+    "repetition_penalty": Control(np.float32, 1.0, 0.0, np.inf, "Above 1 makes tokens already there less likely; 1 = off."),
+    "seed": Control(np.int64, 0, -(2**63), 2**63 - 1, "The same seed, prompt and controls give the same text."),
+    "min_p": Control(np.float32, 0.0, 0.0, 1.0, "Draw from tokens at least this share as likely as the likeliest; 0 = off."),
+    "typical_p": Control(np.float32, 1.0, 0.0, 1.0, "Draw from the most typical tokens with this probability together; 1 = off."),
+    "presence_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from the logits of tokens already written behind the prompt; 0 = off."),
+    "frequency_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
+    "no_repeat_ngram": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
+    "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "The text does not end before so many tokens."),
+}
+"""In the order in which the graph takes them."""
+
+Controls = namedtuple("Controls", CONTROLS)
+Controls.__doc__ = """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says."""
+
+
+def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Controls:
+    """Return the controls of a batch as arrays [1] or [rows]; what is not given is neutral.
+
+    Args:
+        given: for each control one number, or one for each row.
+        rows: of the batch.
+
+    Raises:
+        ValueError: no such control, a number outside of its range or of the wrong kind, or not as many as there are rows.
+
+    >>> controls_of({"top_p": [0.5, 0.9]}, rows=2).top_p
+    array([0.5, 0.9], dtype=float32)
+    """
+    if unknown := sorted(given.keys() - CONTROLS.keys()):
+        raise ValueError(f"{', '.join(unknown)}: no such control; there are {', '.join(CONTROLS)}")
+    return Controls(*(_checked(name, control, given.get(name, control.neutral), rows) for name, control in CONTROLS.items()))
+
+
+def _checked(name, control, value, rows):
+    numbers = np.reshape(np.asarray(value), [-1])
+    if len(numbers) and not np.issubdtype(numbers.dtype, np.integer if control.is_whole else np.number):
+        raise ValueError(f"{name}: {value!r} is no {'whole ' if control.is_whole else ''}number; {control.help}")
+    if len(numbers) not in (1, rows):
+        raise ValueError(f"{name}: {len(numbers)} values for {rows} prompts; give one for all, or one for each")
+    if wrong := [number for number in numbers.tolist() if not control.lowest <= number <= control.highest]:
+        raise ValueError(f"{name}: {wrong[0]} is not between {control.lowest:g} and {control.highest:g}; {control.help}")
+    return numbers.astype(control.kind)
