@@ -15,7 +15,7 @@ def tfgpt(*arguments, **options):
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], [], ["--version"],
-     *([*command, "--help"] for command in (["run"], ["train"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
+     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
 )
 def test_help_imports_no_tensorflow(arguments):
     code = f"""
@@ -59,7 +59,7 @@ def test_help_gives_units_and_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense is no command; the commands are run, train, data, serve, client, bench"),
+        (["nonsense"], "nonsense is no command; the commands are run, train, data, generate, serve, client, bench"),
         (["run"], "the recipe is missing"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
         (["run", "pipelines/quickstart.yaml", "--train.step", "4"], "--train.step: no such key (4); did you mean --train.steps?"),

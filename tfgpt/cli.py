@@ -98,7 +98,16 @@ def bench(arguments: list[str]) -> int:
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "train": train, "data": data, "serve": serve, "client": client, "bench": bench}
+def generate(arguments: list[str]) -> int:
+    """Continue prompts with a model here: one, a file of them, or a chat."""
+    from tfgpt import cli_generate
+
+    return cli_generate.generate(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run, "train": train, "data": data, "generate": generate, "serve": serve, "client": client, "bench": bench,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -171,19 +180,13 @@ def _client_parser(action, description, text_help):
 
 def _client_generate(arguments):
     parser = _client_parser("generate", "Continue prompts on a server.", "A prompt; may be given again.")
-    from tfgpt.generation.controls import CONTROLS, controls_of
+    from tfgpt.cli_generate import add_controls, checked_controls
 
-    for name, control in CONTROLS.items():
-        kind = int if control.is_whole else float
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{control.help} The model's own default when not given.")
+    add_controls(parser, "The model's own default when not given.")
     given = parse(parser, arguments)
+    sent = checked_controls(given, parser.prog)
     from tfgpt.serving.client import Client
 
-    sent = {name: given[name] for name in CONTROLS if given[name] is not None}
-    try:
-        controls_of(sent, len(given.prompt))
-    except ValueError as error:
-        raise UsageError(f"tfgpt client generate: {error}") from error
     answers = Client(given.url, given.timeout_seconds).generate(given.prompt, **sent)
     for prompt, answer in zip(given.prompt, answers):
         print(json.dumps({"prompt": prompt} | answer, ensure_ascii=False) if given.json else answer["text"])

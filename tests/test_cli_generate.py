@@ -1,0 +1,93 @@
+"""`tfgpt generate` against the model in Python."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfgpt.cli import main
+from tfgpt.text.chat import chat_prompt
+
+
+@pytest.fixture(scope="module")
+def run_folder(model_folder, tokenizer, tmp_path_factory):
+    """The parts of a run's folder that are asked for."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "model").symlink_to(model_folder)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def lines_of(capsys, *arguments):
+    code = main(["generate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_a_prompt_is_continued(run_folder, text_model, capsys):
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram", 2)
+
+    assert out == text_model.generate(["The with"], 9, no_repeat_ngram=2)[0].text + "\n"
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_a_file_of_prompts_gives_objects_in_its_order(run_folder, text_model, tmp_path, capsys, ending):
+    prompts = ["def f(x):", "naïve café", "a", "The with statement", "x = "]
+    path = tmp_path / f"prompts.{ending}"
+    path.write_text("\n".join(prompts) + "\n\n" if ending == "txt" else "\n".join(json.dumps({"prompt": prompt}) for prompt in prompts), "utf-8")
+
+    out = lines_of(capsys, "--model", run_folder, "--prompts", path, "--samples", 2, "--seed", 5, "--temperature", 0.8, "--max-new-tokens", 6, "--json",
+                   "--batch-size", 3)
+
+    found = [json.loads(line) for line in out.split("\n")[:-1]]
+    expected = [{"prompt": prompt, "sample": sample} | text_model.generate([prompt], 6, temperature=0.8, seed=5 + sample)[0]._asdict()
+                for prompt in prompts for sample in range(2)]
+    assert [row | {"log_prob": pytest.approx(row["log_prob"], abs=1e-3)} for row in found] == expected  # sums of fp32 in another batch
+    assert found[0]["text"] != found[1]["text"]
+
+
+def test_a_chat_has_all_turns_before_each_answer(run_folder, text_model):
+    command = [sys.executable, "-m", "tfgpt", "generate", "--model", str(run_folder), "--chat", "--max-new-tokens", "5"]
+
+    out = subprocess.run(command, input="Hi\nWho?\n", capture_output=True, text=True, check=True).stdout
+
+    turns, expected = [], []
+    for said in ("Hi", "Who?"):
+        turns.append({"role": "user", "content": said})
+        expected.append(text_model.generate([chat_prompt(turns)], 5)[0].text.strip())
+        turns.append({"role": "assistant", "content": expected[-1]})
+    assert out == "".join(f"{answer}\n" for answer in expected)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--prompt", "x"], "--model is missing"),
+    (["--model", "RUN"], "give one of --prompt TEXT, --prompts FILE and --chat"),
+    (["--model", "RUN", "--prompt", "x", "--chat"], "give one of --prompt"),
+    (["--model", "RUN", "--prompt", "x", "--top-p", "1.5"], "top_p: 1.5 is not between 0 and 1"),
+    (["--model", "RUN", "--prompt", "x", "--samples", "2"], "--samples 2 of a greedy prompt"),
+    (["--model", "RUN", "--prompt", "x", "--batch-size", "0"], "--batch-size 0 is too small"),
+    (["--model", "RUN", "--prompt", "x", "--seed", "y"], "--seed: y is not a whole number"),
+    (["--model", "RUN", "--prompts", "nowhere.txt"], "nowhere.txt"),
+    (["--model", "nowhere/at/all", "--prompt", "x"], "nowhere/at/all is neither a folder with"),
+])  # fmt: skip
+def test_what_cannot_be_is_told_in_one_line(run_folder, capsys, arguments, message):
+    assert main(["generate", *[str(run_folder) if argument == "RUN" else argument for argument in arguments]]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("{", "is no object with a prompt"),
+    ('{"text": "x"}', "is no object with a prompt"),
+    ('{"prompt": 3}', "3 is no text"),
+])  # fmt: skip
+def test_a_bad_line_of_prompts_is_named(run_folder, tmp_path, capsys, line, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "x"}\n' + line)
+
+    assert main(["generate", "--model", str(run_folder), "--prompts", str(path)]) == 2
+
+    error = capsys.readouterr().err
+    assert "line 2: " in error and message in error

@@ -1,0 +1,130 @@
+"""`tfgpt generate`: continue prompts, or talk, with a model in this process."""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
+from tfgpt.generation.controls import CONTROLS, controls_of
+
+COMMAND = "tfgpt generate"
+
+
+def generate(arguments: list[str]) -> int:
+    """Continue prompts with a model here: one, a file of them, or a chat."""
+    parser = parser_of("generate", generate.__doc__)
+    parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, or a hub id.")
+    parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
+    parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")
+    parser.add_argument("--chat", action="store_true", help="Talk: each line of standard input is a turn, answered by the model; ends with the input.")
+    parser.add_argument("--samples", type=int, default=1, help="Continuations of each prompt; the first has --seed, the next --seed + 1.")
+    parser.add_argument("--batch-size", type=int, default=8, help="Rows that are decoded together.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object a continuation: prompt, sample, text, token_count, log_prob, finish_reason.")
+    add_controls(parser, "")
+    given = parse(parser, arguments)
+    controls = checked_controls(given, COMMAND)
+    if [bool(given.prompt), bool(given.prompts), given.chat].count(True) != 1:
+        raise UsageError(f"{COMMAND}: give one of --prompt TEXT, --prompts FILE and --chat")
+    for key in ("samples", "batch_size"):
+        if given[key] < 1:
+            raise UsageError(f"{COMMAND}: --{key.replace('_', '-')} {given[key]} is too small; give 1 or more")
+    if given.samples > 1 and (given.chat or not controls.get("temperature")):
+        raise UsageError(f"{COMMAND}: --samples {given.samples} of {'a chat' if given.chat else 'a greedy prompt, which are all the same'}; "
+                         + ("give --samples 1" if given.chat else "give a --temperature above 0, such as 0.8"))
+    prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
+    text_model, chat_template = _load(given.model)
+    if given.chat:
+        _talk(text_model, chat_template, controls, given.json)
+    else:
+        _continue(text_model, prompts, controls, given)
+    return DONE
+
+
+def add_controls(parser, otherwise: str) -> None:
+    """Give a parser an option for each control.
+
+    Args:
+        parser: of the command.
+        otherwise: what is said about an option that is not given; "" = its neutral value.
+    """
+    for name, control in CONTROLS.items():
+        kind = int if control.is_whole else float
+        said = otherwise or f"Default {control.neutral}."
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{control.help} {said}")
+
+
+def checked_controls(given, command: str) -> dict[str, float]:
+    """Return the controls that a command line gives.
+
+    Raises:
+        UsageError: one is out of its range.
+    """
+    controls = {name: given[name] for name in CONTROLS if given[name] is not None}
+    try:
+        controls_of(controls, rows=1)
+    except ValueError as error:
+        raise UsageError(f"{command}: {error}") from error
+    return controls
+
+
+def _prompts_of(path) -> Iterator[str]:
+    """Read prompts; an empty line of a text file is no prompt."""
+    text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        if not path.endswith(".jsonl"):
+            if line:
+                yield line
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise UsageError(f'{COMMAND}: {path}, line {number}: {line[:60]!r} is no object with a prompt, such as {{"prompt": "Once"}}') from error
+        if not isinstance(prompt, str):
+            raise UsageError(f"{COMMAND}: {path}, line {number}: the prompt {prompt!r} is no text")
+        yield prompt
+
+
+def _load(source):
+    """Return a `TextModel`, and the template of its chats."""
+    import_tensorflow_quietly()
+    from tfgpt.generation.text_model import TextModel
+    from tfgpt.models.build import load_model
+    from tfgpt.text.bpe import load_tokenizer
+    from tfgpt.text.chat import DEFAULT_TEMPLATE
+
+    is_run = (Path(source) / "model" / "config.json").is_file()
+    model, tokenizer = (load(Path(source) / part if is_run else source) for load, part in ((load_model, "model"), (load_tokenizer, "tokenizer")))
+    return TextModel(model, tokenizer), tokenizer.chat_template or DEFAULT_TEMPLATE
+
+
+def _continue(text_model, prompts, controls, given):
+    """Print a continuation of each prompt as soon as its batch is done."""
+    from tfgpt.progress import progress_bar
+
+    first = controls.pop("seed", CONTROLS["seed"].neutral)
+    rows = [(prompt, sample) for prompt in prompts for sample in range(given.samples)]
+    with progress_bar("generate", total=len(rows), unit="continuations") as advance:
+        for start in range(0, len(rows), given.batch_size):
+            batch = rows[start : start + given.batch_size]
+            answers = text_model.generate([prompt for prompt, _ in batch], seed=[first + sample for _, sample in batch], **controls)
+            for (prompt, sample), answer in zip(batch, answers):
+                print(json.dumps({"prompt": prompt, "sample": sample} | answer._asdict(), ensure_ascii=False) if given.json else answer.text, flush=True)
+            advance(len(batch))
+
+
+def _talk(text_model, template, controls, as_json):
+    """Answer each line of standard input, all turns so far before it."""
+    from tfgpt.text.chat import chat_prompt
+
+    turns, sign = [], "you: " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            said = input(sign)
+        except (EOFError, KeyboardInterrupt):
+            return
+        turns.append({"role": "user", "content": said})
+        answer = text_model.generate([chat_prompt(turns, template)], **controls)[0]
+        turns.append({"role": "assistant", "content": answer.text.strip()})
+        print(json.dumps({"prompt": said} | answer._asdict(), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)
