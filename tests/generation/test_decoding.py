@@ -46,6 +46,27 @@ def test_greedy_equals_pytorchs_generate_in_a_batch_and_one_by_one(text_model, t
         assert together.finish_reason == ("stop" if ids[-1] == tokenizer.eos_token_id else "length")
 
 
+def test_greedy_equals_pytorchs_generate_over_200_prompts_in_batches(text_model, torch_model, tokenizer, documents):
+    """Theirs are padded on the left, ours on the right; lengths from 1 token to all that leaves room."""
+    random = np.random.default_rng(4)
+    streams = [tokenizer(document[:4000], verbose=False).input_ids for document in documents[:40]]
+    rows = []
+    while len(rows) < 200:
+        stream, length = streams[random.integers(len(streams))], random.integers(1, CONTEXT - NEW + 1)
+        row = stream[(start := random.integers(len(stream) - length)) : start + length]
+        if tokenizer(text := tokenizer.decode(row), verbose=False).input_ids == row:  # cut between characters, and where words begin anew
+            rows.append((text, row))
+
+    for batch in (rows[start : start + 25] for start in range(0, 200, 25)):
+        longest = max(len(row) for _, row in batch)
+        ids = torch.tensor([[0] * (longest - len(row)) + row for _, row in batch])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for _, row in batch])
+        theirs = torch_model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+        ours = text_model.generate([text for text, _ in batch], NEW)
+
+        assert [row.text for row in ours] == tokenizer.batch_decode(theirs[:, longest:], skip_special_tokens=True)
+
+
 def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, tokenizer, prompts):
     rows = [prompt_ids(tokenizer, prompt, NEW) for prompt in prompts]
     fits = [row for row in rows if len(row) + NEW <= CONTEXT]

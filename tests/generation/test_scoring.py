@@ -1,11 +1,11 @@
 import numpy as np
-import tensorflow as tf
+import pytest
 import torch
 
 from tests.conftest import CONTEXT
 
 
-def pytorch_score(torch_model, ids, end_of_text):
+def pytorch_score(torch_model, ids, end_of_text, stride=(CONTEXT + 1) // 2):
     """Sum of the log-probabilities of ids, read from an end-of-text token on, each with the history that the windows give it."""
     stream = [end_of_text, *ids]
     total, done, start = 0.0, 0, 0
@@ -14,16 +14,24 @@ def pytorch_score(torch_model, ids, end_of_text):
         with torch.no_grad():
             log_probs = torch.log_softmax(torch_model(torch.tensor([stream[start:end]])).logits[0], dim=-1)
         total += sum(log_probs[place - start, ids[place]].item() for place in range(done, end))
-        done, start = end, max(end + (CONTEXT + 1) // 2 - CONTEXT, 0)
+        done, start = end, max(end + stride - CONTEXT, 0)
+    return total
+
+
+def exact_score(torch_model, ids, end_of_text):
+    """The same sum, each token by itself behind as much of the text as the context holds."""
+    stream, total = [end_of_text, *ids], 0.0
+    for place, token in enumerate(ids):
+        with torch.no_grad():
+            history = torch.tensor([stream[max(place + 1 - CONTEXT, 0) : place + 1]])
+            total += torch.log_softmax(torch_model(history).logits[0, -1], dim=-1)[token].item()
     return total
 
 
 def test_scores_equal_the_sum_of_pytorchs_log_softmax(text_model, torch_model, tokenizer, prompts, documents):
     texts = [*prompts, documents[1][:2000]]
 
-    scores = text_model.score_graph(tf.constant(texts))
-
-    for text, log_prob, count, perplexity in zip(texts, *(scores[name].numpy() for name in ("log_prob", "token_count", "perplexity"))):
+    for text, (log_prob, count, perplexity) in zip(texts, text_model.score(texts)):
         ids = tokenizer(text, verbose=False).input_ids
         expected = pytorch_score(torch_model, ids, tokenizer.eos_token_id)
         assert count == len(ids)
@@ -31,9 +39,35 @@ def test_scores_equal_the_sum_of_pytorchs_log_softmax(text_model, torch_model, t
         np.testing.assert_allclose(perplexity, np.exp(-expected / max(len(ids), 1)), rtol=1e-4)
 
 
-def test_a_score_does_not_depend_on_the_other_rows(text_model, documents):
-    alone = text_model.score_graph(tf.constant(["short text"]))["log_prob"].numpy()[0]
+@pytest.mark.parametrize("stride", [7, CONTEXT - 1, CONTEXT])
+def test_windows_of_any_stride(text_model, torch_model, tokenizer, documents, stride):
+    ids = tokenizer(documents[2][:700], verbose=False).input_ids
+    expected = pytorch_score(torch_model, ids, tokenizer.eos_token_id, stride)
 
-    beside = text_model.score_graph(tf.constant([documents[1][:3000], "short text"]))["log_prob"].numpy()[1]
+    assert text_model.score([documents[2][:700]], stride)[0].log_prob == pytest.approx(expected, rel=1e-6)
 
-    np.testing.assert_allclose(beside, alone, rtol=1e-6)
+
+def test_a_stride_of_one_is_exact_and_differs_from_half_of_the_context(text_model, torch_model, tokenizer, documents):
+    text = documents[2][:500]
+    ids = tokenizer(text, verbose=False).input_ids
+    assert len(ids) > 3 * CONTEXT
+
+    exact, half = text_model.score([text], stride=1)[0], text_model.score([text])[0]
+
+    assert exact.log_prob == pytest.approx(exact_score(torch_model, ids, tokenizer.eos_token_id), rel=1e-6)
+    assert abs(exact.log_prob - half.log_prob) > 1
+
+
+def test_a_score_does_not_depend_on_the_texts_beside(text_model, documents):
+    alone, beside = text_model.score(["short text"])[0], text_model.score([documents[1][:3000], "short text"])[1]
+
+    assert beside.log_prob == pytest.approx(alone.log_prob, abs=1e-3)
+    assert text_model.score([documents[1][:3000], "short text"], batch_size=1)[1] == alone
+    assert text_model.score([]) == []
+
+
+def test_what_cannot_be_scored_is_told(text_model):
+    with pytest.raises(ValueError, match="texts is one text"):
+        text_model.score("text")
+    with pytest.raises(ValueError, match=f"stride {CONTEXT + 1} is not between 1 and the context of {CONTEXT}"):
+        text_model.score(["text"], stride=CONTEXT + 1)

@@ -103,7 +103,7 @@ def test_tokenize_and_detokenize_are_the_python_tokenizers(loaded, tokenizer, do
 def test_score_is_the_python_models(loaded, text_model, documents):
     texts = np.array([documents[0][:300], documents[1][:900], ""], object)
 
-    there, here = loaded.predict("score", {"text": texts}), text_model.score_graph(tf.constant(texts))
+    there, here = loaded.predict("score", {"text": texts}), text_model.score_graph(tf.constant(texts), tf.constant(0))
 
     for name in ("log_prob", "token_count", "perplexity"):
         np.testing.assert_allclose(there[name], here[name], rtol=1e-6)

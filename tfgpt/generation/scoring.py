@@ -4,23 +4,25 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def score(model, rows: tf.RaggedTensor, end_of_text: int) -> tf.Tensor:
+def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> tf.Tensor:
     """Return the sum of the log-probabilities (nats) of each row's tokens, float32 [batch].
 
     Each row is read from an end-of-text token on, so its first token counts too, and an empty row scores 0. Where a row is longer than the
-    context, each token is still scored once, with half of the context before it at least.
+    context, it is read in windows, each `stride` tokens behind the one before; each token is scored once, in the first window that reaches it,
+    with `context - stride` tokens before it at least.
 
     Args:
         model: a `GPTLMHeadModel`.
         rows: int32 [batch, (tokens)].
         end_of_text: id of the token that each row is read from.
+        stride: int32 [], 1 to the context; 1 is exact: every token is scored with all of the context before it. 0 = half of the context.
     """
     context = model.config.n_positions
     lengths = tf.cast(rows.row_lengths(), tf.int32)                                      # [batch]
     targets = rows.to_tensor(end_of_text)                                                # [batch, longest]
     batch, longest = tf.shape(targets)[0], tf.shape(targets)[1]
     inputs = tf.concat([tf.fill([batch, 1], end_of_text), targets[:, :-1]], axis=1)[:, :longest]
-    stride = (context + 1) // 2
+    stride = tf.where(stride > 0, tf.minimum(stride, context), (context + 1) // 2)
 
     def window(start, done, total):
         """Score the targets from `done` on that the window at `start` reaches; earlier ones are its history."""

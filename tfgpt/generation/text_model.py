@@ -28,6 +28,16 @@ class Continuation(NamedTuple):
     """`stop` = the model ended the text; `length` = `max_new_tokens` or the context was reached."""
 
 
+class Score(NamedTuple):
+    """How likely a text is."""
+
+    log_prob: float
+    """Sum over its tokens, in nats; the text is read from an end-of-text token on, so the first one counts."""
+    token_count: int
+    perplexity: float
+    """1 for an empty text."""
+
+
 class TextModel(tf.Module):
     """A causal language model that takes and gives text.
 
@@ -93,16 +103,37 @@ class TextModel(tf.Module):
             "finish_reason": tf.where(decoded.stopped, "stop", "length"),
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def score_graph(self, text):
-        """Score texts, string [batch].
+    def score(self, texts: list[str], stride: int = 0, batch_size: int = 8) -> list[Score]:
+        """Tell how likely each text is.
+
+        Args:
+            texts: any text, of any length.
+            stride: of the windows in which a text longer than the context is read: the fewer tokens, the more of the context stands before each
+                (`context - stride` at least), and the more windows there are. 1 is exact; 0 = half of the context.
+            batch_size: texts that are scored together; their logits, of the context's length, are in memory at once.
+
+        Raises:
+            ValueError: `texts` is one text and not a list; a stride that is negative or longer than the context.
+        """
+        context = self.model.config.n_positions
+        if isinstance(texts, str):
+            raise ValueError("score: texts is one text; give a list of texts, such as [text]")
+        if not 0 <= stride <= context:
+            raise ValueError(f"score: stride {stride} is not between 1 and the context of {context} tokens; 0 = half of it")
+        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        columns = [self.score_graph(tf.constant(batch), tf.constant(stride)) for batch in batches]
+        return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
+    def score_graph(self, text, stride):
+        """Score texts, string [batch], with windows of `stride`, int32 [] (see `tfgpt.generation.scoring.score`).
 
         Returns:
             `log_prob` float32 [batch], the sum over all tokens of the text, which is read from an end-of-text token on; `token_count` int32
             [batch], how many they are; `perplexity` float32 [batch], 1 for an empty text.
         """
         rows = self.tokenizer.tokenize(text)
-        log_prob = score(self.model, rows, self.tokenizer.end_of_text)
+        log_prob = score(self.model, rows, self.tokenizer.end_of_text, stride)
         token_count = tf.cast(rows.row_lengths(), tf.int32)
         per_token = tf.math.divide_no_nan(log_prob, tf.cast(token_count, tf.float32))
         return {"log_prob": log_prob, "token_count": token_count, "perplexity": tf.exp(-per_token)}

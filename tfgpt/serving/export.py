@@ -61,7 +61,7 @@ def _signatures(text_model, max_new_tokens):
 
     @tf.function(input_signature=[text])
     def score(text):
-        return text_model.score_graph(text)
+        return text_model.score_graph(text, tf.constant(0))
 
     @tf.function(input_signature=[text])
     def tokenize(text):
