@@ -71,3 +71,49 @@ def test_what_cannot_be_scored_is_told(text_model):
         text_model.score("text")
     with pytest.raises(ValueError, match=f"stride {CONTEXT + 1} is not between 1 and the context of {CONTEXT}"):
         text_model.score(["text"], stride=CONTEXT + 1)
+
+
+ANSWERS = [" with", " statement of the language", ".", " is evaluated once, and its value is kept until the block ends"]
+
+
+def pytorch_choice(torch_model, tokenizer, prompt, answer):
+    """The log-probability of an answer's tokens behind the prompt's, by the rule that the documentation gives."""
+    ids, tokens = tokenizer(prompt, verbose=False).input_ids or [tokenizer.eos_token_id], tokenizer(answer).input_ids
+    ids = ids[-(CONTEXT + 1 - len(tokens)) :]
+    with torch.no_grad():
+        log_probs = torch.log_softmax(torch_model(torch.tensor([ids + tokens[:-1]])).logits[0], dim=-1)
+    return sum(log_probs[len(ids) - 1 + place, token].item() for place, token in enumerate(tokens))
+
+
+def test_the_chosen_answer_is_the_likeliest_by_pytorchs_log_softmax(text_model, torch_model, tokenizer, prompts):
+    choices = text_model.choose(prompts, ANSWERS)
+
+    for prompt, choice in zip(prompts, choices, strict=True):
+        expected = np.array([pytorch_choice(torch_model, tokenizer, prompt, answer) for answer in ANSWERS])
+        np.testing.assert_allclose(choice.log_probs, expected, atol=1e-3, rtol=1e-6)
+        assert choice.answer == ANSWERS[expected.argmax()]
+        assert choice.probability == pytest.approx(np.exp(expected.max()) / np.exp(expected).sum(), rel=1e-3)
+    assert len({choice.answer for choice in choices}) > 1
+    assert text_model.choose(prompts[3:5], ANSWERS, batch_size=3)[1].answer == choices[4].answer
+
+
+def test_a_token_is_weighed_as_it_was_written(text_model, tokenizer, prompts):
+    written = text_model.generate(prompts, 1)
+    whole = [(prompt, row) for prompt, row in zip(prompts, written) if len(tokenizer(row.text).input_ids) == 1 and len(tokenizer(prompt).input_ids) < CONTEXT]
+
+    for prompt, row in whole:
+        choice = text_model.choose([prompt], [row.text, " nothing of the kind"])[0]
+        assert choice.answer == row.text
+        assert choice.log_probs[0] == pytest.approx(row.log_prob, abs=1e-3)
+    assert len(whole) > 5
+
+
+@pytest.mark.parametrize(("answers", "message"), [
+    ([" yes"], "1 answers leave no choice"),
+    ([" yes", ""], "the answer '' has 0 tokens"),
+    ([" yes", "no " * 200], f"give 1 to {CONTEXT}, the context"),
+    (" yes", "prompts and answers are lists"),
+])  # fmt: skip
+def test_answers_that_cannot_be_chosen_from_are_told(text_model, answers, message):
+    with pytest.raises(ValueError, match=message):
+        text_model.choose(["x"], answers)

@@ -41,20 +41,29 @@ def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: in
     Returns:
         Prompts of 1 to `context - 1` tokens, and int32 [batch].
     """
+    prompts = begun(prompts, end_of_text)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     room = tf.clip_by_value(max_new_tokens, 1, context // 2)
-    kept = tf.where(lengths >= context, context - room, lengths)
-    prompts = tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(prompts, _last(prompts, kept)).values, kept)
-    starts = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(tf.cast(kept == 0, tf.int32))], end_of_text), tf.cast(kept == 0, tf.int32))
-    prompts = tf.concat([starts, prompts], axis=1)
+    prompts = last_tokens(prompts, tf.where(lengths >= context, context - room, lengths))
     return prompts, tf.clip_by_value(max_new_tokens, 0, context - tf.cast(prompts.row_lengths(), tf.int32))
 
 
-def _last(prompts, kept):
-    """Return a ragged bool: which tokens are among the last `kept` of their row."""
-    place = tf.ragged.range(prompts.row_lengths())                                        # [batch, (tokens)]
-    cut = prompts.row_lengths() - tf.cast(kept, tf.int64)
-    return place >= tf.cast(cut, tf.int64)[:, tf.newaxis]
+def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
+    """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones."""
+    empty = tf.cast(rows.row_lengths() == 0, rows.row_splits.dtype)                       # [batch]
+    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty), rows], axis=1)
+
+
+def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
+    """Return the last tokens of each row, as many as `most`, int32 [batch]; a shorter row is left as it is.
+
+    >>> last_tokens(tf.ragged.constant([[1, 2, 3], [4]]), tf.constant([2, 2])).to_list()
+    [[2, 3], [4]]
+    """
+    lengths = tf.cast(rows.row_lengths(), tf.int32)
+    kept = tf.clip_by_value(most, 0, lengths)
+    place = tf.cast(tf.ragged.range(rows.row_lengths()), tf.int32)                        # [batch, (tokens)]
+    return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(rows, place >= (lengths - kept)[:, tf.newaxis]).values, tf.cast(kept, rows.row_splits.dtype))
 
 
 def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:

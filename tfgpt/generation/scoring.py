@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfgpt.generation.decoding import begun, last_tokens
+
 
 def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> tf.Tensor:
     """Return the sum of the log-probabilities (nats) of each row's tokens, float32 [batch].
@@ -37,3 +39,26 @@ def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> 
 
     start = [tf.constant(0), tf.constant(0), tf.zeros([batch], tf.float32)]
     return tf.while_loop(lambda start, done, total: done < longest, window, start)[2]
+
+
+def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.RaggedTensor, end_of_text: int) -> tf.Tensor:
+    """Return the sum of the log-probabilities (nats) of each row's continuation behind its prompt, float32 [batch].
+
+    The prompt is read as decoding reads it: by itself, or as the end-of-text token if it is empty. One that leaves too little room for its
+    continuation keeps its last tokens.
+
+    Args:
+        model: a `GPTLMHeadModel`.
+        prompts: int32 [batch, (tokens)].
+        continuations: int32 [batch, (tokens)], of the context's length at most.
+        end_of_text: id of that token.
+    """
+    counts = tf.cast(continuations.row_lengths(), tf.int32)
+    prompts = last_tokens(begun(prompts, end_of_text), model.config.n_positions + 1 - counts)
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)                                    # [batch]
+    ids = tf.concat([prompts, continuations], axis=1).to_tensor(end_of_text)              # [batch, width]
+    hidden = model.transformer(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], tf.cast(model.project(hidden), tf.float32))
+    place = tf.range(1, tf.shape(ids)[1])[tf.newaxis]                                     # [1, width - 1], of each target
+    counted = (place >= lengths[:, tf.newaxis]) & (place < (lengths + counts)[:, tf.newaxis])
+    return -tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
 from tfgpt.generation.controls import CONTROLS, Controls, controls_of
 from tfgpt.generation.decoding import decode, fit_prompts
-from tfgpt.generation.scoring import score
+from tfgpt.generation.scoring import score, score_continuations
 from tfgpt.text.graph import GraphTokenizer
 
 CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for name, control in CONTROLS.items()))
@@ -36,6 +37,16 @@ class Score(NamedTuple):
     token_count: int
     perplexity: float
     """1 for an empty text."""
+
+
+class Choice(NamedTuple):
+    """The likeliest of given answers to a prompt."""
+
+    answer: str
+    probability: float
+    """Of this answer, if it must be one of those given."""
+    log_probs: tuple[float, ...]
+    """Of every answer given, in nats, under the model itself."""
 
 
 class TextModel(tf.Module):
@@ -123,6 +134,44 @@ class TextModel(tf.Module):
         batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
         columns = [self.score_graph(tf.constant(batch), tf.constant(stride)) for batch in batches]
         return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
+
+    def choose(self, prompts: list[str], answers: list[str], batch_size: int = 8) -> list[Choice]:
+        """Choose the likeliest of given answers to each prompt: the one that a search over all their tokens would find.
+
+        Args:
+            prompts: any text; one that leaves too little room for an answer keeps its last tokens.
+            answers: two or more; they are tokenized apart from the prompt, so one that begins a word wants its space: " yes".
+            batch_size: answers that are weighed together.
+
+        Raises:
+            ValueError: `prompts` is one text and not a list; fewer than two answers; one that is empty or longer than the context.
+
+        >>> text_model.choose(["The sky is"], [" blue", " green"])[0].answer in (" blue", " green")
+        True
+        """
+        if isinstance(prompts, str) or isinstance(answers, str):
+            raise ValueError("choose: prompts and answers are lists; give [text]")
+        if len(answers) < 2:
+            raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
+        context = self.model.config.n_positions
+        for answer, length in zip(answers, self.tokenizer.tokenize(tf.constant(answers)).row_lengths().numpy()):
+            if not 0 < length <= context:
+                raise ValueError(f"choose: the answer {answer[:40]!r} has {length} tokens; give 1 to {context}, the context")
+        rows = [(prompt, answer) for prompt in prompts for answer in answers]
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        log_probs = [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
+        choices = []
+        for start in range(0, len(rows), len(answers)):
+            of_prompt = log_probs[start : start + len(answers)]
+            best = int(np.argmax(of_prompt))
+            choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
+        return choices
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
+    def weigh_graph(self, prompt, answer):
+        """Return the log-probability (nats) of each answer behind its prompt, float32 [batch]; both string [batch]."""
+        tokenize = self.tokenizer.tokenize
+        return score_continuations(self.model, tokenize(prompt), tokenize(answer), self.tokenizer.end_of_text)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
     def score_graph(self, text, stride):
