@@ -4,11 +4,11 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2TokenizerFast
 
 from tfgpt.text.bpe import END_OF_TEXT, char_tokenizer, train_tokenizer
-from tfgpt.text.graph import GraphTokenizer
+from tfgpt.text.graph import LOOKED_AT, GraphTokenizer
 
 TRICKY = [
     "", " ", "  ", "\n", " \n ", "a  b", "a \n b", "a\n\nb", "it's", "IT'S", "we'll've", "''s", " 's", "!'s", "x's!", "'", "'sabc", "1's",
@@ -159,3 +159,12 @@ def test_a_tokenizer_without_a_twin_is_refused():
 
     with pytest.raises(ValueError, match="Whitespace"):
         GraphTokenizer(GPT2TokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT))
+
+
+def test_code_points_that_are_not_looked_at_are_no_letters_numbers_or_white_space():
+    looked_at = {point for span in LOOKED_AT for point in range(*span)}
+    others = "".join(chr(point) for point in range(0x110000) if point not in looked_at and not 0xD800 <= point < 0xE000)
+
+    pieces = pre_tokenizers.Split(Regex(r"[\p{L}\p{N}\s]+"), "removed").pre_tokenize_str(others)
+
+    assert len(others) > 700_000 and len(pieces) == 1  # nothing was removed
