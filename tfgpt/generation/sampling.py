@@ -107,8 +107,9 @@ def filter_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
     >>> filter_top_k(tf.constant([[1.0, 3.0, 2.0]]), tf.constant([2])).numpy()
     array([[-inf,   3.,   2.]], dtype=float32)
     """
-    top_k = top_k[:, tf.newaxis]
-    return tf.where((_ranks(logits) < top_k) | (top_k <= 0), logits, float("-inf"))
+    most = tf.clip_by_value(tf.reduce_max(tf.concat([top_k, [1]], axis=0)), 1, tf.shape(logits)[-1])
+    falling, ids = tf.math.top_k(logits, most)                                            # [batch, most]
+    return _first(logits, logits, falling, ids, top_k, everything=top_k <= 0)
 
 
 def filter_top_p(logits: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
@@ -208,15 +209,15 @@ def _filter_mass(logits, order, mass):
 
     One token is always kept, and every token where the mass is 1 or more.
     """
-    mass = mass[:, tf.newaxis]
-    places = tf.argsort(order, axis=-1, direction="DESCENDING", stable=True)              # [batch, vocab]
-    falling = tf.gather(tf.nn.softmax(logits), places, batch_dims=1)
-    reached_before = tf.cumsum(falling, axis=-1, exclusive=True) < mass
-    kept = tf.maximum(tf.reduce_sum(tf.cast(reached_before, tf.int32), axis=-1, keepdims=True), 1)
-    ranks = tf.argsort(places, axis=-1, stable=True)
-    return tf.where((ranks < kept) | (mass >= 1.0), logits, float("-inf"))
+    falling, ids = tf.math.top_k(order, tf.shape(order)[-1])                              # [batch, vocab]
+    probabilities = tf.gather(tf.nn.softmax(logits), ids, batch_dims=1)
+    reached_before = tf.cumsum(probabilities, axis=-1, exclusive=True) < mass[:, tf.newaxis]
+    return _first(logits, order, falling, ids, tf.reduce_sum(tf.cast(reached_before, tf.int32), axis=-1), everything=mass >= 1.0)
 
 
-def _ranks(logits):
-    """Return the place of each token in the order of falling logits, int32 [batch, vocab]; of equal ones the lower id comes first."""
-    return tf.argsort(tf.argsort(logits, axis=-1, direction="DESCENDING", stable=True), axis=-1, stable=True)
+def _first(logits, order, falling, ids, count, everything):
+    """Set to -inf what is not among each row's first `count` tokens, one at least, of which `falling` and `ids` are the values and the tokens."""
+    last = tf.clip_by_value(count, 1, tf.shape(ids)[1])[:, tf.newaxis] - 1                # [batch, 1]
+    edge, edge_id = tf.gather(falling, last, batch_dims=1), tf.gather(ids, last, batch_dims=1)
+    kept = (order > edge) | ((order == edge) & (tf.range(tf.shape(order)[-1]) <= edge_id))  # of equals the lower id comes first
+    return tf.where(kept | everything[:, tf.newaxis], logits, float("-inf"))
