@@ -146,7 +146,7 @@ class TextModel(tf.Module):
         Raises:
             ValueError: `prompts` is one text and not a list; fewer than two answers; one that is empty or longer than the context.
 
-        >>> text_model.choose(["The sky is"], [" blue", " green"])[0].answer in (" blue", " green")
+        >>> TextModel(model, tokenizer).choose(["The sky is"], [" blue", " green"])[0].answer in (" blue", " green")
         True
         """
         if isinstance(prompts, str) or isinstance(answers, str):
