@@ -51,9 +51,8 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     """
     tokens = config.global_batch_size * length
     at_once = tokens // (replicas * config.accumulate)
-    low = config.precision != "float32"
-    product = 2 if low else 4  # bytes of a number that goes into a product
-    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema)) + (2 if low else 0) + (4 if config.accumulate > 1 else 0)
+    product = 4 if config.precision == "float32" else 2  # bytes of a number that goes into a product
+    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema)) + (4 if config.accumulate > 1 else 0)
     logits = min(tokens_at_once(vocab), at_once) * vocab
     stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
     if config.recompute:
@@ -103,8 +102,8 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
 def _bytes_of_block(shape, length, product) -> int:
     """Return what a block keeps for the way back, for one token."""
     stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP
-    norms = 2 * (4 + product) * shape.width                        # centered, and as it goes into the products
-    attention = (3 + 3 + 1) * product * shape.width                # queries, keys, values; the same by heads; what comes out
-    scores = shape.heads * length * (4 + product)                  # softmax, and as it goes into the product
+    norms = 2 * product * shape.width                              # as it goes into the products
+    attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
+    scores = shape.heads * length * product                        # attention weights
     inner = 2 * 4 * product * shape.width                          # before and behind the activation
     return stream + norms + attention + scores + inner

@@ -67,8 +67,10 @@ class FusedAdamW(tf_keras.optimizers.AdamW):
     def scaling(self, factor: tf.Tensor) -> Iterator[None]:
         """Within it, multiply gradients by `factor`, float32 [], as they are read."""
         self._factor = factor
-        yield
-        self._factor = 1.0
+        try:
+            yield
+        finally:
+            self._factor = 1.0
 
     def _apply_weight_decay(self, variables):
         """Do nothing: `update_step` decays, while the variable is at hand."""
@@ -80,9 +82,9 @@ class FusedAdamW(tf_keras.optimizers.AdamW):
         update = _compiled_update if variable.shape.num_elements() >= WORTH_COMPILING else _update
         update(
             variable.handle, self._momentums[number].handle, self._velocities[number].handle, tf.convert_to_tensor(gradient),
-            tf.cast(self._factor, variable.dtype), tf.cast(self.learning_rate, variable.dtype), tf.cast(self._decay_of(variable), variable.dtype),
+            tf.cast(self._factor, variable.dtype), tf.cast(self.learning_rate, variable.dtype),
             tf.pow(tf.cast(self.beta_1, variable.dtype), step), tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon,
+            decay=self._decay_of(variable), beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon,
         )  # fmt: skip
 
     def _decay_of(self, variable):
@@ -90,15 +92,16 @@ class FusedAdamW(tf_keras.optimizers.AdamW):
         return self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
 
 
-def _update(variable, momentum, velocity, gradient, factor, rate, decay, power_1, power_2, *, beta_1, beta_2, epsilon):
+def _update(variable, momentum, velocity, gradient, factor, rate, power_1, power_2, *, decay, beta_1, beta_2, epsilon):
     """Decay one variable and take Adam's step; the first three are handles."""
-    value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=gradient.dtype)
-    tf.raw_ops.ResourceApplyGradientDescent(var=variable, alpha=rate * decay, delta=value)
+    if decay:
+        value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=gradient.dtype)
+        tf.raw_ops.ResourceApplyGradientDescent(var=variable, alpha=rate * decay, delta=value)
     tf.raw_ops.ResourceApplyAdam(var=variable, m=momentum, v=velocity, beta1_power=power_1, beta2_power=power_2, lr=rate, beta1=beta_1, beta2=beta_2,
                                  epsilon=epsilon, grad=gradient * factor)
 
 
-_compiled_update = tf.function(_update, jit_compile=True, reduce_retracing=False)
+_compiled_update = tf.function(_update, jit_compile=True)
 
 
 def swap_averages(model) -> None:
