@@ -26,9 +26,9 @@ def lines_of(capsys, *arguments):
 
 
 def test_a_prompt_is_continued(run_folder, text_model, capsys):
-    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram", 2)
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2)
 
-    assert out == text_model.generate(["The with"], 9, no_repeat_ngram=2)[0].text + "\n"
+    assert out == text_model.generate(["The with"], 9, no_repeat_ngram_size=2)[0].text + "\n"
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl"])
@@ -68,7 +68,8 @@ def test_a_chat_has_all_turns_before_each_answer(run_folder, text_model):
     (["--model", "RUN", "--prompt", "x", "--samples", "2"], "--samples 2 of a greedy prompt"),
     (["--model", "RUN", "--prompt", "x", "--batch-size", "0"], "--batch-size 0 is too small"),
     (["--model", "RUN", "--prompt", "x", "--seed", "y"], "--seed: y is not a whole number"),
-    (["--model", "RUN", "--prompts", "nowhere.txt"], "nowhere.txt"),
+    (["--model", "RUN", "--prompts", "nowhere.txt"], "--prompts nowhere.txt cannot be read"),
+    (["--model", "RUN", "--prompts", "/dev/null"], "--prompts /dev/null holds no prompt"),
     (["--model", "nowhere/at/all", "--prompt", "x"], "nowhere/at/all is neither a folder with"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_in_one_line(run_folder, capsys, arguments, message):
@@ -91,3 +92,21 @@ def test_a_bad_line_of_prompts_is_named(run_folder, tmp_path, capsys, line, mess
 
     error = capsys.readouterr().err
     assert "line 2: " in error and message in error
+
+
+def test_a_prompt_may_hold_other_line_ends_and_must_be_utf8(run_folder, text_model, tmp_path, capsys):
+    path, prompt = tmp_path / "p.jsonl", "a\u2028b\x0cc"
+    path.write_text(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\r\n\r\n", "utf-8")
+    assert lines_of(capsys, "--model", run_folder, "--prompts", path, "--max-new-tokens", 4) == text_model.generate([prompt], 4)[0].text + "\n"
+
+    path.write_bytes(b"caf\xe9")
+    assert main(["generate", "--model", str(run_folder), "--prompts", str(path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_told(model_folder, gpt2_tokenizer, tmp_path, capsys):
+    (tmp_path / "model").symlink_to(model_folder)
+    gpt2_tokenizer.save_pretrained(tmp_path / "tokenizer")
+
+    assert main(["generate", "--model", str(tmp_path), "--prompt", "x"]) == 2
+    assert "load the two from one run" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tfgpt import cli_generate
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
@@ -98,15 +99,8 @@ def bench(arguments: list[str]) -> int:
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
 
 
-def generate(arguments: list[str]) -> int:
-    """Continue prompts with a model here: one, a file of them, or a chat."""
-    from tfgpt import cli_generate
-
-    return cli_generate.generate(arguments)
-
-
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run, "train": train, "data": data, "generate": generate, "serve": serve, "client": client, "bench": bench,
+    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "serve": serve, "client": client, "bench": bench,
 }  # fmt: skip
 
 
@@ -180,11 +174,9 @@ def _client_parser(action, description, text_help):
 
 def _client_generate(arguments):
     parser = _client_parser("generate", "Continue prompts on a server.", "A prompt; may be given again.")
-    from tfgpt.cli_generate import add_controls, checked_controls
-
-    add_controls(parser, "The model's own default when not given.")
+    cli_generate.add_controls(parser, "The model's own default when not given.")
     given = parse(parser, arguments)
-    sent = checked_controls(given, parser.prog)
+    sent = cli_generate.checked_controls(given, parser.prog)
     from tfgpt.serving.client import Client
 
     answers = Client(given.url, given.timeout_seconds).generate(given.prompt, **sent)

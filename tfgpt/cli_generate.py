@@ -1,6 +1,7 @@
 """`tfgpt generate`: continue prompts, or talk, with a model in this process."""
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def generate(arguments: list[str]) -> int:
         raise UsageError(f"{COMMAND}: --samples {given.samples} of {'a chat' if given.chat else 'a greedy prompt, which are all the same'}; "
                          + ("give --samples 1" if given.chat else "give a --temperature above 0, such as 0.8"))
     prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
+    if not prompts and not given.chat:
+        raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
     text_model, chat_template = _load(given.model)
     if given.chat:
         _talk(text_model, chat_template, controls, given.json)
@@ -70,12 +73,16 @@ def checked_controls(given, command: str) -> dict[str, float]:
 
 
 def _prompts_of(path) -> Iterator[str]:
-    """Read prompts; an empty line of a text file is no prompt."""
-    text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
+    """Read prompts; an empty line is none."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{COMMAND}: --prompts {path} cannot be read ({error}); give a text file in UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):  # and at no other of Unicode's line ends, which a prompt may hold
+        if not line.strip("\r"):
+            continue
         if not path.endswith(".jsonl"):
-            if line:
-                yield line
+            yield line.removesuffix("\r")
             continue
         try:
             prompt = json.loads(line)["prompt"]
@@ -96,7 +103,11 @@ def _load(source):
 
     is_run = (Path(source) / "model" / "config.json").is_file()
     model, tokenizer = (load(Path(source) / part if is_run else source) for load, part in ((load_model, "model"), (load_tokenizer, "tokenizer")))
-    return TextModel(model, tokenizer), tokenizer.chat_template or DEFAULT_TEMPLATE
+    try:
+        text_model = TextModel(model, tokenizer)
+    except ValueError as error:
+        raise UsageError(f"{COMMAND}: --model {source}: {error}") from error
+    return text_model, tokenizer.chat_template or DEFAULT_TEMPLATE
 
 
 def _continue(text_model, prompts, controls, given):
@@ -119,12 +130,10 @@ def _talk(text_model, template, controls, as_json):
     from tfgpt.text.chat import chat_prompt
 
     turns, sign = [], "you: " if sys.stdin.isatty() else ""
-    while True:
-        try:
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
             said = input(sign)
-        except (EOFError, KeyboardInterrupt):
-            return
-        turns.append({"role": "user", "content": said})
-        answer = text_model.generate([chat_prompt(turns, template)], **controls)[0]
-        turns.append({"role": "assistant", "content": answer.text.strip()})
-        print(json.dumps({"prompt": said} | answer._asdict(), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)
+            turns.append({"role": "user", "content": said})
+            answer = text_model.generate([chat_prompt(turns, template)], **controls)[0]
+            turns.append({"role": "assistant", "content": answer.text.strip()})
+            print(json.dumps({"prompt": said} | answer._asdict(), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)

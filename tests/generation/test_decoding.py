@@ -32,7 +32,7 @@ def pytorch_greedy(torch_model, tokenizer, prompt, new, **options):
 @pytest.mark.parametrize(("options", "theirs"), [
     ({}, {}),
     ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
-    ({"no_repeat_ngram": 2, "min_new_tokens": 6}, {"no_repeat_ngram_size": 2, "min_new_tokens": 6}),
+    ({"no_repeat_ngram_size": 2, "min_new_tokens": 6}, {"no_repeat_ngram_size": 2, "min_new_tokens": 6}),
 ])  # fmt: skip
 def test_greedy_equals_pytorchs_generate_in_a_batch_and_one_by_one(text_model, torch_model, tokenizer, prompts, options, theirs):
     batch = text_model.generate(prompts, max_new_tokens=NEW, **options)
@@ -83,7 +83,7 @@ def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, 
 
 def test_sampled_rows_do_not_depend_on_their_batch(text_model, prompts):
     count = len(prompts)
-    own = {"seed": range(100, 100 + count), "no_repeat_ngram": [n % 4 for n in range(count)], "frequency_penalty": [n % 3 / 2 for n in range(count)],
+    own = {"seed": range(100, 100 + count), "no_repeat_ngram_size": [n % 4 for n in range(count)], "frequency_penalty": [n % 3 / 2 for n in range(count)],
            "typical_p": [1 - n % 2 / 10 for n in range(count)], "min_p": [n % 5 / 100 for n in range(count)]}
 
     def text_of(rows, **changed):

@@ -192,7 +192,7 @@ def test_presence_and_frequency_count_what_is_written_behind_the_prompt():
 def test_a_row_whose_tokens_are_all_banned_keeps_them():
     rows = written([[0, 1, 2, 3, 4, 5]])
 
-    chosen = choose(tf.constant(LOGITS[np.newaxis]), rows, controls(1, temperature=0.0, no_repeat_ngram=1), tf.zeros([1]), tf.constant(0), END)
+    chosen = choose(tf.constant(LOGITS[np.newaxis]), rows, controls(1, temperature=0.0, no_repeat_ngram_size=1), tf.zeros([1]), tf.constant(0), END)
 
     assert chosen.numpy().tolist() == [0]
 

@@ -37,7 +37,7 @@ CONTROLS = {
     "typical_p": Control(np.float32, 1.0, 0.0, 1.0, "Draw from the most typical tokens with this probability together; 1 = off."),
     "presence_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from the logits of tokens already written behind the prompt; 0 = off."),
     "frequency_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
-    "no_repeat_ngram": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
+    "no_repeat_ngram_size": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
     "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "The text does not end before so many tokens."),
 }
 """In the order in which the graph takes them."""

@@ -176,7 +176,7 @@ def _changed(logits, written, controls, number, end_of_text):
 
     logits = _where_asked(penalized, lambda: penalize(logits, written.in_prompt | (written.counts > 0), penalty), logits)
     logits = _where_asked(lowered, lower, logits)
-    logits = _where_asked(controls.no_repeat_ngram > 0, lambda: _banned(logits, repeated(written, controls.no_repeat_ngram)), logits)
+    logits = _where_asked(controls.no_repeat_ngram_size > 0, lambda: _banned(logits, repeated(written, controls.no_repeat_ngram_size)), logits)
     ends = tf.range(tf.shape(logits)[-1]) == end_of_text                                  # [vocab]
     return _where_asked(unended, lambda: _banned(logits, unended[:, tf.newaxis] & ends[tf.newaxis]), logits)
 

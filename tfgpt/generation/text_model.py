@@ -81,7 +81,7 @@ class TextModel(tf.Module):
             prompts: any text; "" starts a document. One longer than the context keeps its last tokens.
             max_new_tokens: the most tokens to write; capped to what fits the context.
             controls: `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
-                `no_repeat_ngram`, `min_new_tokens`, `seed`; what each does, and its range, stands in `tfgpt.generation.controls.CONTROLS`. What
+                `no_repeat_ngram_size`, `min_new_tokens`, `seed`; what each does, and its range, stands in `tfgpt.generation.controls.CONTROLS`. What
                 is not given is off, and the temperature 0: greedy. Penalties and bans come first, then temperature, top-k, top-p, min-p, typical.
 
             Each control is one number, or a list with one number a prompt.

@@ -53,11 +53,11 @@ def _signatures(text_model, max_new_tokens):
         typical_p=default.typical_p,
         presence_penalty=default.presence_penalty,
         frequency_penalty=default.frequency_penalty,
-        no_repeat_ngram=default.no_repeat_ngram,
+        no_repeat_ngram_size=default.no_repeat_ngram_size,
         min_new_tokens=default.min_new_tokens,
     ):
         return text_model.generate_graph(prompt, Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p,
-                                                          presence_penalty, frequency_penalty, no_repeat_ngram, min_new_tokens))
+                                                          presence_penalty, frequency_penalty, no_repeat_ngram_size, min_new_tokens))
 
     @tf.function(input_signature=[text])
     def score(text):
