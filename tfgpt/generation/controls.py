@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -65,11 +66,11 @@ def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Control
 
 
 def _checked(name, control, value, rows):
-    numbers = np.reshape(np.asarray(value), [-1])
-    if len(numbers) and not np.issubdtype(numbers.dtype, np.integer if control.is_whole else np.number):
+    numbers = np.asarray(value, dtype=object).reshape(-1).tolist()  # of objects, since a number may be too large for any other kind
+    if not all(isinstance(number, Integral if control.is_whole else Real) for number in numbers):
         raise ValueError(f"{name}: {value!r} is no {'whole ' if control.is_whole else ''}number; {control.help}")
     if len(numbers) not in (1, rows):
         raise ValueError(f"{name}: {len(numbers)} values for {rows} prompts; give one for all, or one for each")
-    if wrong := [number for number in numbers.tolist() if not control.lowest <= number <= control.highest]:
+    if wrong := [number for number in numbers if not control.lowest <= number <= control.highest]:
         raise ValueError(f"{name}: {wrong[0]} is not between {control.lowest:g} and {control.highest:g}; {control.help}")
-    return numbers.astype(control.kind)
+    return np.array(numbers, control.kind)
