@@ -75,4 +75,35 @@ def train(arguments: list[str]) -> int:
     return DONE
 
 
-ACTIONS = {"data": data, "train": train}
+def generate(arguments: list[str]) -> int:
+    """Time greedy decoding of the same random weights: this package beside TFGPT2LMHeadModel, PyTorch's GPT2LMHeadModel and CTranslate2, in turns.
+
+    Prompts of 32 tokens, 64 new ones in every row.
+    """
+    from tfgpt.bench import generate as bench
+
+    parser = parser_of("bench generate", generate.__doc__)
+    parser.add_argument("--model", type=str, default="gpt2", choices=list(bench.MODELS),
+                        help="gpt2 = GPT-2 of 124 million weights; small = 4 layers of width 256, vocabulary 8,192.")
+    parser.add_argument("--batch", type=int, nargs="+", default=list(bench.BATCHES), help="Rows that are decoded together; several are timed one by one.")
+    parser.add_argument("--rounds", type=int, default=5, help="Times that each side has its turn, one generation; medians count.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    given = parse(parser, arguments)
+    for key, number in [("rounds", given.rounds), *(("batch", batch) for batch in given.batch)]:
+        if number < 1:
+            raise UsageError(f"tfgpt bench generate: --{key} {number} is too small; give 1 or more")
+    settings = bench.MODELS[given.model]
+    result = bench.run(settings, tuple(given.batch), given.rounds)
+    if given.json:
+        print(json.dumps(result))
+        return DONE
+    first = next(iter(bench.SIDES))
+    for batch, sides in result.items():
+        print(f"batch {batch}\n{'':<26}{'tokens/s':>10}{f'to {first}':>18}{'ms/step':>10}{'first call s':>14}{'peak MB':>10}")
+        for side, row in sides.items():
+            print(f"  {side:<24}{row['tokens_per_second']:>10,.0f}{row['to_first']:>18.2f}{row['milliseconds']:>10,.1f}{row['first_call_seconds']:>14.1f}"
+                  f"{row['peak_megabytes']:>10,.0f}")
+    return DONE
+
+
+ACTIONS = {"data": data, "train": train, "generate": generate}

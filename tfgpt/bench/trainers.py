@@ -1,20 +1,19 @@
 """The sides of `tfgpt bench train`, each a process that trains a few steps whenever it is told to: `python -m tfgpt.bench.trainers SIDE SETTINGS`.
 
-It reads numbers of steps from standard input, one a line, and answers each with a JSON line: seconds, useful tokens, memory.
+See `tfgpt.bench.turns` for how it is told and what it answers.
 """
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from tfgpt.bench.turns import serve
 
 IGNORED = -100
 """As `tfgpt.models.loss.IGNORED`, which would bring TensorFlow into PyTorch's process and its memory."""
@@ -160,21 +159,10 @@ SIDES = {
 }
 
 
-def serve_steps(side: str, settings: Settings) -> None:
-    """Train as many steps as each line of standard input says, and answer."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    os.environ["USE_TORCH"] = "1" if side == "PyTorch" else "0"  # of transformers, which else loads PyTorch into every side
+def trainer(side: str, settings: Settings) -> Callable[[int], dict]:
+    """Return the function that lets a side train so many steps and counts its useful tokens."""
     step = SIDES[side](settings)
-    for line in sys.stdin:
-        start, tokens = time.perf_counter(), 0
-        for _ in range(int(line)):
-            tokens += step()
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        answers.write(json.dumps({"seconds": seconds, "tokens": tokens, "peak_megabytes": peak}) + "\n")
-        answers.flush()
+    return lambda steps: {"tokens": sum(step() for _ in range(steps))}
 
 
 def arguments_of(side: str, settings: Settings) -> list[str]:
@@ -198,4 +186,5 @@ def _tokenizer(settings):
 
 
 if __name__ == "__main__":
-    serve_steps(sys.argv[1], Settings(**json.loads(sys.argv[2])))
+    name, given = sys.argv[1:]
+    serve(lambda: trainer(name, Settings(**json.loads(given))), "PyTorch" if name == "PyTorch" else "TensorFlow")
