@@ -54,10 +54,18 @@ class Projection(TFConv1D):
 
     def __init__(self, nf, nx, compute: Compute, **kwargs):
         super().__init__(nf, nx, **kwargs)
-        self._compute = compute
+        self._compute, self._stored = compute, None
+
+    def store(self, kind: type) -> None:
+        """Keep the weights as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""
+        self._stored = kind(tf.transpose(self.weight))
+        del self.weight
 
     def call(self, x, training=False):
         """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
+        if self._stored is not None:
+            product = self._stored.product(tf.reshape(x, [-1, self.nx]))
+            return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
         dtype = self._compute.dtype(training, self.compute_dtype)
         product = _product(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.convert_to_tensor(self.weight))
         return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))

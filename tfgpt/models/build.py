@@ -44,17 +44,24 @@ def parameter_count(config: ModelConfig, context: int, vocab: int) -> int:
     return (vocab + context) * width + layers * block + 2 * width
 
 
-def load_model(source: str | Path) -> GPTLMHeadModel:
+def load_model(source: str | Path, weights: str = "float32") -> GPTLMHeadModel:
     """Load a model from a folder or a hub id, without the remarks that transformers logs about it.
+
+    Args:
+        source: folder or hub id.
+        weights: how they are kept: `float32`, or `bfloat16` or `int8` for a model that is not trained (see `GPTLMHeadModel.store_weights`).
 
     Raises:
         FileNotFoundError: neither a folder with a model nor a hub id that can be had.
+        ValueError: weights that are none of these, or that this machine cannot compute with.
     """
     config_of(source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return GPTLMHeadModel.from_pretrained(str(source))
+        model = GPTLMHeadModel.from_pretrained(str(source))
+        model.store_weights(weights)
+        return model
     except OSError as error:
         raise FileNotFoundError(f"{source} holds no weights: no model.safetensors and no tf_model.h5 beside its config.json") from error
     finally:

@@ -11,9 +11,9 @@ import tensorflow as tf
 import tf_keras
 from transformers import TFGPT2LMHeadModel
 
-from tfgpt.models import weights
+from tfgpt.models import stored, weights
 from tfgpt.models.block import StaticCache
-from tfgpt.models.loss import LossTerms, projected_loss
+from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask
 
@@ -74,7 +74,40 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
-        return tf.matmul(hidden, tf.cast(self.transformer.wte.embeddings, hidden.dtype), transpose_b=True)
+        if self.transformer.stored_table is None:
+            return tf.matmul(hidden, tf.cast(self.transformer.wte.embeddings, hidden.dtype), transpose_b=True)
+        product = self.transformer.stored_table.product(tf.reshape(hidden, [-1, self.config.n_embd]))
+        return tf.reshape(product, tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], axis=0))
+
+    def store_weights(self, kind: str) -> None:
+        """Keep the matrices in fewer bits from now on; the model then reads, scores and writes, but can be neither trained nor saved.
+
+        Biases, norms and positions stay as they are. The matrices that are left behind free their memory.
+
+        Args:
+            kind: `bfloat16`, or `int8` (see `tfgpt.models.stored`); `float32` changes nothing.
+
+        Raises:
+            ValueError: no such kind, weights that are stored already, or a machine that has no int8 product.
+        """
+        if kind not in ("float32", *stored.KINDS):
+            raise ValueError(f"weights: {kind!r} is none of float32, {', '.join(stored.KINDS)}")
+        if self.transformer.stored_table is not None:
+            raise ValueError("weights: they are stored already; load the model again")
+        if kind == "float32":
+            return
+        for block in self.transformer.h:
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                layer.store(stored.KINDS[kind])
+        self.transformer.stored_table = stored.KINDS[kind](self.transformer.wte.embeddings)
+        del self.transformer.wte.embeddings
+
+    @property
+    def all_variables(self) -> list[tf.Variable]:
+        """What the model computes with: its weights, stored or not."""
+        kept = [layer._stored for block in self.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+        of_stored = [variable for module in (*kept, self.transformer.stored_table) if module is not None for variable in module.variables]
+        return list({id(variable): variable for variable in (*self.weights, *of_stored)}.values())
 
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> StaticCache:
         """Return a cache with room for `slots` tokens in each of `batch` rows."""
@@ -97,9 +130,20 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             use_cache=False,
             training=training,
         ).last_hidden_state                                        # [batch, length, width]
+        if self.transformer.stored_table is not None:
+            return self._stored_loss(hidden, batch["labels"])
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
         return projected_loss(tf.cast(hidden, dtype), self.transformer.wte.embeddings, batch["labels"], self._settings.objective,
                               differentiable=training, fixed_shapes=bool(self.jit_compile))
+
+    def _stored_loss(self, hidden, labels):
+        """Return what `projected_loss` does, for weights that are stored: the logits of all labels at once."""
+        trained = labels != IGNORED
+        targets = tf.boolean_mask(labels, trained)
+        logits = self.project(tf.boolean_mask(hidden, trained))                           # [tokens, vocab]
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        right = tf.gather(logits, targets, batch_dims=1) >= tf.reduce_max(logits, axis=1)
+        return LossTerms(loss, loss, tf.size(targets, tf.int64), tf.math.count_nonzero(right))
 
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
@@ -140,6 +184,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         Raises:
             ValueError: any further argument of transformers' `save_pretrained`; there is one format here.
         """
+        if self.transformer.stored_table is not None:
+            raise ValueError("save_pretrained: weights stored in fewer bits cannot be saved; load the model again, or export it")
         if kwargs:
             raise ValueError(f"save_pretrained: {', '.join(sorted(kwargs))} not taken; the format is always safetensors with PyTorch's names")
         folder = Path(save_directory)

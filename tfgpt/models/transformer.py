@@ -40,8 +40,13 @@ class GPTTransformer(TFGPT2MainLayer):
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
         self.dropout_clock, self.compute = DropoutClock(), Compute()
+        self.stored_table = None
         self.drop = Dropout(config.embd_pdrop, self.dropout_clock, salt=0)
         self.h = [GPTBlock(config, self.compute, self.dropout_clock, number, name=f"h_._{number}") for number in range(config.n_layer)]
+
+    def embed(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the embeddings of tokens, float [..., width]."""
+        return self.wte(ids) if self.stored_table is None else self.stored_table.rows(ids)
 
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
@@ -64,7 +69,7 @@ class GPTTransformer(TFGPT2MainLayer):
         if head_mask is not None or encoder_hidden_states is not None:
             raise ValueError("head_mask and encoder_hidden_states are not taken by this model; leave them out")
         if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)                                         # [batch, queries, width]
+            inputs_embeds = self.embed(input_ids)                                       # [batch, queries, width]
         batch, queries = tf.shape(inputs_embeds)[0], tf.shape(inputs_embeds)[1]
         pasts, past_length = self._split_past(past_key_values, position_ids, batch)
         if position_ids is None:
@@ -73,7 +78,7 @@ class GPTTransformer(TFGPT2MainLayer):
 
         hidden = inputs_embeds + self.wpe(position_ids)
         if token_type_ids is not None:
-            hidden += self.wte(token_type_ids)
+            hidden += self.embed(token_type_ids)
         hidden = self.drop(hidden, training=training)                                   # [batch, queries, width]
         presents, hidden_states, attentions = [], [], []
         for block, past in zip(self.h, pasts):

@@ -1,0 +1,89 @@
+"""Weights in bfloat16 and int8: the products' formulas, and what they cost a model."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfgpt.data.pipeline import pack_texts
+from tfgpt.evaluation.evaluate import summed_loss
+from tfgpt.generation.text_model import TextModel
+from tfgpt.models.build import load_model
+from tfgpt.models.stored import Bfloat16Matrix, Int8Matrix
+from tfgpt.models.transformer import segment_mask
+from tfgpt.serving.export import export
+from tfgpt.serving.saved_model import LoadedModel
+
+
+def numbers(*shape, seed):
+    random = np.random.default_rng(seed)
+    return (random.normal(size=shape) * random.uniform(0.01, 30, size=[shape[0], 1])).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 33])
+def test_the_int8_product_is_the_one_of_the_formula(rows):
+    x, matrix = numbers(rows, 64, seed=1), numbers(50, 64, seed=2)
+    of_x, of_matrix = (np.abs(side).max(axis=1, keepdims=True) / 127 for side in (x, matrix))
+    whole = np.round(x / of_x).astype(int) @ np.round(matrix / of_matrix).astype(int).T
+
+    product = Int8Matrix(tf.constant(matrix)).product(tf.constant(x))
+
+    np.testing.assert_allclose(product, whole * of_x * of_matrix.T, rtol=1e-5, atol=1e-4 * np.abs(whole * of_x * of_matrix.T).max())
+
+
+def test_a_row_of_an_int8_product_does_not_depend_on_the_others():
+    matrix, x = Int8Matrix(tf.constant(numbers(40, 32, seed=3))), numbers(6, 32, seed=4)
+
+    together = matrix.product(tf.constant(x)).numpy()
+
+    for number, row in enumerate(x):
+        np.testing.assert_array_equal(matrix.product(tf.constant(row[np.newaxis]))[0], together[number])
+
+
+def test_rows_of_zeros_stay_zeros():
+    for kind in (Bfloat16Matrix, Int8Matrix):
+        matrix = kind(tf.zeros([3, 4]))
+        np.testing.assert_array_equal(matrix.product(tf.zeros([2, 4])), np.zeros([2, 3]))
+        np.testing.assert_array_equal(matrix.rows(tf.constant([1])), np.zeros([1, 4]))
+
+
+@pytest.mark.parametrize(("kind", "share"), [("bfloat16", 0.6), ("int8", 0.4)])
+def test_a_model_with_fewer_bits_writes_scores_and_exports(model_folder, text_model, tokenizer, prompts, tmp_path, kind, share):
+    model = load_model(model_folder, weights=kind)
+    stored = TextModel(model, tokenizer)
+
+    exact, near = text_model.score(prompts), stored.score(prompts)
+    loss = [sum(row.log_prob for row in rows) / sum(row.token_count for row in rows) for rows in (exact, near)]
+    assert loss[0] != loss[1]
+    assert loss[1] == pytest.approx(loss[0], rel=0.05)  # weights ten times as large as a new model's: worse than any that was trained
+
+    written = stored.generate(prompts, 6)
+    assert [stored.generate([prompt], 6)[0].text for prompt in prompts] == [row.text for row in written]
+    loaded = LoadedModel(export(stored, tmp_path / kind))
+    assert [text.decode() for text in loaded.predict("generate", {"prompt": tf.constant(prompts), "max_new_tokens": tf.constant([6])})["text"]] == \
+        [row.text for row in written]
+    before, kept = (sum(int(tf.size(variable)) * variable.dtype.size for variable in each.weights) for each in (text_model, stored))
+    assert kept < before * share  # biases, norms and positions, which stay, are much of so small a model
+
+
+def test_the_loss_of_a_stored_model_is_that_of_its_logits(model_folder, tokenizer, documents):
+    model = load_model(model_folder, weights="int8")
+    batch = next(iter(pack_texts(documents[:6], tokenizer, length=32, batch_size=4)))
+
+    loss, tokens, _ = summed_loss(model, [batch])
+
+    hidden = model.transformer(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
+                               attention_mask=segment_mask(batch["segment_ids"])).last_hidden_state
+    log_probs = tf.nn.log_softmax(model.project(hidden)).numpy().reshape(-1, model.config.vocab_size)
+    labels = batch["labels"].numpy().reshape(-1)
+    expected = -sum(log_probs[place, label] for place, label in enumerate(labels) if label >= 0)
+    assert tokens == (labels >= 0).sum()
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_cannot_be_done_with_stored_weights_is_told(model_folder, tmp_path):
+    with pytest.raises(ValueError, match="weights: 'int4' is none of float32, bfloat16, int8"):
+        load_model(model_folder, weights="int4")
+    model = load_model(model_folder, weights="int8")
+    with pytest.raises(ValueError, match="cannot be saved; load the model again"):
+        model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="stored already"):
+        model.store_weights("int8")

@@ -1,0 +1,80 @@
+"""Weights in fewer bits, for a model that only reads: bfloat16, and int8 with a scale for each row.
+
+A matrix is stored by its outputs, [out, in], as the embedding table is: one matrix serves for looking rows up and for the product.
+"""
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow.python.framework import kernels
+from tensorflow.python.framework.op_def_library import apply_op
+
+INT8_PRODUCT = "_QuantizedMatMul"
+"""TensorFlow's product of int8 matrices (oneDNN), which its Python interface leaves out; part of TensorFlow and TensorFlow Serving for x86 CPUs."""
+
+
+class Bfloat16Matrix(tf.Module):
+    """A matrix in bfloat16; products are computed in it, with sums in float32.
+
+    Args:
+        values: float [out, in].
+    """
+
+    def __init__(self, values: tf.Tensor):
+        super().__init__()
+        self._values = tf.Variable(tf.cast(values, tf.bfloat16), trainable=False)
+
+    def product(self, x: tf.Tensor) -> tf.Tensor:
+        """Return float32 [rows, out] of float [rows, in]."""
+        return tf.cast(tf.matmul(tf.cast(x, tf.bfloat16), self._values, transpose_b=True), tf.float32)
+
+    def rows(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Return float32 [..., in], the rows of these numbers."""
+        return tf.cast(tf.gather(self._values, numbers), tf.float32)
+
+
+class Int8Matrix(tf.Module):
+    """A matrix in int8, each row scaled to its largest number; in a product each row of the other side is scaled by its own largest too.
+
+    So a row of a batch never depends on its neighbours. (Dettmers et al. 2022, "LLM.int8()", section 2.1, vector-wise quantization.)
+
+    Args:
+        values: float [out, in].
+
+    Raises:
+        ValueError: this TensorFlow has no product of int8 matrices.
+    """
+
+    def __init__(self, values: tf.Tensor):
+        super().__init__()
+        if not kernels.get_registered_kernels_for_op(INT8_PRODUCT).kernel:
+            raise ValueError("weights int8: this TensorFlow has no int8 product, which those for x86 CPUs have; give bfloat16 or float32")
+        largest = tf.maximum(tf.reduce_max(tf.abs(values), axis=1), tf.constant(1e-30))
+        self._values = tf.Variable(tf.cast(tf.round(values * (127.0 / largest)[:, tf.newaxis]), tf.int8), trainable=False)
+        self._largest = tf.Variable(largest, trainable=False)                             # [out]
+
+    def product(self, x: tf.Tensor) -> tf.Tensor:
+        """Return float32 [rows, out] of float [rows, in]."""
+        if tf.executing_eagerly():
+            return tf.function(self.product)(x)
+        largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=1), tf.constant(1e-30))        # [rows]
+        whole, *_ = tf.raw_ops.QuantizeV2(input=x, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
+                                          round_mode="HALF_TO_EVEN")
+        wide = tf.convert_to_tensor(self._largest)
+        # The bounds of the left side are 1: its scales are multiplied to the rows of the product. The weights are reordered once, and kept.
+        outputs, _ = apply_op(
+            INT8_PRODUCT, name="int8_product",
+            device_inputs=[whole, tf.bitcast(self._values, tf.qint8), tf.zeros_like(wide)],
+            host_inputs=[tf.constant(-1.0), tf.constant(1.0), -wide, wide],
+            Tdevice_outputs=[tf.float32], Thost_outputs=[], T1=tf.qint8, T2=tf.qint8, Tbias=tf.float32, U=tf.float32, Tout=tf.float32,
+            transpose_a=False, transpose_b=True, is_weight_const=True, is_bias_const=True, leakyrelu_alpha=0.0,
+            fused_ops=["BiasAdd", "Dequantize"], input_quant_mode="SCALED", output_quant_mode="SCALED",
+        )  # fmt: skip
+        return outputs[0] * largest[:, tf.newaxis]
+
+    def rows(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Return float32 [..., in], the rows of these numbers."""
+        scale = tf.gather(self._largest, numbers) / 127.0
+        return tf.cast(tf.gather(self._values, numbers), tf.float32) * scale[..., tf.newaxis]
+
+
+KINDS = {"bfloat16": Bfloat16Matrix, "int8": Int8Matrix}
