@@ -43,8 +43,18 @@ def test_a_file_of_prompts_gives_objects_in_its_order(run_folder, text_model, tm
     found = [json.loads(line) for line in out.split("\n")[:-1]]
     expected = [{"prompt": prompt, "sample": sample} | text_model.generate([prompt], 6, temperature=0.8, seed=5 + sample)[0]._asdict()
                 for prompt in prompts for sample in range(2)]
+    assert all(row.pop("tokens") == () for row in expected)
     assert [row | {"log_prob": pytest.approx(row["log_prob"], abs=1e-3)} for row in found] == expected  # sums of fp32 in another batch
     assert found[0]["text"] != found[1]["text"]
+
+
+def test_stop_strings_forced_text_and_log_probabilities_are_options(run_folder, text_model, capsys):
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--forced-text", " one, two", "--stop", ", t", "--json", "--log-probs", 2)
+
+    row, expected = json.loads(out), text_model.generate(["The with"], forced_tokens=" one, two", stop=[", t"], top_log_probs=2)[0]
+    assert row["text"] == expected.text == " one"
+    assert [token["text"] for token in row["tokens"]] == [token.text for token in expected.tokens]
+    assert [[number for number, _ in token["top"]] for token in row["tokens"]] == [[number for number, _ in token.top] for token in expected.tokens]
 
 
 def test_a_chat_has_all_turns_before_each_answer(run_folder, text_model):
@@ -70,6 +80,9 @@ def test_a_chat_has_all_turns_before_each_answer(run_folder, text_model):
     (["--model", "RUN", "--prompt", "x", "--seed", "y"], "--seed: y is not a whole number"),
     (["--model", "RUN", "--prompts", "nowhere.txt"], "--prompts nowhere.txt cannot be read"),
     (["--model", "RUN", "--prompts", "/dev/null"], "--prompts /dev/null holds no prompt"),
+    (["--model", "RUN", "--prompt", "x", "--banned-token", "two words of it"], "'two words of it' is"),
+    (["--model", "RUN", "--prompt", "x", "--stop", ""], "holds what is no text, or an empty one"),
+    (["--model", "RUN", "--prompt", "x", "--log-probs", "2"], "--log-probs 2; give 0 or more, and --json"),
     (["--model", "nowhere/at/all", "--prompt", "x"], "nowhere/at/all is neither a folder with"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_in_one_line(run_folder, capsys, arguments, message):

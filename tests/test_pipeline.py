@@ -15,6 +15,7 @@ import pytest
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast, TFGPT2LMHeadModel
 
 from tfgpt import cli
+from tfgpt.serving.ask import ask_in_fresh_process
 
 RECIPE = """
 name: tiny
@@ -95,6 +96,24 @@ def test_the_folder_is_that_of_the_contract_and_loads_everywhere(finished):
     assert stats["documents"] == 40 == sum(split["documents"] for split in stats["splits"].values())
     assert re.fullmatch("[0-9a-f]{64}", stats["inputs_sha256"])
     assert_no_rest(folder)
+
+
+@pytest.mark.slow
+def test_weights_of_fewer_bits_are_exported_with_what_they_cost(recipe, finished, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished[0], folder)
+
+    done = in_a_process("run", recipe, "--output", folder, "--export.version", "2", "--export.weights", "int8")
+
+    assert done.returncode == 0, done.stderr
+    (base,) = (folder / "export").iterdir()
+    cost = json.loads((base / "2" / "assets.extra" / "weights.json").read_text())
+    assert cost["perplexity"]["float32"] == json.loads((folder / "evaluation.json").read_text())["perplexity"]
+    assert 0.99 < cost["ratio"] == cost["perplexity"]["int8"] / cost["perplexity"]["float32"] < 1.01
+    assert cost["ratio"] != 1.0
+    sizes = [(base / version / "variables" / "variables.data-00000-of-00001").stat().st_size for version in ("1", "2")]
+    assert sizes[1] < 0.5 * sizes[0]
+    assert ask_in_fresh_process(base / "2", ["The statement"], max_new_tokens=5)[0]["token_count"] == 5
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def client(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`, `tfgpt bench generate`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)

@@ -17,12 +17,18 @@ def generate(arguments: list[str]) -> int:
     """Continue prompts with a model here: one, a file of them, or a chat."""
     parser = parser_of("generate", generate.__doc__)
     parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, or a hub id.")
+    parser.add_argument("--weights", type=str, default="float32", choices=["float32", "bfloat16", "int8"],
+                        help="How the matrices are kept: fewer bits are smaller and faster, and cost some exactness; int8 is for x86 CPUs.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
     parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")
     parser.add_argument("--chat", action="store_true", help="Talk: each line of standard input is a turn, answered by the model; ends with the input.")
     parser.add_argument("--samples", type=int, default=1, help="Continuations of each prompt; the first has --seed, the next --seed + 1.")
     parser.add_argument("--batch-size", type=int, default=8, help="Rows that are decoded together.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object a continuation: prompt, sample, text, token_count, log_prob, finish_reason.")
+    parser.add_argument("--stop", action="append", default=None, help="A continuation ends before this text; may be given again.")
+    parser.add_argument("--banned-token", action="append", default=None, help="A text of one token that is never written; may be given again.")
+    parser.add_argument("--forced-text", type=str, default="", help="Each continuation begins with it.")
+    parser.add_argument("--log-probs", type=int, default=None, help="With --json: each token with its log-probability (nats), and so many of the likeliest.")
     add_controls(parser, "")
     given = parse(parser, arguments)
     controls = checked_controls(given, COMMAND)
@@ -34,14 +40,22 @@ def generate(arguments: list[str]) -> int:
     if given.samples > 1 and (given.chat or not controls.get("temperature")):
         raise UsageError(f"{COMMAND}: --samples {given.samples} of {'a chat' if given.chat else 'a greedy prompt, which are all the same'}; "
                          + ("give --samples 1" if given.chat else "give a --temperature above 0, such as 0.8"))
+    if given.log_probs is not None and (not given.json or given.log_probs < 0):
+        raise UsageError(f"{COMMAND}: --log-probs {given.log_probs}; give 0 or more, and --json")
     prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
     if not prompts and not given.chat:
         raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
-    text_model, chat_template = _load(given.model)
+    text_model, chat_template = _load(given.model, given.weights)
+    options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text,
+                          "top_log_probs": given.log_probs}
+    try:
+        text_model.check(options)
+    except ValueError as error:
+        raise UsageError(f"{COMMAND}: {error}") from error
     if given.chat:
-        _talk(text_model, chat_template, controls, given.json)
+        _talk(text_model, chat_template, options, given.json)
     else:
-        _continue(text_model, prompts, controls, given)
+        _continue(text_model, prompts, options, given)
     return DONE
 
 
@@ -93,7 +107,7 @@ def _prompts_of(path) -> Iterator[str]:
         yield prompt
 
 
-def _load(source):
+def _load(source, weights):
     """Return a `TextModel`, and the template of its chats."""
     import_tensorflow_quietly()
     from tfgpt.generation.text_model import TextModel
@@ -102,8 +116,10 @@ def _load(source):
     from tfgpt.text.chat import DEFAULT_TEMPLATE
 
     is_run = (Path(source) / "model" / "config.json").is_file()
-    model, tokenizer = (load(Path(source) / part if is_run else source) for load, part in ((load_model, "model"), (load_tokenizer, "tokenizer")))
+    of_model, of_tokenizer = (Path(source) / part if is_run else source for part in ("model", "tokenizer"))
+    tokenizer = load_tokenizer(of_tokenizer)
     try:
+        model = load_model(of_model, weights)
         text_model = TextModel(model, tokenizer)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {source}: {error}") from error
@@ -121,8 +137,15 @@ def _continue(text_model, prompts, controls, given):
             batch = rows[start : start + given.batch_size]
             answers = text_model.generate([prompt for prompt, _ in batch], seed=[first + sample for _, sample in batch], **controls)
             for (prompt, sample), answer in zip(batch, answers):
-                print(json.dumps({"prompt": prompt, "sample": sample} | answer._asdict(), ensure_ascii=False) if given.json else answer.text, flush=True)
+                print(json.dumps({"prompt": prompt, "sample": sample} | _record(answer), ensure_ascii=False) if given.json else answer.text, flush=True)
             advance(len(batch))
+
+
+def _record(answer):
+    """Return a continuation as JSON's types, its tokens only if they were asked for."""
+    record = answer._asdict()
+    tokens = [token._asdict() for token in record.pop("tokens")]
+    return record | ({"tokens": tokens} if tokens else {})
 
 
 def _talk(text_model, template, controls, as_json):
@@ -136,4 +159,4 @@ def _talk(text_model, template, controls, as_json):
             turns.append({"role": "user", "content": said})
             answer = text_model.generate([chat_prompt(turns, template)], **controls)[0]
             turns.append({"role": "assistant", "content": answer.text.strip()})
-            print(json.dumps({"prompt": said} | answer._asdict(), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)
+            print(json.dumps({"prompt": said} | _record(answer), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)

@@ -36,7 +36,7 @@ def parse(parser, arguments: list[str]):
         message = " ".join(str(error).split())
         if missing := re.search(r"arguments are required: (.*)", message):
             message = "--" + missing[1].replace(", ", ", --").replace("_", "-") + " is missing"
-        elif typed := re.search(r'key "(\w+)": Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
+        elif typed := re.search(r'key "(\w+)"(?: element \d+)?: Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
             message = f"--{typed[1].replace('_', '-')}: {typed[3]} is not {'a whole number' if typed[2] == 'int' else 'a number'}"
         raise UsageError(f"{parser.prog}: {message}; see {parser.prog} --help") from error
 

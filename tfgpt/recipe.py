@@ -70,6 +70,9 @@ class ExportConfig:
     """Version folder; TensorFlow Serving serves the highest."""
     max_new_tokens: int = 64
     """Default of the control of that name: tokens a request gets when it does not say."""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How the matrices are kept. Fewer bits are smaller and faster and cost some exactness: the perplexity of each is measured on the validation part and
+    written to assets.extra/weights.json. int8 is for x86 CPUs, bfloat16 for any device."""
 
     def __post_init__(self):
         for key in ("version", "max_new_tokens"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
@@ -256,10 +257,27 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
 
 
 def export_model(recipe: Recipe, folder: Path) -> None:
-    """Write export/NAME/VERSION."""
-    with progress_bar("export: SavedModel"):
-        text_model = TextModel(build.load_model(folder / "model"), load_tokenizer(folder / "tokenizer"))
-        export(text_model, folder / "export" / recipe.name, recipe.export, assets=[folder / "recipe.yaml", folder / "evaluation.json"])
+    """Write export/NAME/VERSION, and what the weights of fewer bits cost."""
+    model, weights = build.load_model(folder / "model", recipe.export.weights), recipe.export.weights
+    assets = [folder / "recipe.yaml", folder / "evaluation.json"]
+    with tempfile.TemporaryDirectory() as scratch:
+        if weights != "float32":
+            assets.append(Path(scratch) / "weights.json")
+            write_json(assets[-1], _cost_of_weights(recipe, folder, model))
+        with progress_bar("export: SavedModel"):
+            export(TextModel(model, load_tokenizer(folder / "tokenizer")), folder / "export" / recipe.name, recipe.export, assets)
+
+
+def _cost_of_weights(recipe, folder, model):
+    """Return the perplexity of the weights that are exported beside the one of float32, on the validation part."""
+    of_split, before = _read_stats(folder)["splits"]["validation"], json.loads((folder / "evaluation.json").read_text("utf-8"))
+    batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
+    weights = recipe.export.weights
+    with progress_bar(f"export: {weights} weights", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
+        loss_sum, tokens, _ = summed_loss(model, batches, advance)
+    after = figures(loss_sum, tokens, of_split["bytes"])
+    return {"weights": weights, "split": "validation", "tokens": tokens, "perplexity": {"float32": before["perplexity"], weights: after["perplexity"]},
+            "ratio": after["perplexity"] / before["perplexity"]}
 
 
 def export_outputs(recipe: Recipe) -> list[str]:

@@ -6,7 +6,18 @@ import tensorflow as tf
 from scipy import stats
 
 from tfgpt.generation.controls import Controls, controls_of
-from tfgpt.generation.sampling import Written, choose, filter_min_p, filter_top_k, filter_top_p, filter_typical, penalize, repeated, uniform_numbers
+from tfgpt.generation.sampling import (
+    Constraints,
+    Written,
+    choose,
+    filter_min_p,
+    filter_top_k,
+    filter_top_p,
+    filter_typical,
+    penalize,
+    repeated,
+    uniform_numbers,
+)
 
 DRAWS = 50_000
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
@@ -20,13 +31,15 @@ def controls(rows, **given):
     return Controls(*(tf.constant(np.broadcast_to(value, [rows])) for value in controls_of({"temperature": 1.0} | given, rows)))
 
 
-def written(tokens, vocab=6, prompt=0):
+def written(tokens, prompt=0):
     """The rows so far, of which the first `prompt` tokens each are the prompt."""
     tokens = np.asarray(tokens)
-    counts = np.stack([np.bincount(row[prompt:], minlength=vocab) for row in tokens]).astype(np.float32)
-    in_prompt = np.stack([np.bincount(row[:prompt], minlength=vocab) > 0 for row in tokens])
-    length = np.full(len(tokens), tokens.shape[1], np.int32)
-    return Written(*map(tf.constant, (np.pad(tokens, [[0, 0], [0, 3]]).astype(np.int32), length, in_prompt, counts)))
+    rows, length = tokens.shape
+    return Written(*map(tf.constant, (np.pad(tokens, [[0, 0], [0, 3]]).astype(np.int32), np.full(rows, length, np.int32), np.full(rows, prompt, np.int32))))
+
+
+def pick(logits, rows, given, uniform, end):
+    return choose(logits, rows, given, Constraints.none(len(logits)), uniform, end)
 
 
 def nothing_written(rows):
@@ -47,7 +60,7 @@ def draw(**given):
     """Draw once for each of many seeds, as many callers would."""
     logits = tf.constant(np.tile(LOGITS, [DRAWS, 1]))
     uniform = numbers_of_many_seeds()[:, 2]
-    chosen = choose(logits, nothing_written(DRAWS), controls(DRAWS, **given), uniform, tf.constant(0), END).numpy()
+    chosen = pick(logits, nothing_written(DRAWS), controls(DRAWS, **given), uniform, END).numpy()
     return np.bincount(chosen, minlength=len(LOGITS))
 
 
@@ -83,7 +96,7 @@ def test_rows_have_controls_of_their_own():
     rows = controls(3, temperature=[0.0, 1.0, 1.0], top_k=[0, 1, 0])
     logits = tf.constant(np.tile(LOGITS, [3, 1]))
 
-    chosen = choose(logits, nothing_written(3), rows, tf.constant([0.9999, 0.9999, 0.9999]), tf.constant(0), END).numpy()
+    chosen = pick(logits, nothing_written(3), rows, tf.constant([0.9999, 0.9999, 0.9999]), END).numpy()
 
     assert chosen.tolist() == [0, 0, 5]  # greedy; only the best is left; the last token of the distribution
 
@@ -92,7 +105,7 @@ def test_a_token_without_probability_is_never_drawn():
     logits = tf.constant([[-np.inf, 0.0, -np.inf]], tf.float32)
 
     for uniform in (0.0, 0.5, np.nextafter(np.float32(1), np.float32(0))):
-        chosen = choose(logits, written(np.zeros([1, 0], int), vocab=3), controls(1), tf.constant([uniform], tf.float32), tf.constant(0), 2)
+        chosen = pick(logits, written(np.zeros([1, 0], int)), controls(1), tf.constant([uniform], tf.float32), 2)
         assert chosen.numpy().tolist() == [1]
 
 
@@ -165,14 +178,14 @@ def test_no_run_of_tokens_comes_twice_as_in_transformers(size):
     ids, logits = np.random.default_rng(size).integers(0, 2, [30, 12]), random_logits(30, 7)  # two tokens: runs come again
     banned = np.isinf(theirs(NoRepeatNGramLogitsProcessor(size), ids, logits))
 
-    np.testing.assert_array_equal(repeated(written(ids, vocab=7, prompt=5), tf.fill([30], size)), banned)
+    np.testing.assert_array_equal(repeated(written(ids, prompt=5), tf.fill([30], size), 7), banned)
     assert banned.any() and not banned.all()
 
 
 def test_rows_have_sizes_of_their_own_for_runs():
     rows = written([[1, 2, 1, 2, 1], [1, 2, 1, 2, 1], [1, 2, 1, 2, 1], [1, 2, 1, 2, 1]])
 
-    banned = repeated(rows, tf.constant([0, 1, 3, 9]))
+    banned = repeated(rows, tf.constant([0, 1, 3, 9]), 6)
 
     assert [np.flatnonzero(row).tolist() for row in banned.numpy()] == [[], [1, 2], [2], []]
 
@@ -182,7 +195,7 @@ def test_presence_and_frequency_count_what_is_written_behind_the_prompt():
     given = controls(2, temperature=0.0, presence_penalty=[0.5, 0.5], frequency_penalty=[0.0, 0.3])
 
     def best(change):
-        return choose(tf.constant(logits + change), rows, given, tf.zeros([2]), tf.constant(3), END).numpy().tolist()
+        return pick(tf.constant(logits + change), rows, given, tf.zeros([2]), END).numpy().tolist()
 
     assert best(0.0) == [0, 1]                                              # 1.4, 1.4 and 1.9 - 0.5 - 2 * 0.3 = 0.8, 1.9 - 0.5 - 0.3 = 1.1
     assert best(np.eye(6, dtype=np.float32)[3] * 0.2) == [0, 3]             # 1.2 of a token that only the prompt has
@@ -192,7 +205,7 @@ def test_presence_and_frequency_count_what_is_written_behind_the_prompt():
 def test_a_row_whose_tokens_are_all_banned_keeps_them():
     rows = written([[0, 1, 2, 3, 4, 5]])
 
-    chosen = choose(tf.constant(LOGITS[np.newaxis]), rows, controls(1, temperature=0.0, no_repeat_ngram_size=1), tf.zeros([1]), tf.constant(0), END)
+    chosen = pick(tf.constant(LOGITS[np.newaxis]), rows, controls(1, temperature=0.0, no_repeat_ngram_size=1), tf.zeros([1]), END)
 
     assert chosen.numpy().tolist() == [0]
 

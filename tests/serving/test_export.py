@@ -77,7 +77,8 @@ def test_signatures_are_those_of_the_contract(loaded):
         "inputs": {"prompt": ("string", 1), "max_new_tokens": ("int32", 1), "temperature": ("float32", 1), "top_k": ("int32", 1),
                    "top_p": ("float32", 1), "repetition_penalty": ("float32", 1), "seed": ("int64", 1), "min_p": ("float32", 1), "typical_p": ("float32", 1),
                    "presence_penalty": ("float32", 1), "frequency_penalty": ("float32", 1), "no_repeat_ngram_size": ("int32", 1),
-                   "min_new_tokens": ("int32", 1)},
+                   "min_new_tokens": ("int32", 1), "prompt_lookup_num_tokens": ("int32", 1), "stop": ("string", 2), "banned_tokens": ("int32", 2),
+                   "forced_tokens": ("int32", 2)},
         "outputs": {"text": ("string", 1), "token_count": ("int32", 1), "log_prob": ("float32", 1), "finish_reason": ("string", 1)},
     }  # fmt: skip
     assert shapes == {

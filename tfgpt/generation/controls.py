@@ -40,6 +40,8 @@ CONTROLS = {
     "frequency_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
     "no_repeat_ngram_size": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
     "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "The text does not end before so many tokens."),
+    "prompt_lookup_num_tokens": Control(np.int32, 0, 0, 64, "Guess up to that many tokens at once from an earlier run of the same text; faster where a text "
+                                                            "copies from its prompt, and the same text in the end; 0 = off."),
 }
 """In the order in which the graph takes them."""
 

@@ -1,7 +1,8 @@
-"""The decoding loop: one pass over the prompts, then a token a step over a cache of fixed size, all inside the graph.
+"""The decoding engine: tokens are read over a cache of fixed size and one is chosen behind each row, all inside the graph.
 
-Prompts are padded on the right; a token's cache slot is its position in its row (see `StaticCache`), so rows of different lengths share a
-batch without a mask of their own and no row's result depends on the others.
+Rows are padded on the right; a token's cache slot is its position in its row (see `StaticCache`), so rows of different lengths share a
+batch without a mask of their own and no row's result depends on the others. One piece of graph reads the prompts in its first round, then a
+token a round, or several where they could be guessed.
 """
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
-from tfgpt.generation.sampling import Written, choose, uniform_numbers
+from tfgpt.generation.lookup import Lookup, guess, learned
+from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
+from tfgpt.generation.stops import first_stop
+from tfgpt.models.block import StaticCache
+
+BUCKET = 16
+"""Prompts are read in multiples of that many tokens, so that few shapes are ever made ready for."""
 
 
 class Decoded(NamedTuple):
@@ -19,127 +26,189 @@ class Decoded(NamedTuple):
     ids: tf.Tensor
     """int32 [batch, steps]; the end-of-text token after a row's end."""
     token_count: tf.Tensor
-    """int32 [batch]; tokens generated, the end-of-text token that stopped a row among them."""
+    """int32 [batch]; tokens generated, those that ended a row among them."""
     log_prob: tf.Tensor
     """float32 [batch]; sum over these tokens of the model's own log-probability (nats), whatever the controls."""
     stopped: tf.Tensor
-    """bool [batch]; the row ended with the end-of-text token."""
+    """bool [batch]; the row ended with the end-of-text token or a stop string."""
+    token_log_probs: tf.Tensor
+    """float32 [batch, steps]; what `log_prob` is the sum of; 0 after a row's end."""
+    top_ids: tf.Tensor
+    """int32 [batch, steps, top]; the likeliest tokens at each place under the model itself, the likeliest first."""
+    top_log_probs: tf.Tensor
+    """float32 [batch, steps, top]; of these."""
 
 
-def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: int, end_of_text: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
-    """Make prompts and continuations fit the context.
+class State(NamedTuple):
+    """A batch in the middle of its decoding."""
 
-    An empty prompt becomes the end-of-text token. A prompt that fills the context or more keeps its last tokens: as many as leave
-    room for `max_new_tokens`, but half of the context at least. `max_new_tokens` is then capped to what is left.
-
-    Args:
-        prompts: int32 [batch, (tokens)].
-        max_new_tokens: int32 [batch].
-        context: the most tokens the model takes.
-        end_of_text: id of that token.
-
-    Returns:
-        Prompts of 1 to `context - 1` tokens, and int32 [batch].
-    """
-    prompts = begun(prompts, end_of_text)
-    lengths = tf.cast(prompts.row_lengths(), tf.int32)
-    room = tf.clip_by_value(max_new_tokens, 1, context // 2)
-    prompts = last_tokens(prompts, tf.where(lengths >= context, context - room, lengths))
-    return prompts, tf.clip_by_value(max_new_tokens, 0, context - tf.cast(prompts.row_lengths(), tf.int32))
+    written: Written
+    stopped: tf.Tensor
+    """bool [batch]."""
+    read: tf.Tensor
+    """int32 [batch]; tokens of the row that are in the cache."""
+    token_log_probs: tf.Tensor
+    top_ids: tf.Tensor
+    top_log_probs: tf.Tensor
+    uniform: tf.Tensor
+    """float32 [batch, context]; for the draw of each token."""
+    lookup: Lookup
+    cache: StaticCache
 
 
-def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
-    """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones."""
-    empty = tf.cast(rows.row_lengths() == 0, rows.row_splits.dtype)                       # [batch]
-    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty), rows], axis=1)
-
-
-def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
-    """Return the last tokens of each row, as many as `most`, int32 [batch]; a shorter row is left as it is.
-
-    >>> last_tokens(tf.ragged.constant([[1, 2, 3], [4]]), tf.constant([2, 2])).to_list()
-    [[2, 3], [4]]
-    """
-    lengths = tf.cast(rows.row_lengths(), tf.int32)
-    kept = tf.clip_by_value(most, 0, lengths)
-    place = tf.cast(tf.ragged.range(rows.row_lengths()), tf.int32)                        # [batch, (tokens)]
-    return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(rows, place >= (lengths - kept)[:, tf.newaxis]).values, tf.cast(kept, rows.row_splits.dtype))
-
-
-def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:
-    """Continue each prompt until its end-of-text token or its `max_new_tokens`.
+class Decoder:
+    """Decodes with one model.
 
     Args:
         model: a `GPTLMHeadModel`.
-        prompts: int32 [batch, (tokens)], 1 token at least; with its `max_new_tokens` each fits the context (see `fit_prompts`).
-        controls: of each row.
         end_of_text: id of the token that ends a row.
+        texts: string [vocab], the bytes of each token, for stop strings; `None` = rows have no stop strings.
     """
-    lengths = tf.cast(prompts.row_lengths(), tf.int32)                                    # [batch]
-    ids = prompts.to_tensor(end_of_text)                                                  # [batch, width]
-    batch, width = tf.shape(ids)[0], tf.shape(ids)[1]
-    steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
-    slots = tf.reduce_max(tf.concat([lengths + controls.max_new_tokens, [width]], axis=0))
-    uniform = uniform_numbers(controls.seed, model.config.n_positions)                    # [batch, context]
-    rows = tf.range(batch)
 
-    def read(tokens, positions, last, cache):
-        """Run tokens [batch, n] through the model; return the logits [batch, vocab] after index `last` [batch], and the cache."""
-        output = model.transformer(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
-        hidden = tf.gather(output.last_hidden_state, last, batch_dims=1)                  # [batch, width of the model]
-        return tf.cast(model.project(hidden), tf.float32), output.past_key_values
+    def __init__(self, model, end_of_text: int, texts: tf.Tensor | None = None):
+        self.model, self.end_of_text, self.texts = model, end_of_text, texts
 
-    def step(number, logits, decoded, written, cache):
-        running = ~decoded.stopped & (number < controls.max_new_tokens)                   # [batch]
-        chosen = choose(logits, written, controls, uniform[:, number], number, end_of_text)
-        chosen = tf.where(running, chosen, end_of_text)
-        log_prob = tf.gather(tf.nn.log_softmax(logits), chosen, batch_dims=1)
-        decoded = Decoded(
-            ids=tf.tensor_scatter_nd_update(decoded.ids, tf.stack([rows, tf.fill([batch], number)], axis=1), chosen),
-            token_count=decoded.token_count + tf.cast(running, tf.int32),
-            log_prob=decoded.log_prob + tf.where(running, log_prob, 0.0),
-            stopped=decoded.stopped | (running & (chosen == end_of_text)),
+    def begin(self, prompts: tf.RaggedTensor, controls: Controls, top: int | tf.Tensor = 0) -> State:
+        """Return the state before anything is read.
+
+        Args:
+            prompts: int32 [batch, (tokens)], 1 token at least; with its `max_new_tokens` each fits the context (see `fit_prompts`).
+            controls: of each row.
+            top: int32 []; how many of the likeliest tokens are noted at each place.
+        """
+        length = tf.cast(prompts.row_lengths(), tf.int32)                                 # [batch]
+        batch = tf.size(length)
+        steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
+        places = tf.reduce_max(tf.concat([length + controls.max_new_tokens, [1]], axis=0))
+        places = tf.minimum(bucketed(places), self.model.config.n_positions)
+        context = self.model.config.n_positions
+        sampled = tf.reduce_any(controls.temperature > 0.0)
+        ids = prompts.to_tensor(self.end_of_text)                                         # [batch, longest]
+        return State(
+            written=Written(tf.pad(ids, [[0, 0], [0, places - tf.shape(ids)[1]]]), length=length, prompt_length=length),
+            stopped=tf.zeros([batch], tf.bool),
+            read=tf.zeros([batch], tf.int32),
+            token_log_probs=tf.zeros([batch, steps]),
+            top_ids=tf.zeros([batch, steps, top], tf.int32),
+            top_log_probs=tf.zeros([batch, steps, top]),
+            uniform=tf.cond(sampled, lambda: uniform_numbers(controls.seed, context), lambda: tf.zeros([batch, context])),
+            lookup=Lookup.at_first(controls.prompt_lookup_num_tokens),
+            cache=self.model.empty_cache(batch, places),
         )
-        written = grown(written, chosen)
-        more = tf.reduce_any(~decoded.stopped & (number + 1 < controls.max_new_tokens))
-        # A finished row goes on at its last slot; nobody reads what it writes there.
-        positions = tf.minimum(lengths + number, slots - 1)[:, tf.newaxis]                # [batch, 1]
-        logits, cache = tf.cond(more, lambda: read(chosen[:, tf.newaxis], positions, tf.zeros_like(rows), cache), lambda: (logits, cache))
-        return number + 1, logits, decoded, written, cache
 
-    def more(number, logits, decoded, written, cache):
-        return tf.reduce_any(~decoded.stopped & (number < controls.max_new_tokens))
+    def advance(self, state: State, controls: Controls, constraints: Constraints, rounds: int | tf.Tensor) -> State:
+        """Write on: `rounds` times each row that has not ended gets a token, or more where they could be guessed."""
 
-    positions = tf.tile(tf.range(width)[tf.newaxis], [batch, 1])
-    logits, cache = read(ids, positions, lengths - 1, model.empty_cache(batch, slots))
-    nothing = Decoded(
-        ids=tf.fill([batch, steps], end_of_text),
-        token_count=tf.zeros([batch], tf.int32),
-        log_prob=tf.zeros([batch], tf.float32),
-        stopped=tf.zeros([batch], tf.bool),
-    )
-    _, _, decoded, _, _ = tf.while_loop(more, step, [tf.constant(0), logits, nothing, written_prompts(prompts, slots, model.config.vocab_size), cache])
-    return decoded
+        def more(done, state):
+            return (done < rounds) & tf.reduce_any(running(state, controls))
+
+        return loop(more, lambda done, state: (done + 1, self._round(state, controls, constraints)), [tf.constant(0), state])[1]
+
+    def finish(self, state: State) -> Decoded:
+        """Return what the rows have now."""
+        written = state.written
+        count, steps = written.length - written.prompt_length, tf.shape(state.token_log_probs)[1]
+        place = tf.range(steps)[tf.newaxis]                                               # [1, steps]
+        where = tf.minimum(written.prompt_length[:, tf.newaxis] + place, tf.shape(written.tokens)[1] - 1)
+        ids = tf.where(place < count[:, tf.newaxis], tf.gather(written.tokens, where, batch_dims=1), self.end_of_text)
+        return Decoded(ids, count, tf.reduce_sum(state.token_log_probs, axis=1), state.stopped, state.token_log_probs, state.top_ids, state.top_log_probs)
+
+    def _round(self, state, controls, constraints):
+        """Read what is unread and what is guessed behind it; take the guesses that the model would have chosen, and one token more."""
+        places = tf.shape(state.written.tokens)[1]
+        going = running(state, controls)
+        tokens, guessed = guess(state.written, state.lookup, tf.where(going, controls.max_new_tokens - _count(state) - 1, 0))
+        ahead = tf.reduce_max(tf.concat([guessed, [0]], axis=0))
+        unread = state.written.length - state.read                                        # [batch]
+        width = tf.minimum(bucketed(tf.reduce_max(tf.concat([unread, [1]], axis=0))) + ahead, places)
+        positions = tf.minimum(state.read[:, tf.newaxis] + tf.range(width), places - 1)   # [batch, width]
+        unseen = tf.gather(tokens, positions, batch_dims=1)
+        output = self.model.transformer(input_ids=unseen, position_ids=positions, past_key_values=state.cache, use_cache=True)
+        last = tf.minimum(unread[:, tf.newaxis] - 1 + tf.range(ahead + 1), width - 1)     # [batch, ahead + 1]
+        logits = tf.cast(self.model.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32)  # [batch, ahead + 1, vocab]
+        before = state.written.length
+
+        def take(number, going, state):
+            """Choose behind the guess `number`; a row goes on while what it chose is what it had guessed."""
+            at = state.written.length
+            state, chosen = self._written(state, logits[:, number], going, controls, constraints)
+            right = chosen == tf.gather(tokens, tf.minimum(at, places - 1), batch_dims=1)
+            return number + 1, going & right & (number < guessed) & running(state, controls), state
+
+        start = [tf.constant(0), going, state._replace(cache=output.past_key_values)]
+        _, _, state = loop(lambda number, going, _: (number <= ahead) & tf.reduce_any(going), take, start)
+        lookup = learned(state.lookup, guessed, state.written.length - before - 1, controls.prompt_lookup_num_tokens)
+        return state._replace(read=state.written.length - 1, lookup=lookup)
+
+    def _written(self, state, logits, going, controls, constraints):
+        """Choose a token behind each row, from logits [batch, vocab], and write it in the rows that go on; return it too, int32 [batch]."""
+        written, number = state.written, _count(state)
+        uniform = tf.gather(state.uniform, tf.minimum(number, tf.shape(state.uniform)[1] - 1), batch_dims=1)
+        chosen = choose(logits, written, controls, constraints, uniform, self.end_of_text)
+        log_probs = tf.nn.log_softmax(logits)
+        top = tf.shape(state.top_ids)[2]
+
+        def noted():
+            likeliest, ids = tf.math.top_k(log_probs, top)
+            return _put(state.top_ids, number, ids, going), _put(state.top_log_probs, number, likeliest, going)
+
+        top_ids, top_log_probs = tf.cond(top > 0, noted, lambda: (state.top_ids, state.top_log_probs))
+        written = written._replace(tokens=_put(written.tokens, written.length, chosen, going), length=written.length + tf.cast(going, tf.int32))
+        return state._replace(
+            written=written,
+            stopped=state.stopped | (going & ((chosen == self.end_of_text) | self._ends_in_stop(written, constraints.stop))),
+            token_log_probs=_put(state.token_log_probs, number, tf.gather(log_probs, chosen, batch_dims=1), going),
+            top_ids=top_ids,
+            top_log_probs=top_log_probs,
+        ), chosen
+
+    def _ends_in_stop(self, written, stop):
+        """Tell whether a stop string ends with the last token of each row, bool [batch]; it may have begun tokens before."""
+        if self.texts is None:
+            return tf.zeros_like(written.length, tf.bool)
+        sizes = tf.strings.length(stop)
+
+        def look():
+            back = tf.range(tf.reduce_max(sizes), 0, -1)[tf.newaxis]                      # as many tokens as the longest has bytes
+            place = written.length[:, tf.newaxis] - back                                  # [batch, tail]
+            ids = tf.gather(written.tokens, tf.clip_by_value(place, 0, tf.shape(written.tokens)[1] - 1), batch_dims=1)
+            known = (place >= written.prompt_length[:, tf.newaxis]) & (ids < tf.size(self.texts))
+            texts = tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), "")
+            return first_stop(tf.strings.reduce_join(texts, axis=1), stop) >= 0
+
+        return tf.cond(tf.reduce_any(sizes > 0), look, lambda: tf.zeros_like(written.length, tf.bool))
 
 
-def written_prompts(prompts: tf.RaggedTensor, places: tf.Tensor, vocab: int) -> Written:
-    """Return what stands in each row before decoding: the prompt, int32 [batch, (tokens)], in `places` places."""
-    batch = prompts.nrows(tf.int32)
-    where = tf.stack([tf.cast(prompts.value_rowids(), tf.int32), prompts.values], axis=1)
-    return Written(
-        tokens=prompts.to_tensor(shape=tf.stack([batch, places])),
-        length=tf.cast(prompts.row_lengths(), tf.int32),
-        in_prompt=tf.tensor_scatter_nd_update(tf.zeros([batch, vocab], tf.bool), where, tf.ones_like(prompts.values, tf.bool)),
-        counts=tf.zeros([batch, vocab]),
-    )
+def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:
+    """Continue each prompt until its end-of-text token or its `max_new_tokens`; the arguments are those of `Decoder`."""
+    decoder = Decoder(model, end_of_text)
+    state = decoder.begin(prompts, controls)
+    return decoder.finish(decoder.advance(state, controls, Constraints.none(prompts.nrows()), model.config.n_positions))
 
 
-def grown(written: Written, chosen: tf.Tensor) -> Written:
-    """Return the rows with one more token each, int32 [batch]; in a row whose places are full, the last one is overwritten."""
-    rows = tf.range(tf.shape(chosen)[0])
-    place = tf.minimum(written.length, tf.shape(written.tokens)[1] - 1)
-    return written._replace(
-        tokens=tf.tensor_scatter_nd_update(written.tokens, tf.stack([rows, place], axis=1), chosen),
-        length=place + 1,
-        counts=tf.tensor_scatter_nd_add(written.counts, tf.stack([rows, chosen], axis=1), tf.ones(tf.shape(rows))),
-    )
+def _count(state):
+    """Return how many tokens each row has got, int32 [batch]."""
+    return state.written.length - state.written.prompt_length
+
+
+def running(state: State, controls: Controls) -> tf.Tensor:
+    """Tell which rows go on, bool [batch]."""
+    return ~state.stopped & (_count(state) < controls.max_new_tokens)
+
+
+def bucketed(length):
+    """Return the next multiple of `BUCKET`, or the length itself if it is 1."""
+    return tf.where(length > 1, (length + BUCKET - 1) // BUCKET * BUCKET, length)
+
+
+def _put(rows, place, values, wanted):
+    """Return the rows [batch, places, ...] with values [batch, ...] at one place each, int32 [batch], where wanted, bool [batch]."""
+    row = tf.where(wanted)[:, 0]
+    where = tf.stack([row, tf.cast(tf.boolean_mask(place, wanted), tf.int64)], axis=1)
+    return tf.tensor_scatter_nd_update(rows, where, tf.boolean_mask(values, wanted))
+
+
+def loop(more, body, start):
+    """Run `tf.while_loop`, whose tensors may change what their static shapes say of them."""
+    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), start)
+    return tf.while_loop(more, body, start, shape_invariants=shapes)

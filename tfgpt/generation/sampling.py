@@ -18,11 +18,25 @@ class Written(NamedTuple):
     tokens: tf.Tensor
     """int32 [batch, places]; prompt and continuation, without a gap from place 0 on."""
     length: tf.Tensor
-    """int32 [batch]; how many they are."""
-    in_prompt: tf.Tensor
-    """bool [batch, vocab]; the tokens of the prompt."""
-    counts: tf.Tensor
-    """float32 [batch, vocab]; how often each token was written behind the prompt."""
+    """int32 [batch]; how many they are; what stands behind them counts for nothing."""
+    prompt_length: tf.Tensor
+    """int32 [batch]; how many of them are the prompt."""
+
+
+class Constraints(NamedTuple):
+    """What the texts may hold: lists of each row, all of one length; what a row lacks is filled up with "" or -1."""
+
+    stop: tf.Tensor
+    """string [batch, stops]; a text ends where it holds one of them."""
+    banned_tokens: tf.Tensor
+    """int32 [batch, banned]; tokens that are never chosen."""
+    forced_tokens: tf.Tensor
+    """int32 [batch, forced]; the first tokens of the continuation."""
+
+    @classmethod
+    def none(cls, batch: int | tf.Tensor) -> Constraints:
+        """Return lists with nothing in them, for so many rows."""
+        return cls(tf.zeros([batch, 0], tf.string), tf.zeros([batch, 0], tf.int32), tf.zeros([batch, 0], tf.int32))
 
 
 def uniform_numbers(seeds: tf.Tensor, count: int) -> tf.Tensor:
@@ -33,24 +47,28 @@ def uniform_numbers(seeds: tf.Tensor, count: int) -> tf.Tensor:
     return tf.map_fn(lambda seed: tf.random.stateless_uniform([count], seed=tf.stack([seed, 0])), seeds, fn_output_signature=tf.float32)
 
 
-def choose(logits: tf.Tensor, written: Written, controls: Controls, uniform: tf.Tensor, number: tf.Tensor, end_of_text: int) -> tf.Tensor:
+def choose(logits: tf.Tensor, written: Written, controls: Controls, constraints: Constraints, uniform: tf.Tensor, end_of_text: int) -> tf.Tensor:
     """Choose each row's next token.
 
     Args:
         logits: float [batch, vocab].
         written: the rows so far.
         controls: of each row.
+        constraints: of each row.
         uniform: float32 [batch], in [0, 1).
-        number: int32 [], tokens written behind the prompt so far.
         end_of_text: id of the token that ends a row.
 
     Returns:
         int32 [batch].
     """
-    logits = _changed(tf.cast(logits, tf.float32), written, controls, number, end_of_text)
+    logits = changed(tf.cast(logits, tf.float32), written, controls, constraints, end_of_text)
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
-    return tf.cond(tf.reduce_any(sampled), lambda: tf.where(sampled, _sample(logits, controls, uniform), greedy), lambda: greedy)
+    chosen = tf.cond(tf.reduce_any(sampled), lambda: tf.where(sampled, _sample(logits, controls, uniform), greedy), lambda: greedy)
+    forced = tf.pad(constraints.forced_tokens, [[0, 0], [0, 1]], constant_values=-1)       # [batch, forced + 1]
+    number = tf.minimum(written.length - written.prompt_length, tf.shape(forced)[1] - 1)
+    forced = tf.gather(forced, number, batch_dims=1)                                      # [batch]
+    return tf.where(forced >= 0, forced, chosen)
 
 
 def penalize(logits: tf.Tensor, seen: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
@@ -65,18 +83,37 @@ def penalize(logits: tf.Tensor, seen: tf.Tensor, penalty: tf.Tensor) -> tf.Tenso
     return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def repeated(written: Written, size: tf.Tensor) -> tf.Tensor:
+def repeated(written: Written, size: tf.Tensor, vocab: int) -> tf.Tensor:
     """Return the tokens that would end a run of `size` tokens which the row has already, bool [batch, vocab].
 
     Args:
         written: the rows so far.
         size: int32 [batch]; 0 or less = none.
+        vocab: how many tokens there are.
 
     Source: Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization", section 2.5.
 
-    >>> row = Written(tf.constant([[5, 6, 7, 5, 6, 0]]), tf.constant([5]), tf.zeros([1, 9], tf.bool), tf.zeros([1, 9]))
-    >>> tf.where(repeated(row, tf.constant([3])))[:, 1].numpy()  # after 5 6 there was a 7
+    >>> row = Written(tf.constant([[5, 6, 7, 5, 6, 0]]), length=tf.constant([5]), prompt_length=tf.constant([0]))
+    >>> tf.where(repeated(row, tf.constant([3]), vocab=9))[:, 1].numpy()  # after 5 6 there was a 7
     array([7])
+    """
+    place = tf.range(tf.shape(written.tokens)[1])[tf.newaxis]                             # [1, places]
+    same = ends_alike(written, size - 1)
+    before = (tf.roll(same, 1, axis=1) & (place > 0)) | (size == 1)[:, tf.newaxis]
+    banned = before & (place < written.length[:, tf.newaxis]) & (size > 0)[:, tf.newaxis]
+    return _tokens_at(written.tokens, banned, vocab) > 0
+
+
+def ends_alike(written: Written, size: tf.Tensor) -> tf.Tensor:
+    """Tell at which places of a row a run of `size` tokens ends that is the row's last `size` tokens, bool [batch, places].
+
+    Args:
+        written: the rows so far.
+        size: int32 [batch]; 0 or less = at every place.
+
+    >>> row = Written(tf.constant([[5, 6, 7, 5, 6]]), length=tf.constant([5]), prompt_length=tf.constant([0]))
+    >>> tf.where(ends_alike(row, tf.constant([2])))[:, 1].numpy()
+    array([1, 4])
     """
     tokens, length = written.tokens, written.length[:, tf.newaxis]
     batch, places = tf.shape(tokens)[0], tf.shape(tokens)[1]
@@ -84,17 +121,13 @@ def repeated(written: Written, size: tf.Tensor) -> tf.Tensor:
 
     def longer(back, same):
         """Compare the token `back` places before each place with the one as far before the end."""
-        last = tf.gather(tokens, tf.maximum(length - back, 0), batch_dims=1)              # [batch, 1]
+        last = tf.gather(tokens, tf.maximum(length - 1 - back, 0), batch_dims=1)          # [batch, 1]
         agrees = (tf.roll(tokens, back, axis=1) == last) & (place >= back)
         return back + 1, same & (agrees | (back >= size[:, tf.newaxis]))
 
     most = tf.reduce_max(tf.concat([size, [0]], axis=0))
-    _, same = tf.while_loop(lambda back, _: back < tf.minimum(most, places), longer, [tf.constant(1), tf.fill([batch, places], True)])
-    banned = same & (place < length) & (place >= size[:, tf.newaxis] - 1) & (size[:, tf.newaxis] > 0)
-    where = tf.where(banned)                                                              # [banned, 2]
-    ids = tf.cast(tf.gather_nd(tokens, where), tf.int64)
-    counts = tf.scatter_nd(tf.stack([where[:, 0], ids], axis=1), tf.ones_like(ids, tf.int32), tf.shape(written.counts, tf.int64))
-    return counts > 0
+    _, same = tf.while_loop(lambda back, _: back < tf.minimum(most, places), longer, [tf.constant(0), tf.fill([batch, places], True)])
+    return same & (place < length) & (length >= size[:, tf.newaxis])
 
 
 def filter_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
@@ -163,22 +196,40 @@ def filter_typical(logits: tf.Tensor, typical_p: tf.Tensor) -> tf.Tensor:
     return _filter_mass(logits, -tf.abs(entropy + log_probs), typical_p)
 
 
-def _changed(logits, written, controls, number, end_of_text):
-    """Return the logits under the penalties and bans that the rows ask for."""
+def changed(logits: tf.Tensor, written: Written, controls: Controls, constraints: Constraints, end_of_text: int) -> tf.Tensor:
+    """Return the logits, or log-probabilities, float32 [batch, vocab], under the penalties and bans that the rows ask for."""
+    vocab = tf.shape(logits)[-1]
     penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
     penalty = tf.where(penalized, controls.repetition_penalty, 1.0)
     lowered = (controls.presence_penalty != 0.0) | (controls.frequency_penalty != 0.0)
-    unended = number < controls.min_new_tokens
+    unended = written.length - written.prompt_length < controls.min_new_tokens
+    place = tf.range(tf.shape(written.tokens)[1])[tf.newaxis]                             # [1, places]
+    present = place < written.length[:, tf.newaxis]                                       # [batch, places]
 
-    def lower():
-        presence = controls.presence_penalty[:, tf.newaxis] * tf.cast(written.counts > 0, tf.float32)
-        return logits - presence - controls.frequency_penalty[:, tf.newaxis] * written.counts
+    def lower(logits):
+        counts = _tokens_at(written.tokens, present & (place >= written.prompt_length[:, tf.newaxis]), vocab)
+        presence = controls.presence_penalty[:, tf.newaxis] * tf.cast(counts > 0, tf.float32)
+        return logits - presence - controls.frequency_penalty[:, tf.newaxis] * counts
 
-    logits = _where_asked(penalized, lambda: penalize(logits, written.in_prompt | (written.counts > 0), penalty), logits)
-    logits = _where_asked(lowered, lower, logits)
-    logits = _where_asked(controls.no_repeat_ngram_size > 0, lambda: _banned(logits, repeated(written, controls.no_repeat_ngram_size)), logits)
-    ends = tf.range(tf.shape(logits)[-1]) == end_of_text                                  # [vocab]
-    return _where_asked(unended, lambda: _banned(logits, unended[:, tf.newaxis] & ends[tf.newaxis]), logits)
+    def apply():
+        ends = tf.range(vocab) == end_of_text                                             # [vocab]
+        x = _where_asked(penalized, lambda: penalize(logits, _tokens_at(written.tokens, present, vocab) > 0, penalty), logits)
+        x = _where_asked(lowered, lambda: lower(x), x)
+        x = _where_asked(listed, lambda: _banned(x, _tokens_at(constraints.banned_tokens, listed, vocab) > 0), x)
+        x = _where_asked(controls.no_repeat_ngram_size > 0, lambda: _banned(x, repeated(written, controls.no_repeat_ngram_size, vocab)), x)
+        return _where_asked(unended, lambda: _banned(x, unended[:, tf.newaxis] & ends[tf.newaxis]), x)
+
+    listed = constraints.banned_tokens >= 0                                               # [batch, banned]
+    asked = penalized | lowered | unended | (controls.no_repeat_ngram_size > 0) | tf.reduce_any(listed, axis=1)
+    return _where_asked(asked, apply, logits)
+
+
+def _tokens_at(tokens, counted, vocab):
+    """Return how often each token stands at the places that count, float32 [batch, vocab]; both [batch, places]."""
+    where = tf.where(counted)                                                             # [counted, 2]
+    ids = tf.cast(tf.gather_nd(tokens, where), tf.int64)
+    shape = tf.stack([tf.shape(tokens, tf.int64)[0], tf.cast(vocab, tf.int64)])
+    return tf.scatter_nd(tf.stack([where[:, 0], ids], axis=1), tf.ones_like(ids, tf.float32), shape)
 
 
 def _sample(logits, controls, uniform):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfgpt.generation.decoding import begun, last_tokens
+from tfgpt.generation.rows import begun, last_tokens
 
 
 def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> tf.Tensor:

@@ -1,52 +1,36 @@
 """A model and its tokenizer as one `tf.Module`: strings in, strings out. Python, the SavedModel and the tasks all use this one."""
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import functools
+from collections.abc import Generator, Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
+from tfgpt.generation.beam import EARLY_STOPPING, search
+from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import CONTROLS, Controls, controls_of
-from tfgpt.generation.decoding import decode, fit_prompts
+from tfgpt.generation.decoding import Decoder, running
+from tfgpt.generation.results import Choice, Continuation, Score, Token
+from tfgpt.generation.rows import fit_prompts, unpadded
+from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.scoring import score, score_continuations
-from tfgpt.text.graph import GraphTokenizer
+from tfgpt.generation.stops import first_stop, sure_text
+from tfgpt.text.graph import GraphTokenizer, as_unicode
 
 CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for name, control in CONTROLS.items()))
-
-
-class Continuation(NamedTuple):
-    """What was written after a prompt."""
-
-    text: str
-    """The continuation alone."""
-    token_count: int
-    """Tokens generated, the end-of-text token among them where there is one."""
-    log_prob: float
-    """Sum of their log-probabilities, in nats, under the model itself (temperature 1, no filter)."""
-    finish_reason: str
-    """`stop` = the model ended the text; `length` = `max_new_tokens` or the context was reached."""
-
-
-class Score(NamedTuple):
-    """How likely a text is."""
-
-    log_prob: float
-    """Sum over its tokens, in nats; the text is read from an end-of-text token on, so the first one counts."""
-    token_count: int
-    perplexity: float
-    """1 for an empty text."""
-
-
-class Choice(NamedTuple):
-    """The likeliest of given answers to a prompt."""
-
-    answer: str
-    probability: float
-    """Of this answer, if it must be one of those given."""
-    log_probs: tuple[float, ...]
-    """Of every answer given, in nats, under the model itself."""
+CONSTRAINT_SPECS = Constraints(*(
+    tf.TensorSpec([None, None], kind, name=name) for name, kind in zip(Constraints._fields, (tf.string, tf.int32, tf.int32))
+))  # fmt: skip
+TOP_SPEC = tf.TensorSpec([], tf.int32, name="top")
+SEARCH_SPECS = (
+    tf.TensorSpec([], tf.int32, name="beams"),
+    tf.TensorSpec([None], tf.float32, name="length_penalty"),
+    tf.TensorSpec([], tf.int32, name="early_stopping"),
+)
+TOKEN_OUTPUTS = ("ids", "token_log_probs", "top_ids", "top_log_probs")
 
 
 class TextModel(tf.Module):
@@ -70,48 +54,272 @@ class TextModel(tf.Module):
         if len(tokenizer) > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model only {model.config.vocab_size}; load the two from one run")
         self.tokenizer = GraphTokenizer(tokenizer)
-        self.weights = list(model.weights)
+        self.weights = model.all_variables
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
         object.__setattr__(self, "model", model)
+        object.__setattr__(self, "_decoder", Decoder(model, self.tokenizer.end_of_text, self.tokenizer.texts))
 
-    def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, **controls: float | Iterable[float]) -> list[Continuation]:
+    def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, *, samples: int = 1, stop: Sequence = (),
+                 banned_tokens: Sequence = (), forced_tokens: str | Sequence = (), top_log_probs: int | None = None,
+                 **controls: float | Iterable[float]) -> list[Continuation]:
         """Continue each prompt.
 
         Args:
             prompts: any text; "" starts a document. One longer than the context keeps its last tokens.
             max_new_tokens: the most tokens to write; capped to what fits the context.
+            samples: continuations of each prompt, which then stand one after the other; the seed of each is one more than that of the one before.
+            stop: texts; a continuation ends before the first of them, wherever its tokens begin and end.
+            banned_tokens: ids, or texts that are one token each, which are never chosen.
+            forced_tokens: ids, or a text, with which the continuation begins.
+            top_log_probs: the continuations tell their tokens, and so many of the likeliest ones at each place; `None` = no tokens.
             controls: `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
-                `no_repeat_ngram_size`, `min_new_tokens`, `seed`; what each does, and its range, stands in `tfgpt.generation.controls.CONTROLS`. What
-                is not given is off, and the temperature 0: greedy. Penalties and bans come first, then temperature, top-k, top-p, min-p, typical.
+                `no_repeat_ngram_size`, `min_new_tokens`, `seed`, `prompt_lookup_num_tokens`; what each does, and its range, stands in
+                `tfgpt.generation.controls.CONTROLS`. What is not given is off, and the temperature 0: greedy. Penalties and bans come first, then
+                temperature, top-k, top-p, min-p, typical.
 
-            Each control is one number, or a list with one number a prompt.
+            Each control is one number, or a list with one number a prompt; `stop`, `banned_tokens` and `forced_tokens` are one list, or one a prompt.
 
         Raises:
-            ValueError: `prompts` is one text and not a list; a control that there is not, or out of its range.
+            ValueError: `prompts` is one text and not a list; a control that there is not, or out of its range; constraints that cannot be.
+
+        >>> TextModel(model, tokenizer).generate(["It was"], forced_tokens=" said: no.", stop=["."])[0].text
+        ' said: no'
         """
         if isinstance(prompts, str):
             raise ValueError("generate: prompts is one text; give a list of prompts, such as [text]")
-        checked = controls_of({"max_new_tokens": max_new_tokens} | controls, len(prompts))
-        outputs = self.generate_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), Controls(*map(tf.constant, checked)))
-        columns = [outputs[name].numpy() for name in Continuation._fields]
-        return [Continuation(text.decode(), int(count), float(log_prob), reason.decode()) for text, count, log_prob, reason in zip(*columns)]
+        given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples, top_log_probs)
+        return self._continuations(self.generate_graph(tf.repeat(tf.constant(prompts, tf.string, shape=[len(prompts)]), samples), *given), top_log_probs)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
-    def generate_graph(self, prompt, controls):
-        """Continue prompts, string [batch]; each of the `Controls` is [batch], or [1] for all rows alike.
+    def generate_from_ids(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, max_new_tokens: int | Iterable[int] = 64, *,
+                          samples: int = 1, stop: Sequence = (), banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
+                          top_log_probs: int | None = None, **controls: float | Iterable[float]) -> list[Continuation]:
+        """Continue rows of tokens; all else is as in `generate`.
+
+        Args:
+            input_ids: int [batch, length].
+            attention_mask: int [batch, length], 0 where a row is padded: on the left, on the right or on both sides. `None` = nowhere.
+
+        Raises:
+            ValueError: shapes that differ, or a token that the model does not have; and as `generate`.
+        """
+        ids = np.asarray(input_ids)
+        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise ValueError(f"generate_from_ids: input_ids has the shape {ids.shape} and attention_mask {mask.shape}; give [batch, length] twice")
+        vocab = self.model.config.vocab_size
+        if wrong := ids[(mask != 0) & ((ids < 0) | (ids >= vocab))].tolist():
+            raise ValueError(f"generate_from_ids: {wrong[0]} is no token; give ids from 0 to {vocab - 1}")
+        given = self._settings(len(ids), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples, top_log_probs)
+        rows = (tf.repeat(tf.constant(array, tf.int32), samples, axis=0) for array in (ids, mask))
+        return self._continuations(self.generate_from_ids_graph(*rows, *given), top_log_probs)
+
+    def check(self, options: dict) -> None:
+        """Raise the `ValueError` that `generate` would raise for these keywords with one prompt."""
+        controls = dict(options)
+        lists = [controls.pop(name, ()) for name in ("stop", "banned_tokens", "forced_tokens")]
+        self._settings(1, controls, *lists, controls.pop("samples", 1), controls.pop("top_log_probs", None))
+
+    def _settings(self, rows, controls, stop, banned_tokens, forced_tokens, samples, top):
+        """Return what the graph takes beside the prompts, checked, for `samples` rows a prompt."""
+        if samples < 1 or (top or 0) < 0:
+            raise ValueError(f"generate: samples {samples} and top_log_probs {top}; give 1 or more samples, and 0 or more log-probabilities")
+        checked = Controls(*(np.repeat(np.broadcast_to(values, [rows]), samples) for values in controls_of(controls, rows)))
+        checked = checked._replace(seed=checked.seed + np.tile(np.arange(samples), rows))
+        lists = constraints_of(stop, banned_tokens, forced_tokens, rows, self.model.config.vocab_size, self._tokens_of)
+        lists = Constraints(*(tf.repeat(table, samples, axis=0) for table in lists))
+        return Controls(*map(tf.constant, checked)), lists, tf.constant(min(top or 0, self.model.config.vocab_size))
+
+    def _tokens_of(self, text):
+        return self.tokenizer.tokenize(tf.constant([text]))[0].numpy().tolist()
+
+    def _continuations(self, outputs, top):
+        """Return what the graph gave, with each row's tokens unless `top` is `None`."""
+        arrays = {name: value.numpy() for name, value in outputs.items()}
+        rows = [Continuation(text.decode(), int(count), float(log_prob), reason.decode())
+                for text, count, log_prob, reason in zip(*(arrays[name] for name in ("text", "token_count", "log_prob", "finish_reason")))]
+        if top is None:
+            return rows
+        texts = self.tokenizer.texts.numpy()
+        return [row._replace(tokens=tuple(
+            Token(int(token), texts[token].decode("utf-8", "replace") if token < len(texts) else "", float(log_prob), tuple(zip(ids.tolist(), tops.tolist())))
+            for token, log_prob, ids, tops in zip(*(arrays[name][number][: row.token_count] for name in TOKEN_OUTPUTS))
+        )) for number, row in enumerate(rows)]  # fmt: skip
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
+    def generate_graph(self, prompt, controls, constraints, top):
+        """Continue prompts, string [batch].
+
+        Args:
+            prompt: string [batch].
+            controls: each [batch], or [1] for all rows alike.
+            constraints: each [batch, n], or [1, n] for all rows alike.
+            top: int32 [], how many of the likeliest tokens are told at each place.
 
         Returns:
-            `text` string, `token_count` int32, `log_prob` float32, `finish_reason` string; each [batch].
+            `text` string, `token_count` int32, `log_prob` float32, `finish_reason` string, each [batch]; `ids` int32 and `token_log_probs` float32,
+            each [batch, steps]; `top_ids` int32 and `top_log_probs` float32, each [batch, steps, top].
         """
-        controls = Controls(*(tf.broadcast_to(control, tf.shape(prompt)) for control in controls))
-        end_of_text = self.tokenizer.end_of_text
-        prompts, most = fit_prompts(self.tokenizer.tokenize(prompt), controls.max_new_tokens, self.model.config.n_positions, end_of_text)
-        decoded = decode(self.model, prompts, controls._replace(max_new_tokens=most), end_of_text)
+        return self._decode(self.tokenizer.tokenize(prompt), controls, constraints, top)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2 + [CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
+    def generate_from_ids_graph(self, input_ids, attention_mask, controls, constraints, top):
+        """Continue rows of tokens, as `generate_graph` does; both int32 [batch, length]."""
+        return self._decode(unpadded(input_ids, attention_mask), controls, constraints, top)
+
+    def _fitted(self, prompts, controls, constraints):
+        """Return prompts that fit the context, and controls and constraints of each row."""
+        batch = prompts.nrows(tf.int32)
+        controls = Controls(*(tf.broadcast_to(control, [batch]) for control in controls))
+        constraints = Constraints(*(tf.broadcast_to(table, [batch, tf.shape(table)[1]]) for table in constraints))
+        prompts, most = fit_prompts(prompts, controls.max_new_tokens, self.model.config.n_positions, self.tokenizer.end_of_text)
+        return prompts, controls._replace(max_new_tokens=most), constraints
+
+    def _decode(self, prompts, controls, constraints, top):
+        prompts, controls, constraints = self._fitted(prompts, controls, constraints)
+        state = self._decoder.begin(prompts, controls, top)
+        return self._outputs(self._decoder.advance(state, controls, constraints, self.model.config.n_positions), constraints)
+
+    def _outputs(self, state, constraints):
+        decoded = self._decoder.finish(state)
+        text = self.tokenizer.joined(decoded.ids)
+        cut = tf.cond(tf.size(constraints.stop) > 0, lambda: first_stop(text, constraints.stop), lambda: tf.fill(tf.shape(text), -1))
+        bytes_ = tf.strings.substr(text, tf.zeros_like(cut), tf.where(cut >= 0, cut, tf.strings.length(text)))
         return {
-            "text": self.tokenizer.detokenize(decoded.ids),
+            "text": as_unicode(bytes_),
             "token_count": decoded.token_count,
             "log_prob": decoded.log_prob,
             "finish_reason": tf.where(decoded.stopped, "stop", "length"),
+            "bytes": bytes_,
+        } | {name: getattr(decoded, name) for name in TOKEN_OUTPUTS}
+
+    def stream(self, prompt: str, max_new_tokens: int = 64, *, rounds: int = 1, stop: Sequence[str] = (), banned_tokens: Sequence = (),
+               forced_tokens: str | Sequence = (), **controls: float) -> Generator[str, None, Continuation]:
+        """Continue a prompt piece by piece, as soon as its text is sure; together the pieces are the text that `generate` gives.
+
+        A piece never ends inside a character, nor where a stop string may have begun.
+
+        Args:
+            prompt: any text.
+            max_new_tokens: as in `generate`, and so are all that follow but `rounds`.
+            rounds: tokens between two pieces; each piece costs the time of handing the cache over.
+
+        Yields:
+            Pieces of text, none empty. The generator's own value at its end (`StopIteration.value`) is the `Continuation`.
+
+        Raises:
+            ValueError: at the first piece, as `generate`; fewer rounds than 1.
+
+        >>> text_model = TextModel(model, tokenizer)
+        >>> "".join(text_model.stream("It was")) == text_model.generate(["It was"])[0].text
+        True
+        """
+        if not isinstance(prompt, str):
+            raise ValueError(f"stream: the prompt is {type(prompt).__name__}; give one text")
+        if rounds < 1:
+            raise ValueError(f"stream: rounds {rounds}; give 1 or more")
+        controls_, lists, _ = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
+        state, controls_ = self.begin_graph(tf.constant([prompt]), controls_)
+        told, more = "", True
+        while more:
+            state, outputs, going = self.advance_graph(state, controls_, lists, tf.constant(rounds))
+            more = bool(going)
+            text = outputs["text"].numpy()[0].decode() if not more else sure_text(outputs["bytes"].numpy()[0], stop)
+            if len(text) > len(told):
+                yield text[len(told) :]
+                told = text
+        return self._continuations(outputs, top=None)[0]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
+    def begin_graph(self, prompt, controls):
+        """Return the state of decoding before anything is read, for prompts, string [batch]; and the controls as they fit the context."""
+        prompts, controls, _ = self._fitted(self.tokenizer.tokenize(prompt), controls, Constraints.none(1))
+        return self._decoder.begin(prompts, controls), controls
+
+    @functools.cached_property
+    def advance_graph(self):
+        """A function that writes some tokens more.
+
+        It takes a state and controls of `begin_graph`, constraints, and how many tokens, int32 []; it gives the state, what `generate_graph` gives,
+        and whether there is more to come, bool [].
+        """
+        state, controls = self.begin_graph.get_concrete_function().structured_outputs
+        specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), (state, controls))
+        heads, width = self.model.config.n_head, self.model.config.n_embd // self.model.config.n_head
+        cache = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, heads, None, width], tensor.dtype), state.cache)
+
+        @tf.function(input_signature=[specs[0]._replace(cache=cache), specs[1], CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
+        def advance(state, controls, constraints, rounds):
+            constraints = Constraints(*(tf.broadcast_to(table, [tf.size(state.stopped), tf.shape(table)[1]]) for table in constraints))
+            state = self._decoder.advance(state, controls, constraints, rounds)
+            return state, self._outputs(state, constraints), tf.reduce_any(running(state, controls))
+
+        return advance
+
+    def search(self, prompts: list[str], beams: int = 4, max_new_tokens: int | Iterable[int] = 64, *, length_penalty: float | Iterable[float] = 1.0,
+               early_stopping: bool | str = False, banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
+               **controls: float | Iterable[float]) -> list[Continuation]:
+        """Continue each prompt with the best text that a beam search finds, as transformers' `generate(num_beams=...)` does.
+
+        The best has the highest sum of log-probabilities (nats) divided by `token_count ** length_penalty`.
+
+        Args:
+            prompts: as in `generate`.
+            beams: texts of each prompt that are looked at side by side; each costs as much time and memory as a prompt of its own. 1 = greedy.
+            max_new_tokens: the most tokens to write; capped to what fits the context.
+            length_penalty: -10 to 10, one number or one a prompt; the higher, the likelier a longer text wins; 0 = the likeliest text wins.
+            early_stopping: when to end, once as many texts have ended as there are beams. `True` = at once; `False` = when the best text that goes on is
+                worse than all of them; `"never"` = when it will be at any length up to `max_new_tokens`.
+            banned_tokens: as in `generate`.
+            forced_tokens: as in `generate`.
+            controls: as in `generate`; penalties, here on log-probabilities, `no_repeat_ngram_size` and `min_new_tokens` count, and the others do nothing.
+
+        Raises:
+            ValueError: fewer beams than 1 or more than tokens in the vocabulary; another `early_stopping`, or a `length_penalty` out of its range; and as
+                `generate`.
+
+        >>> text_model = TextModel(model, tokenizer)
+        >>> found, greedy = text_model.search(["It was"], length_penalty=0.0)[0], text_model.generate(["It was"])[0]
+        >>> found.log_prob > greedy.log_prob
+        True
+        """
+        vocab, penalty = self.model.config.vocab_size, np.asarray(length_penalty, np.float32).reshape(-1)
+        if isinstance(prompts, str):
+            raise ValueError("search: prompts is one text and not a list; give a list of prompts, such as [text]")
+        if not (isinstance(beams, Integral) and 1 <= beams <= vocab):
+            raise ValueError(f"search: beams {beams!r} is no whole number from 1 to {vocab}, the tokens of the vocabulary")
+        if early_stopping not in EARLY_STOPPING:
+            raise ValueError(f"search: early_stopping {early_stopping!r} is not True, False or 'never'")
+        if len(penalty) not in (1, len(prompts)) or not np.all(np.abs(penalty) <= 10.0):
+            raise ValueError(f"search: length_penalty {length_penalty!r} is not a number from -10 to 10, or one for each of {len(prompts)} prompts")
+        given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, (), banned_tokens, forced_tokens, samples=1, top=None)
+        numbers = tf.constant(int(beams)), tf.constant(penalty), tf.constant(EARLY_STOPPING.index(early_stopping))
+        return self._continuations(self.search_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, *SEARCH_SPECS])
+    def search_graph(self, prompt, controls, constraints, beams, length_penalty, early_stopping):
+        """Continue prompts by beam search (see `tfgpt.generation.beam.search`).
+
+        Args:
+            prompt: string [batch].
+            controls: each [batch], or [1] for all rows alike.
+            constraints: each [batch, n], or [1, n] for all rows alike.
+            beams: int32 [].
+            length_penalty: float32 [batch], or [1] for all rows alike.
+            early_stopping: int32 [], a number in `EARLY_STOPPING`.
+
+        Returns:
+            `text` string, `token_count` int32, `log_prob` and `score` float32, `finish_reason` string, each [batch]; `ids` int32 [batch, steps].
+        """
+        prompts, controls, constraints = self._fitted(self.tokenizer.tokenize(prompt), controls, constraints)
+        length_penalty = tf.broadcast_to(length_penalty, tf.shape(prompt))
+        found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, self.tokenizer.end_of_text)
+        return {
+            "text": self.tokenizer.detokenize(found.ids),
+            "token_count": found.token_count,
+            "log_prob": found.log_prob,
+            "score": found.score,
+            "finish_reason": tf.where(found.stopped, "stop", "length"),
+            "ids": found.ids,
         }
 
     def score(self, texts: list[str], stride: int = 0, batch_size: int = 8) -> list[Score]:

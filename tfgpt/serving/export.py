@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfgpt.files import whole_folder
 from tfgpt.generation.controls import Controls, controls_of
-from tfgpt.generation.text_model import CONTROL_SPECS, TextModel
+from tfgpt.generation.sampling import Constraints
+from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
 from tfgpt.recipe import ExportConfig
 
 
@@ -38,9 +39,10 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
 
 def _signatures(text_model, max_new_tokens):
     text = tf.TensorSpec([None], tf.string, name="text")
+    nothing = Constraints.none(1)
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
     def generate(
         prompt,
         max_new_tokens=default.max_new_tokens,
@@ -55,9 +57,15 @@ def _signatures(text_model, max_new_tokens):
         frequency_penalty=default.frequency_penalty,
         no_repeat_ngram_size=default.no_repeat_ngram_size,
         min_new_tokens=default.min_new_tokens,
+        prompt_lookup_num_tokens=default.prompt_lookup_num_tokens,
+        stop=nothing.stop,
+        banned_tokens=nothing.banned_tokens,
+        forced_tokens=nothing.forced_tokens,
     ):
-        return text_model.generate_graph(prompt, Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p,
-                                                          presence_penalty, frequency_penalty, no_repeat_ngram_size, min_new_tokens))
+        controls = Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p, presence_penalty,
+                            frequency_penalty, no_repeat_ngram_size, min_new_tokens, prompt_lookup_num_tokens)
+        outputs = text_model.generate_graph(prompt, controls, Constraints(stop, banned_tokens, forced_tokens), tf.constant(0))
+        return {name: outputs[name] for name in ("text", "token_count", "log_prob", "finish_reason")}
 
     @tf.function(input_signature=[text])
     def score(text):

@@ -53,7 +53,8 @@ class GraphTokenizer(tf.Module):
         texts = [b""] * self._width
         for token, number in vocab.items():
             texts[number] = b"" if token in special else bytes(byte_of[letter] for letter in token)
-        self._texts = tf.constant(texts)  # [vocab]; special tokens decode to nothing
+        self.texts = tf.constant(texts)
+        """string [vocab]; the bytes of each token, none of a special one."""
 
     def _merge_tables(self, merges, vocab):
         """Return the tables pair of ids -> rank of its merge, and rank -> id of the merged token."""
@@ -69,8 +70,7 @@ class GraphTokenizer(tf.Module):
 
         Bytes that are no UTF-8 are read as U+FFFD.
         """
-        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        marked = tf.strings.regex_replace(text, self._special_pattern, BORDER + rb"\0" + BORDER)
+        marked = tf.strings.regex_replace(as_unicode(text), self._special_pattern, BORDER + rb"\0" + BORDER)
         pieces = tf.strings.split(marked, BORDER)                              # [batch, (pieces)]
         special = self._special_ids.lookup(pieces.values)                      # [pieces], -1 = ordinary text
         is_special = special >= 0
@@ -88,9 +88,12 @@ class GraphTokenizer(tf.Module):
 
         Special tokens and numbers outside the vocabulary give no text; bytes that are no UTF-8 become U+FFFD.
         """
+        return as_unicode(self.joined(ids))
+
+    def joined(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return what `detokenize` does as bytes, string [batch], before they are made UTF-8."""
         known = tf.logical_and(ids >= 0, ids < self._width)
-        texts = tf.where(known, tf.gather(self._texts, tf.where(known, ids, 0)), "")
-        return tf.strings.unicode_transcode(tf.strings.reduce_join(texts, axis=1), "UTF-8", "UTF-8", errors="replace")
+        return tf.strings.reduce_join(tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), ""), axis=1)
 
     def _split_words(self, pieces):
         """Split texts [pieces] as GPT-2's pattern does; return the words as strings [words] and the piece of each, int64 [words]."""
@@ -130,6 +133,11 @@ class GraphTokenizer(tf.Module):
         ids, word, _ = tf.while_loop(lambda ids, word, more: more, step, [ids, word, tf.size(ids) > 1],
                                      shape_invariants=[unknown, unknown, tf.TensorShape([])])
         return tf.RaggedTensor.from_value_rowids(ids, word, nrows=count)
+
+
+def as_unicode(text: tf.Tensor) -> tf.Tensor:
+    """Return bytes, string [batch], as UTF-8; those that are none become U+FFFD."""
+    return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
 
 def _check_twin_exists(state):

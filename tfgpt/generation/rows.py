@@ -1,0 +1,53 @@
+"""Rows of tokens before they are decoded or scored: without padding, never empty, and short enough for the context."""
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def unpadded(ids: tf.Tensor, attention_mask: tf.Tensor) -> tf.RaggedTensor:
+    """Return the tokens where the mask is not 0, int32 [batch, (tokens)]; both int32 [batch, length], padded on the left, on the right or on both sides.
+
+    >>> unpadded(tf.constant([[0, 5, 6], [7, 0, 0]]), tf.constant([[0, 1, 1], [1, 0, 0]])).to_list()
+    [[5, 6], [7]]
+    """
+    return tf.ragged.boolean_mask(tf.cast(ids, tf.int32), tf.cast(attention_mask, tf.bool))
+
+
+def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: int, end_of_text: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
+    """Make prompts and continuations fit the context.
+
+    An empty prompt becomes the end-of-text token. A prompt that fills the context or more keeps its last tokens: as many as leave
+    room for `max_new_tokens`, but half of the context at least. `max_new_tokens` is then capped to what is left.
+
+    Args:
+        prompts: int32 [batch, (tokens)].
+        max_new_tokens: int32 [batch].
+        context: the most tokens the model takes.
+        end_of_text: id of that token.
+
+    Returns:
+        Prompts of 1 to `context - 1` tokens, and int32 [batch].
+    """
+    prompts = begun(prompts, end_of_text)
+    lengths = tf.cast(prompts.row_lengths(), tf.int32)
+    room = tf.clip_by_value(max_new_tokens, 1, context // 2)
+    prompts = last_tokens(prompts, tf.where(lengths >= context, context - room, lengths))
+    return prompts, tf.clip_by_value(max_new_tokens, 0, context - tf.cast(prompts.row_lengths(), tf.int32))
+
+
+def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
+    """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones."""
+    empty = tf.cast(rows.row_lengths() == 0, rows.row_splits.dtype)                       # [batch]
+    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty), rows], axis=1)
+
+
+def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
+    """Return the last tokens of each row, as many as `most`, int32 [batch]; a shorter row is left as it is.
+
+    >>> last_tokens(tf.ragged.constant([[1, 2, 3], [4]]), tf.constant([2, 2])).to_list()
+    [[2, 3], [4]]
+    """
+    lengths = tf.cast(rows.row_lengths(), tf.int32)
+    kept = tf.clip_by_value(most, 0, lengths)
+    place = tf.cast(tf.ragged.range(rows.row_lengths()), tf.int32)                        # [batch, (tokens)]
+    return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(rows, place >= (lengths - kept)[:, tf.newaxis]).values, tf.cast(kept, rows.row_splits.dtype))
