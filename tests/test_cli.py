@@ -71,6 +71,7 @@ def test_help_gives_units_and_defaults():
         (["client"], "give generate or score"),
         (["client", "generate"], "--prompt"),
         (["client", "generate", "--prompt", "x", "--temperature", "hot"], "temperature"),
+        (["bench", "generate", "--batch", "1", "many"], "--batch: many is not a whole number"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message):

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfgpt.bench.turns import serve
 
-WEIGHTS = ("float32",)
+WEIGHTS = ("float32", "bfloat16", "int8")
 """In which this package decodes."""
 CONVERTED = ("float32", "int8")
 """In which CTranslate2 does."""
@@ -106,9 +106,7 @@ def tfgpt_decoder(settings: Settings, weights: str) -> Callable[[], np.ndarray]:
 
     from tfgpt.models.build import load_model
 
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights: {weights} is none of {', '.join(WEIGHTS)}")
-    model = load_model(_model_folder(settings))
+    model = load_model(_model_folder(settings), weights)
     prompts = tf.RaggedTensor.from_row_lengths(prompts_of(settings).reshape(-1), [settings.prompt] * settings.batch)
     decode = _decoding(model, settings)
     return lambda: decode(prompts).numpy()

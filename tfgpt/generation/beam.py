@@ -119,7 +119,10 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
         origin=tf.repeat(tf.range(batch), beams),
         cache=_read(model, ids, length),
     )
-    of_beams = tf.nest.map_structure(lambda of_rows: tf.repeat(of_rows, beams, axis=0), (Written(ids, length, length), controls, constraints))
+    of_beams = tf.nest.map_structure(
+        lambda of_rows: of_rows if of_rows.dtype == tf.string else tf.repeat(of_rows, beams, axis=0),  # texts to stop at are not looked at
+        (Written(ids, length, length), controls, constraints),
+    )
     ends = _Ends(controls.max_new_tokens, length_penalty, early_stopping, end_of_text)
 
     def step(number, state):

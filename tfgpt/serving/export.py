@@ -29,7 +29,9 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     config = config or ExportConfig()
     version = Path(folder) / str(config.version)
     with whole_folder(version) as partial:
-        tf.saved_model.save(text_model, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
+        kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
+        kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
+        tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
         if assets:
             (partial / "assets.extra").mkdir()
         for asset in assets:
