@@ -123,7 +123,7 @@ def _decoding(model, settings):
     given = {"max_new_tokens": settings.new_tokens, "min_new_tokens": settings.new_tokens}
     controls = Controls(*map(tf.constant, controls_of(given, rows=settings.batch)))
 
-    @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), CONTROL_SPECS])
+    @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), CONTROL_SPECS])
     def generate(prompts, controls):
         controls = Controls(*(tf.broadcast_to(control, [prompts.nrows()]) for control in controls))
         return decode(model, prompts, controls, settings.end_of_text).ids

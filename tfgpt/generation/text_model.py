@@ -24,6 +24,7 @@ CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for na
 CONSTRAINT_SPECS = Constraints(*(
     tf.TensorSpec([None, None], kind, name=name) for name, kind in zip(Constraints._fields, (tf.string, tf.int32, tf.int32))
 ))  # fmt: skip
+# No function here needs AutoGraph, and its reading of all the Python code on the way took 8 of the 12 seconds of a first call.
 TOP_SPEC = tf.TensorSpec([], tf.int32, name="top")
 SEARCH_SPECS = (
     tf.TensorSpec([], tf.int32, name="beams"),
@@ -145,7 +146,7 @@ class TextModel(tf.Module):
             for token, log_prob, ids, tops in zip(*(arrays[name][number][: row.token_count] for name in TOKEN_OUTPUTS))
         )) for number, row in enumerate(rows)]  # fmt: skip
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
     def generate_graph(self, prompt, controls, constraints, top):
         """Continue prompts, string [batch].
 
@@ -161,7 +162,7 @@ class TextModel(tf.Module):
         """
         return self._decode(self.tokenizer.tokenize(prompt), controls, constraints, top)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2 + [CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)] * 2 + [CONTROL_SPECS, CONSTRAINT_SPECS, TOP_SPEC])
     def generate_from_ids_graph(self, input_ids, attention_mask, controls, constraints, top):
         """Continue rows of tokens, as `generate_graph` does; both int32 [batch, length]."""
         return self._decode(unpadded(input_ids, attention_mask), controls, constraints, top)
@@ -229,7 +230,7 @@ class TextModel(tf.Module):
                 told = text
         return self._continuations(outputs, top=None)[0]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
     def begin_graph(self, prompt, controls):
         """Return the state of decoding before anything is read, for prompts, string [batch]; and the controls as they fit the context."""
         prompts, controls, _ = self._fitted(self.tokenizer.tokenize(prompt), controls, Constraints.none(1))
@@ -247,7 +248,7 @@ class TextModel(tf.Module):
         heads, width = self.model.config.n_head, self.model.config.n_embd // self.model.config.n_head
         cache = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, heads, None, width], tensor.dtype), state.cache)
 
-        @tf.function(input_signature=[specs[0]._replace(cache=cache), specs[1], CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
+        @tf.function(autograph=False, input_signature=[specs[0]._replace(cache=cache), specs[1], CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
         def advance(state, controls, constraints, rounds):
             constraints = Constraints(*(tf.broadcast_to(table, [tf.size(state.stopped), tf.shape(table)[1]]) for table in constraints))
             state = self._decoder.advance(state, controls, constraints, rounds)
@@ -295,7 +296,7 @@ class TextModel(tf.Module):
         numbers = tf.constant(int(beams)), tf.constant(penalty), tf.constant(EARLY_STOPPING.index(early_stopping))
         return self._continuations(self.search_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, *SEARCH_SPECS])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, *SEARCH_SPECS])
     def search_graph(self, prompt, controls, constraints, beams, length_penalty, early_stopping):
         """Continue prompts by beam search (see `tfgpt.generation.beam.search`).
 
@@ -375,13 +376,13 @@ class TextModel(tf.Module):
             choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
         return choices
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)] * 2)
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def weigh_graph(self, prompt, answer):
         """Return the log-probability (nats) of each answer behind its prompt, float32 [batch]; both string [batch]."""
         tokenize = self.tokenizer.tokenize
         return score_continuations(self.model, tokenize(prompt), tokenize(answer), self.tokenizer.end_of_text)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
     def score_graph(self, text, stride):
         """Score texts, string [batch], with windows of `stride`, int32 [] (see `tfgpt.generation.scoring.score`).
 

@@ -53,8 +53,14 @@ class Int8Matrix(tf.Module):
         self._largest = tf.Variable(largest, trainable=False)                             # [out]
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
-        """Return float32 [rows, out] of float [rows, in]."""
+        """Return float32 [rows, out] of float [rows, in].
+
+        Raises:
+            RuntimeError: functions run eagerly, so that there is no graph.
+        """
         if tf.executing_eagerly():
+            if tf.config.functions_run_eagerly():
+                raise RuntimeError("weights int8: their product is computed in graphs alone; call tf.config.run_functions_eagerly(False)")
             return tf.function(self.product)(x)
         largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=1), tf.constant(1e-30))        # [rows]
         whole, *_ = tf.raw_ops.QuantizeV2(input=x, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,

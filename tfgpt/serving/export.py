@@ -44,7 +44,7 @@ def _signatures(text_model, max_new_tokens):
     nothing = Constraints.none(1)
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
     def generate(
         prompt,
         max_new_tokens=default.max_new_tokens,
@@ -69,16 +69,16 @@ def _signatures(text_model, max_new_tokens):
         outputs = text_model.generate_graph(prompt, controls, Constraints(stop, banned_tokens, forced_tokens), tf.constant(0))
         return {name: outputs[name] for name in ("text", "token_count", "log_prob", "finish_reason")}
 
-    @tf.function(input_signature=[text])
+    @tf.function(autograph=False, input_signature=[text])
     def score(text):
         return text_model.score_graph(text, tf.constant(0))
 
-    @tf.function(input_signature=[text])
+    @tf.function(autograph=False, input_signature=[text])
     def tokenize(text):
         ids = text_model.tokenizer.tokenize(text)
         return {"ids": ids.to_tensor(text_model.tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32, name="ids")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32, name="ids")])
     def detokenize(ids):
         return {"text": text_model.tokenizer.detokenize(ids)}
 

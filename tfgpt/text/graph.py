@@ -64,7 +64,7 @@ class GraphTokenizer(tf.Module):
         merged = [vocab[left + right] for left, right in pairs] or [0]
         return tf.lookup.StaticHashTable(ranks, NO_MERGE), tf.constant(merged, tf.int64)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Return the ids, int32 [batch, (tokens)], of UTF-8 strings [batch]; special tokens inside the text become their ids.
 
@@ -82,7 +82,7 @@ class GraphTokenizer(tf.Module):
         by_piece = tf.concat([of_special, of_words], axis=1)                   # a piece is one or the other
         return tf.cast(tf.RaggedTensor.from_row_splits(by_piece, pieces.row_splits).merge_dims(1, 2), tf.int32)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the texts, UTF-8 [batch], of int32 [batch, length].
 
