@@ -69,6 +69,7 @@ def test_banned_tokens_are_those_that_pytorch_suppresses(text_model, torch_model
         assert row.text == tokenizer.decode(theirs, skip_special_tokens=True)
     assert [row.text for row in ours[:4]] != [row.text for row in free[:4]]
     assert text_model.generate(some[:2], NEW, banned_tokens=[[banned[0]], []])[1].text == free[1].text
+    assert text_model.generate(some, NEW, banned_tokens=np.array(banned)) == ours
 
 
 def test_forced_tokens_begin_the_continuation_and_the_model_goes_on_from_them(text_model, torch_model, tokenizer, some):
@@ -170,6 +171,8 @@ def test_a_text_that_copies_takes_fewer_rounds(text_model, tokenizer):
     ({"banned_tokens": [10**6]}, "banned_tokens: 1000000 is no token; give ids from 0 to"),
     ({"forced_tokens": [-5]}, "forced_tokens: -5 is no token"),
     ({"samples": 0}, "samples 0"),
+    ({"samples": 1.5}, "samples 1.5"),
+    ({"top_log_probs": -1}, "top_log_probs -1"),
 ])  # fmt: skip
 def test_constraints_that_cannot_be_are_told(text_model, given, message):
     with pytest.raises(ValueError, match=message):

@@ -77,6 +77,17 @@ def test_controls_are_honoured_and_a_request_can_be_repeated(url):
     assert first["predictions"][0]["token_count"] == 5
 
 
+def test_lists_of_each_row_are_honoured(url, tokenizer):
+    forced = tokenizer(" one, two").input_ids
+    rows = [{"prompt": "a", "max_new_tokens": len(forced), "stop": [stop, ""], "forced_tokens": forced, "banned_tokens": [-1]} for stop in (", t", "nowhere")]
+
+    found = post(url, {"instances": rows}).json()["predictions"]
+
+    assert [(row["text"], row["finish_reason"]) for row in found] == [(" one", "stop"), (" one, two", "length")]
+    wrong = post(url, {"instances": [{"prompt": "a", "banned_tokens": [10**6]}]})
+    assert wrong.status_code == 400
+
+
 def test_status_and_metadata_are_tensorflow_servings(server, url):
     state = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for address in (url, f"{url}/versions/3"):

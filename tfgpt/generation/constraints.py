@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import tensorflow as tf
 
@@ -28,14 +29,14 @@ def constraints_of(stop: Sequence, banned_tokens: Sequence, forced_tokens: str |
     stops = _by_row("stop", stop, rows, str)
     if any(not isinstance(text, str) or not text for row in stops for text in row):
         raise ValueError(f"stop: {stop!r} holds what is no text, or an empty one; give texts")
-    banned = [[_one_token(item, tokens_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, int))]
+    banned = [[_one_token(item, tokens_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, Integral))]
     if isinstance(forced_tokens, str):
         forced_tokens = tokens_of(forced_tokens)
     elif any(isinstance(row, str) for row in forced_tokens):
         forced_tokens = [tokens_of(row) if isinstance(row, str) else row for row in forced_tokens]
-    forced = _by_row("forced_tokens", forced_tokens, rows, int)
+    forced = _by_row("forced_tokens", forced_tokens, rows, Integral)
     for name, lists in (("banned_tokens", banned), ("forced_tokens", forced)):
-        if wrong := [token for row in lists for token in row if not (isinstance(token, int) and 0 <= token < vocab)]:
+        if wrong := [token for row in lists for token in row if not (isinstance(token, Integral) and 0 <= token < vocab)]:
             raise ValueError(f"{name}: {wrong[0]!r} is no token; give ids from 0 to {vocab - 1}, or texts")
     return Constraints(_table(stops, "", tf.string), _table(banned, NO_TOKEN, tf.int32), _table(forced, NO_TOKEN, tf.int32))
 

@@ -24,7 +24,6 @@ CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for na
 CONSTRAINT_SPECS = Constraints(*(
     tf.TensorSpec([None, None], kind, name=name) for name, kind in zip(Constraints._fields, (tf.string, tf.int32, tf.int32))
 ))  # fmt: skip
-# No function here needs AutoGraph, and its reading of all the Python code on the way took 8 of the 12 seconds of a first call.
 TOP_SPEC = tf.TensorSpec([], tf.int32, name="top")
 SEARCH_SPECS = (
     tf.TensorSpec([], tf.int32, name="beams"),
@@ -49,6 +48,8 @@ class TextModel(tf.Module):
     >>> once == again
     True
     """
+
+    # No graph here needs AutoGraph, whose reading of all the Python code on the way took 8 of the 12 seconds of a first call.
 
     def __init__(self, model, tokenizer: GPT2TokenizerFast):
         super().__init__(name="text_model")
@@ -122,7 +123,7 @@ class TextModel(tf.Module):
 
     def _settings(self, rows, controls, stop, banned_tokens, forced_tokens, samples, top):
         """Return what the graph takes beside the prompts, checked, for `samples` rows a prompt."""
-        if samples < 1 or (top or 0) < 0:
+        if not (isinstance(samples, Integral) and samples >= 1 and isinstance(top or 0, Integral) and (top or 0) >= 0):
             raise ValueError(f"generate: samples {samples} and top_log_probs {top}; give 1 or more samples, and 0 or more log-probabilities")
         checked = Controls(*(np.repeat(np.broadcast_to(values, [rows]), samples) for values in controls_of(controls, rows)))
         checked = checked._replace(seed=checked.seed + np.tile(np.arange(samples), rows))
