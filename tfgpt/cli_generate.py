@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.generation.controls import CONTROLS, controls_of
+from tfgpt.recipe import Weights
 
 COMMAND = "tfgpt generate"
 
@@ -17,7 +19,7 @@ def generate(arguments: list[str]) -> int:
     """Continue prompts with a model here: one, a file of them, or a chat."""
     parser = parser_of("generate", generate.__doc__)
     parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, or a hub id.")
-    parser.add_argument("--weights", type=str, default="float32", choices=["float32", "bfloat16", "int8"],
+    parser.add_argument("--weights", type=str, default="float32", choices=get_args(Weights),
                         help="How the matrices are kept: fewer bits are smaller and faster, and cost some exactness; int8 is for x86 CPUs.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
     parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")

@@ -17,6 +17,10 @@ __all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", 
            "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
 
 
+Weights = Literal["float32", "bfloat16", "int8"]
+"""How the matrices of a model that is not trained may be kept."""
+
+
 @dataclass(frozen=True)
 class TokenizerConfig:
     """A byte-level BPE as GPT-2's, or one of characters: trained on the training part, or loaded."""
@@ -70,7 +74,7 @@ class ExportConfig:
     """Version folder; TensorFlow Serving serves the highest."""
     max_new_tokens: int = 64
     """Default of the control of that name: tokens a request gets when it does not say."""
-    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    weights: Weights = "float32"
     """How the matrices are kept. Fewer bits are smaller and faster and cost some exactness: the perplexity of each is measured on the validation part and
     written to assets.extra/weights.json. int8 is for x86 CPUs, bfloat16 for any device."""
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
-from tfgpt.generation.decoding import bucketed, loop
-from tfgpt.generation.sampling import Constraints, Written, changed
+from tfgpt.generation.decoding import bucketed, loop, placed
+from tfgpt.generation.sampling import Constraints, changed, forced_at
 from tfgpt.models.block import StaticCache
 
 EARLY_STOPPING = (False, True, "never")
@@ -104,24 +104,20 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
 
     Source: transformers 4.57, `GenerationMixin._beam_search`; for the penalty Wu et al. 2016, "Google's Neural Machine Translation System", section 7.
     """
-    length = tf.cast(prompts.row_lengths(), tf.int32)                                     # [batch]
-    batch = tf.size(length)
+    written = placed(prompts, controls.max_new_tokens, model.config.n_positions, end_of_text)
+    batch = tf.size(written.length)
     steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
-    places = tf.reduce_max(tf.concat([length + controls.max_new_tokens, [1]], axis=0))
-    places = tf.minimum(bucketed(places), model.config.n_positions)
-    ids = prompts.to_tensor(end_of_text)                                                  # [batch, longest]
-    ids = tf.pad(ids, [[0, 0], [0, places - tf.shape(ids)[1]]])                           # [batch, places]
     none = Hypotheses.none(batch, beams, steps, end_of_text)
     start = State(
         live=none._replace(score=tf.where(tf.range(beams) == 0, 0.0, none.score)),        # all alike as yet: one goes on
         finished=none,
         done=controls.max_new_tokens <= 0,
         origin=tf.repeat(tf.range(batch), beams),
-        cache=_read(model, ids, length),
+        cache=_read(model, written.tokens, written.length),
     )
     of_beams = tf.nest.map_structure(
         lambda of_rows: of_rows if of_rows.dtype == tf.string else tf.repeat(of_rows, beams, axis=0),  # texts to stop at are not looked at
-        (Written(ids, length, length), controls, constraints),
+        (written, controls, constraints),
     )
     ends = _Ends(controls.max_new_tokens, length_penalty, early_stopping, end_of_text)
 
@@ -220,8 +216,7 @@ def _behind(prompts, ids, number):
 
 def _forced(log_probs, own, constraints, number):
     """Return log-probabilities [rows, vocab] with -inf for all but the token that is forced at a place; it gets the model's own."""
-    forced = tf.pad(constraints.forced_tokens, [[0, 0], [0, 1]], constant_values=-1)      # [rows, forced + 1]
-    token = forced[:, tf.minimum(number, tf.shape(forced)[1] - 1)][:, tf.newaxis]         # [rows, 1]
+    token = forced_at(constraints, tf.fill([tf.shape(own)[0]], number))[:, tf.newaxis]     # [rows, 1]
 
     def force():
         alone = tf.where(tf.range(tf.shape(own)[1]) == token, own, float("-inf"))

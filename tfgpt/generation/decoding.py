@@ -76,16 +76,13 @@ class Decoder:
             controls: of each row.
             top: int32 []; how many of the likeliest tokens are noted at each place.
         """
-        length = tf.cast(prompts.row_lengths(), tf.int32)                                 # [batch]
-        batch = tf.size(length)
+        written = placed(prompts, controls.max_new_tokens, self.model.config.n_positions, self.end_of_text)
+        batch, places = tf.unstack(tf.shape(written.tokens))
         steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
-        places = tf.reduce_max(tf.concat([length + controls.max_new_tokens, [1]], axis=0))
-        places = tf.minimum(bucketed(places), self.model.config.n_positions)
         context = self.model.config.n_positions
         sampled = tf.reduce_any(controls.temperature > 0.0)
-        ids = prompts.to_tensor(self.end_of_text)                                         # [batch, longest]
         return State(
-            written=Written(tf.pad(ids, [[0, 0], [0, places - tf.shape(ids)[1]]]), length=length, prompt_length=length),
+            written=written,
             stopped=tf.zeros([batch], tf.bool),
             read=tf.zeros([batch], tf.int32),
             token_log_probs=tf.zeros([batch, steps]),
@@ -194,6 +191,14 @@ def _count(state):
 def running(state: State, controls: Controls) -> tf.Tensor:
     """Tell which rows go on, bool [batch]."""
     return ~state.stopped & (_count(state) < controls.max_new_tokens)
+
+
+def placed(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: int, filler: int) -> Written:
+    """Return prompts, int32 [batch, (tokens)], with room behind them for so many tokens, int32 [batch]."""
+    length = tf.cast(prompts.row_lengths(), tf.int32)
+    places = tf.minimum(bucketed(tf.reduce_max(tf.concat([length + max_new_tokens, [1]], axis=0))), context)
+    ids = prompts.to_tensor(filler)                                                       # [batch, longest]
+    return Written(tf.pad(ids, [[0, 0], [0, places - tf.shape(ids)[1]]], constant_values=filler), length=length, prompt_length=length)
 
 
 def bucketed(length):

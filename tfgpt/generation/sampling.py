@@ -65,10 +65,14 @@ def choose(logits: tf.Tensor, written: Written, controls: Controls, constraints:
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
     chosen = tf.cond(tf.reduce_any(sampled), lambda: tf.where(sampled, _sample(logits, controls, uniform), greedy), lambda: greedy)
-    forced = tf.pad(constraints.forced_tokens, [[0, 0], [0, 1]], constant_values=-1)       # [batch, forced + 1]
-    number = tf.minimum(written.length - written.prompt_length, tf.shape(forced)[1] - 1)
-    forced = tf.gather(forced, number, batch_dims=1)                                      # [batch]
+    forced = forced_at(constraints, written.length - written.prompt_length)
     return tf.where(forced >= 0, forced, chosen)
+
+
+def forced_at(constraints: Constraints, number: tf.Tensor) -> tf.Tensor:
+    """Return the token that a row must have as its token `number`, int32 [batch]; -1 = any."""
+    forced = tf.pad(constraints.forced_tokens, [[0, 0], [0, 1]], constant_values=-1)       # [batch, forced + 1]
+    return tf.gather(forced, tf.minimum(number, tf.shape(forced)[1] - 1), batch_dims=1)
 
 
 def penalize(logits: tf.Tensor, seen: tf.Tensor, penalty: tf.Tensor) -> tf.Tensor:
