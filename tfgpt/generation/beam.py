@@ -151,7 +151,7 @@ def _read(model, ids, length):
     width = tf.minimum(bucketed(tf.reduce_max(tf.concat([length, [1]], axis=0))), places)
     positions = tf.broadcast_to(tf.range(width), [batch, width])
     cache = model.empty_cache(batch, places)
-    return model.transformer(input_ids=ids[:, :width], position_ids=positions, past_key_values=cache, use_cache=True).past_key_values
+    return model.read(ids[:, :width], positions, tf.fill([batch, 1], width - 1), cache)[1]
 
 
 def _continued(model, state, number, prompts, controls, constraints, end_of_text):
@@ -165,8 +165,8 @@ def _continued(model, state, number, prompts, controls, constraints, end_of_text
     place = written.length[:, tf.newaxis] - 1                                             # [batch * beams, 1]
     last = tf.gather(written.tokens, place, batch_dims=1)                                 # [batch * beams, 1]
     cache = tf.nest.map_structure(lambda layer: tf.gather(layer, state.origin), state.cache)
-    output = model.transformer(input_ids=last, position_ids=place, past_key_values=cache, use_cache=True)
-    own = tf.nn.log_softmax(tf.cast(model.project(output.last_hidden_state[:, 0]), tf.float32))  # [batch * beams, vocab]
+    logits, cache = model.read(last, place, tf.zeros_like(last), cache)
+    own = tf.nn.log_softmax(logits[:, 0])                                                 # [batch * beams, vocab]
     log_probs = _forced(changed(own, written, controls, constraints, end_of_text), own, constraints, number)
 
     vocab = tf.shape(own)[1]
@@ -180,7 +180,7 @@ def _continued(model, state, number, prompts, controls, constraints, end_of_text
         length=of_parents.length + 1,
         score=score,
         log_prob=of_parents.log_prob + tf.gather(tf.reshape(own, [batch, beams * vocab]), chosen, batch_dims=1),
-    ), parents, state._replace(cache=output.past_key_values)
+    ), parents, state._replace(cache=cache)
 
 
 def _sorted_out(state, candidates, parents, ends):

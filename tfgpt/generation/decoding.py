@@ -120,9 +120,8 @@ class Decoder:
         width = tf.minimum(bucketed(tf.reduce_max(tf.concat([unread, [1]], axis=0))) + ahead, places)
         positions = tf.minimum(state.read[:, tf.newaxis] + tf.range(width), places - 1)   # [batch, width]
         unseen = tf.gather(tokens, positions, batch_dims=1)
-        output = self.model.transformer(input_ids=unseen, position_ids=positions, past_key_values=state.cache, use_cache=True)
         last = tf.minimum(unread[:, tf.newaxis] - 1 + tf.range(ahead + 1), width - 1)     # [batch, ahead + 1]
-        logits = tf.cast(self.model.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32)  # [batch, ahead + 1, vocab]
+        logits, cache = self.model.read(unseen, positions, last, state.cache)             # [batch, ahead + 1, vocab]
         before = state.written.length
 
         def take(number, going, state):
@@ -132,7 +131,7 @@ class Decoder:
             right = chosen == tf.gather(tokens, tf.minimum(at, places - 1), batch_dims=1)
             return number + 1, going & right & (number < guessed) & running(state, controls), state
 
-        start = [tf.constant(0), going, state._replace(cache=output.past_key_values)]
+        start = [tf.constant(0), going, state._replace(cache=cache)]
         _, _, state = loop(lambda number, going, _: (number <= ahead) & tf.reduce_any(going), take, start)
         lookup = learned(state.lookup, guessed, state.written.length - before - 1, controls.prompt_lookup_num_tokens)
         return state._replace(read=state.written.length - 1, lookup=lookup)

@@ -29,10 +29,8 @@ def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> 
     def window(start, done, total):
         """Score the targets from `done` on that the window at `start` reaches; earlier ones are its history."""
         end = tf.minimum(start + context, longest)
-        hidden = model.transformer(input_ids=inputs[:, start:end], use_cache=False).last_hidden_state
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            targets[:, done:end], tf.cast(model.project(hidden[:, done - start :]), tf.float32)
-        )                                                                                # [batch, end - done]
+        logits = _logits(model, inputs[:, start:end], first=done - start)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets[:, done:end], logits)  # [batch, end - done]
         counts = tf.range(done, end)[tf.newaxis] < lengths[:, tf.newaxis]
         total -= tf.reduce_sum(tf.where(counts, losses, 0.0), axis=1)
         return tf.maximum(end + stride - context, 0), end, total
@@ -57,8 +55,14 @@ def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.Ragge
     prompts = last_tokens(begun(prompts, end_of_text), model.config.n_positions + 1 - counts)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)                                    # [batch]
     ids = tf.concat([prompts, continuations], axis=1).to_tensor(end_of_text)              # [batch, width]
-    hidden = model.transformer(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], tf.cast(model.project(hidden), tf.float32))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], _logits(model, ids[:, :-1], first=0))
     place = tf.range(1, tf.shape(ids)[1])[tf.newaxis]                                     # [1, width - 1], of each target
     counted = (place >= lengths[:, tf.newaxis]) & (place < (lengths + counts)[:, tf.newaxis])
     return -tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
+
+
+def _logits(model, ids, first):
+    """Return the logits behind each token from `first` on, float32 [batch, width - first, vocab], of rows of tokens, int32 [batch, width]."""
+    batch, width = tf.unstack(tf.shape(ids))
+    everywhere = tf.broadcast_to(tf.range(width), [batch, width])
+    return model.read(ids, positions=everywhere, last=everywhere[:, first:], cache=None)[0]

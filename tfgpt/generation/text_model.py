@@ -37,7 +37,7 @@ class TextModel(tf.Module):
     """A causal language model that takes and gives text.
 
     Args:
-        model: a `GPTLMHeadModel`.
+        model: a `GPTLMHeadModel`, or a `LiteModel` of it.
         tokenizer: the one it was trained with.
 
     Raises:
@@ -246,10 +246,7 @@ class TextModel(tf.Module):
         """
         state, controls = self.begin_graph.get_concrete_function().structured_outputs
         specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), (state, controls))
-        heads, width = self.model.config.n_head, self.model.config.n_embd // self.model.config.n_head
-        cache = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None, heads, None, width], tensor.dtype), state.cache)
-
-        @tf.function(autograph=False, input_signature=[specs[0]._replace(cache=cache), specs[1], CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
+        @tf.function(autograph=False, input_signature=[*specs, CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
         def advance(state, controls, constraints, rounds):
             constraints = Constraints(*(tf.broadcast_to(table, [tf.size(state.stopped), tf.shape(table)[1]]) for table in constraints))
             state = self._decoder.advance(state, controls, constraints, rounds)

@@ -49,6 +49,18 @@ class StaticCache(NamedTuple):
     """One a layer, [batch, heads, slots, head width]."""
 
 
+class Prefix(NamedTuple):
+    """Keys and values of the tokens before those that are read, for a caller that keeps them itself: of what is read, its own come back alone.
+
+    Slots may be empty, so `attention_mask` [batch, queries, slots + queries] says what each query sees.
+    """
+
+    keys: tuple[tf.Tensor, ...]
+    """One a layer, [batch, heads, slots, head width]."""
+    values: tuple[tf.Tensor, ...]
+    """One a layer, [batch, heads, slots, head width]."""
+
+
 class Projection(TFConv1D):
     """TFGPT2's dense layer, in the precision of `Compute.products`."""
 
@@ -98,7 +110,7 @@ class GPTAttention(TFAttention):
         Args:
             x: float [batch, queries, width], normalized.
             layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, slots) of one
-                layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to.
+                layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to, or of a `Prefix` and `None`.
             attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
             use_cache: whether to give keys and values back.
             output_attentions: whether to give the attention weights back.
@@ -115,10 +127,15 @@ class GPTAttention(TFAttention):
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
-            cached_keys, cached_values, slots = layer_past
-            key = tf.tensor_scatter_nd_update(cached_keys, slots, tf.cast(key, cached_keys.dtype))        # [batch, heads, slots, head width]
-            value = tf.tensor_scatter_nd_update(cached_values, slots, tf.cast(value, cached_values.dtype))
-            present = (key, value)
+            cached_keys, cached_values, slots = layer_past                                # [batch, heads, slots, head width]
+            key, value = tf.cast(key, cached_keys.dtype), tf.cast(value, cached_values.dtype)
+            if slots is None:
+                present = (key, value)
+                key, value = tf.concat([cached_keys, key], axis=2), tf.concat([cached_values, value], axis=2)
+            else:
+                key = tf.tensor_scatter_nd_update(cached_keys, slots, key)
+                value = tf.tensor_scatter_nd_update(cached_values, slots, value)
+                present = (key, value)
         else:
             if layer_past is not None:
                 past_key, past_value = tf.unstack(layer_past, axis=0, num=2)

@@ -115,6 +115,24 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         zeros = tuple(tf.zeros(shape, self.compute_dtype) for _ in range(self.config.n_layer))
         return StaticCache(keys=zeros, values=zeros)
 
+    def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None) -> tuple[tf.Tensor, StaticCache | None]:
+        """Read tokens and tell what may come behind some of them.
+
+        Args:
+            ids: int32 [batch, width].
+            positions: int32 [batch, width], of each token in its row; they rise by 1, those of padding at a row's end may not.
+            last: int32 [batch, wanted], 0 to width - 1: behind which tokens logits are wanted. What follows the last of them is padding.
+            cache: of the tokens before, from `empty_cache` or an earlier `read`; `None` = there are none.
+
+        Returns:
+            Logits, float32 [batch, wanted, vocab]; and the cache with these tokens, `None` if there was none.
+        """
+        if cache is not None:
+            shape = [None, self.config.n_head, None, self.config.n_embd // self.config.n_head]
+            cache = tf.nest.map_structure(lambda layer: tf.ensure_shape(layer, shape), cache)  # a loop or a caller may not know
+        output = self.transformer(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
+        return tf.cast(self.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32), output.past_key_values
+
     def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> LossTerms:
         """Return the sums of a batch: loss in nats, trained tokens, right predictions (see `LossTerms`).
 

@@ -4,12 +4,21 @@ A matrix is stored by its outputs, [out, in], as the embedding table is: one mat
 """
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.op_def_library import apply_op
 
 INT8_PRODUCT = "_QuantizedMatMul"
 """TensorFlow's product of int8 matrices (oneDNN), which its Python interface leaves out; part of TensorFlow and TensorFlow Serving for x86 CPUs."""
+SMALLEST = np.float32(1e-30)
+"""What the largest number of a row is taken for where all are 0."""
+
+
+def int8_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 [out, in] and the scales, float32 [out], of a matrix, float32 [out, in]: each row's largest number is 127 times its scale."""
+    scale = np.maximum(np.abs(values).max(axis=1), SMALLEST) / np.float32(127.0)
+    return np.rint(values / scale[:, np.newaxis]).astype(np.int8), scale
 
 
 class Bfloat16Matrix(tf.Module):
@@ -48,7 +57,7 @@ class Int8Matrix(tf.Module):
         super().__init__()
         if not kernels.get_registered_kernels_for_op(INT8_PRODUCT).kernel:
             raise ValueError("weights int8: this TensorFlow has no int8 product, which those for x86 CPUs have; give bfloat16 or float32")
-        largest = tf.maximum(tf.reduce_max(tf.abs(values), axis=1), tf.constant(1e-30))
+        largest = tf.maximum(tf.reduce_max(tf.abs(values), axis=1), SMALLEST)
         self._values = tf.Variable(tf.cast(tf.round(values * (127.0 / largest)[:, tf.newaxis]), tf.int8), trainable=False)
         self._largest = tf.Variable(largest, trainable=False)                             # [out]
 
@@ -62,7 +71,7 @@ class Int8Matrix(tf.Module):
             if tf.config.functions_run_eagerly():
                 raise RuntimeError("weights int8: their product is computed in graphs alone; call tf.config.run_functions_eagerly(False)")
             return tf.function(self.product)(x)
-        largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=1), tf.constant(1e-30))        # [rows]
+        largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=1), SMALLEST)        # [rows]
         whole, *_ = tf.raw_ops.QuantizeV2(input=x, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
                                           round_mode="HALF_TO_EVEN")
         wide = tf.convert_to_tensor(self._largest)

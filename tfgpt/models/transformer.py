@@ -9,7 +9,7 @@ from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAt
 from transformers.modeling_tf_utils import unpack_inputs
 from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 
-from tfgpt.models.block import Compute, GPTBlock, StaticCache
+from tfgpt.models.block import Compute, GPTBlock, Prefix, StaticCache
 from tfgpt.models.dropout import Dropout, DropoutClock
 
 
@@ -57,8 +57,8 @@ class GPTTransformer(TFGPT2MainLayer):
         Args:
             attention_mask: [batch, keys], nonzero where a key may be seen (TFGPT2's form); or [batch, queries, keys], which replaces
                 the causal mask and must let every query see one key at least (see `segment_mask`).
-            past_key_values: TFGPT2's tuple of tensors, or a `StaticCache`; with a cache, `position_ids` [batch, queries] says which slot
-                each token is written to, and the returned `past_key_values` is the new `StaticCache`.
+            past_key_values: TFGPT2's tuple of tensors; or a `StaticCache`, where `position_ids` [batch, queries] says which slot each token is
+                written to, and the returned `past_key_values` is the new `StaticCache`; or a `Prefix`, and that of these tokens comes back.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; a head mask, or an encoder's states, which this model does not
@@ -105,6 +105,8 @@ class GPTTransformer(TFGPT2MainLayer):
         """Return what each block's attention gets, and the length of a growing past."""
         if past is None:
             return [None] * len(self.h), 0
+        if isinstance(past, Prefix):
+            return [(keys, values, None) for keys, values in zip(past.keys, past.values)], tf.shape(past.keys[0])[2]
         if not isinstance(past, StaticCache):
             return past, tf.shape(past[0])[-2]
         if position_ids is None:
@@ -134,7 +136,6 @@ class GPTTransformer(TFGPT2MainLayer):
 
 
 def _join_presents(presents, past, use_cache):
-    if isinstance(past, StaticCache):
-        keys, values = zip(*presents)
-        return StaticCache(keys, values)
+    if isinstance(past, (StaticCache, Prefix)):
+        return type(past)(*zip(*presents))
     return tuple(presents) if use_cache else None

@@ -1,0 +1,200 @@
+"""A model that LiteRT runs: on a CPU the fastest way to read, score and write, with weights in float32 or int8.
+
+TensorFlow runs one small operation after another, and that, not the matrix products, takes most of a token's time on a CPU; LiteRT's XNNPACK kernels
+leave little between the products.
+"""
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfgpt.models.lite_file import write_lite
+
+CHUNK = 128
+"""Tokens that are read at once at most: attention's memory grows with their number times that of all before."""
+ROOM = 32
+"""Slots that a cache has to spare when it is made anew, or a quarter of what it holds; too many cost time at each token, too few make it anew often."""
+
+
+class KnownTokens(NamedTuple):
+    """What stands for a cache in a graph: the tokens themselves, whose keys and values `LiteModel` keeps or reads anew."""
+
+    ids: tf.Tensor
+    """int32 [batch, slots]; the token at each position that was read."""
+
+
+class LiteModel:
+    """A language model behind LiteRT; it reads as `GPTLMHeadModel` does, but is neither trained nor saved.
+
+    The keys and values of the tokens it read last stay in LiteRT's memory. Which they are is looked up by the tokens themselves: a row goes on from
+    the longest beginning that any row there has in common with it. So any order of calls gives the same numbers; only the time differs.
+
+    Args:
+        model: a `GPTLMHeadModel` in float32, of which a copy is taken.
+        weights: `float32` or `int8` (see `tfgpt.models.lite_file`).
+        threads: of the CPU; 0 = one for each core that this process may use.
+
+    Raises:
+        ValueError: weights or a model that cannot be had so.
+
+    >>> lite = TextModel(LiteModel(model), tokenizer)
+    >>> lite.generate(["It was"]) == TextModel(model, tokenizer).generate(["It was"])
+    True
+    """
+
+    all_variables = ()
+
+    def __init__(self, model, weights: str = "float32", threads: int = 0):
+        self.config = model.config
+        with tempfile.TemporaryDirectory(prefix="tfgpt-lite-") as folder:
+            path = Path(folder) / "model.tflite"
+            self._table = write_lite(model, path, weights)
+            # Both map the file into memory, where it stays for as long as they do, even without a name.
+            self._session = _Session(str(path), threads or len(os.sched_getaffinity(0)), self.config)
+        self._lock = threading.Lock()
+
+    def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> KnownTokens:
+        """Return what `read` takes before anything is read, with room for `slots` tokens in each of `batch` rows."""
+        return KnownTokens(tf.zeros([batch, slots], tf.int32))
+
+    def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: KnownTokens | None) -> tuple[tf.Tensor, KnownTokens | None]:
+        """Read tokens, as `GPTLMHeadModel.read` does."""
+        known = self.empty_cache(tf.shape(ids)[0], 0) if cache is None else cache
+        logits, kept = tf.numpy_function(self._read, [ids, positions, last, known.ids], [tf.float32, tf.int32], stateful=False)
+        logits.set_shape([ids.shape[0], last.shape[1], self.config.vocab_size])
+        kept.set_shape(known.ids.shape)
+        return logits, None if cache is None else KnownTokens(kept)
+
+    def _read(self, ids, positions, last, known):
+        if not ids.size:
+            return np.zeros([*last.shape, self.config.vocab_size], np.float32), known
+        start, width = positions[:, 0], int(last.max(initial=0)) + 1                      # what is behind the last that is asked for is padding
+        ids = ids[:, :width] if last.size else ids
+        with self._lock:
+            self._hold(known, start)
+            logits = self._read_behind(ids, start, last)
+        slots = start[:, np.newaxis] + np.arange(ids.shape[1])
+        row, column = np.nonzero(slots < known.shape[1])
+        known = known.copy()
+        known[row, slots[row, column]] = ids[row, column]
+        return logits, known
+
+    def _hold(self, known, start):
+        """See to it that the first tokens of each row, `start` of `known`, int32 [batch, slots], are in the session."""
+        tokens = known[:, : start.max()]
+        wanted = np.arange(tokens.shape[1]) < start[:, np.newaxis]                        # [batch, tokens]
+        if self._session.holds(tokens, wanted):
+            return
+        have = self._session.take_over(tokens, wanted)
+        if (missing := start - have).any():
+            place = have[:, np.newaxis] + np.arange(missing.max())
+            ids = np.take_along_axis(known, np.minimum(place, known.shape[1] - 1), axis=1)
+            self._read_behind(ids, have, np.zeros([len(ids), 0], np.int32))
+
+    def _read_behind(self, ids, start, last):
+        """Read tokens, int32 [batch, width], behind the first `start` tokens of each row; return the logits [batch, wanted, vocab]."""
+        logits = np.empty([*last.shape, self.config.vocab_size], np.float32)
+        for first in range(0, ids.shape[1], CHUNK):
+            chunk = ids[:, first : first + CHUNK]
+            here = (last >= first) & (last < first + chunk.shape[1])                      # [batch, wanted]
+            columns = np.flatnonzero(here.any(axis=0))
+            asked = np.clip(last[:, columns] - first, 0, chunk.shape[1] - 1) if len(columns) else np.zeros([len(ids), 1], np.int32)
+            found = self._session.run(self._table.rows(chunk), chunk, start + first, asked)
+            for number, column in enumerate(columns):
+                logits[here[:, column], column] = found[here[:, column], number]
+        return logits
+
+
+class _Session:
+    """LiteRT's interpreter and the keys and values in its memory: those of the first tokens of some rows."""
+
+    def __init__(self, path, threads, config):
+        self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
+        self._inputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_input_details()}
+        self._outputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_output_details()}
+        self._config, self._cached = config, [name for name in self._inputs if name.startswith(("key_", "value_"))]
+        self._ids = np.zeros([0, 0], np.int32)                                            # [rows, slots]; -1 = nothing is there
+        self._shape, self._aside = None, {}
+
+    def holds(self, tokens, wanted):
+        """Tell whether the rows here begin with these tokens, int32 [batch, tokens], where wanted, bool of the same shape."""
+        return len(tokens) == len(self._ids) and tokens.shape[1] <= self._ids.shape[1] and not (wanted & (tokens != self._ids[:, : tokens.shape[1]])).any()
+
+    def take_over(self, tokens, wanted):
+        """Become these rows, each with the longest beginning that it has in common with any row here; return its length, int [batch]."""
+        common = min(tokens.shape[1], self._ids.shape[1])
+        source, have = np.zeros(len(tokens), int), np.zeros(len(tokens), int)
+        for row, ids in enumerate(self._ids):
+            alike = np.logical_and.accumulate(wanted[:, :common] & (tokens[:, :common] == ids[:common]), axis=1).sum(axis=1)
+            source, have = np.where(alike > have, row, source), np.maximum(alike, have)
+        longest = have.max()
+        self._aside = {name: self._values(name)[source, :, :longest] if longest else None for name in self._cached}
+        self._ids = np.where(np.arange(longest) < have[:, np.newaxis], tokens[:, :longest], -1)
+        return have
+
+    def run(self, embeddings, ids, start, last):
+        """Read tokens behind the first ones of each row, and keep them.
+
+        Args:
+            embeddings: float32 [batch, width, model's width], of the tokens.
+            ids: int32 [batch, width], the tokens.
+            start: int [batch], tokens before them, which are here.
+            last: int32 [batch, wanted].
+
+        Returns:
+            The logits, float32 [batch, wanted, vocab].
+        """
+        batch, width = ids.shape
+        self._reshape(batch, width, last.shape[1], needed=int(start.max()) + width)
+        slots, place = np.arange(self._ids.shape[1]), start[:, np.newaxis] + np.arange(width)
+        before = np.broadcast_to((slots < start[:, np.newaxis])[:, np.newaxis], [batch, width, len(slots)])
+        causal = np.broadcast_to(np.tri(width, dtype=bool), [batch, width, width])
+        positions = np.minimum(place, self._config.n_positions - 1)                       # of padding too
+        given = {"embeddings": embeddings, "positions": positions, "last": last, "seen": np.concatenate([before, causal], axis=2)}
+        for name, array in given.items():
+            self._interpreter.set_tensor(self._inputs[name], array if name in ("embeddings", "seen") else array.astype(np.int32))
+        self._interpreter.invoke()
+        row = np.arange(batch)[:, np.newaxis]
+        for name in self._cached:
+            new = self._interpreter.tensor(self._outputs[f"new_{name}"])().transpose(0, 2, 1, 3)  # [batch, width, heads, head width]
+            self._interpreter.tensor(self._inputs[name])()[row, :, place] = new
+            del new  # the interpreter does not run while there is a view of its memory
+        self._ids[slots >= start[:, np.newaxis]] = -1                                     # what stood there was read behind other tokens
+        self._ids[row, place] = ids
+        return self._interpreter.get_tensor(self._outputs["logits"])
+
+    def _values(self, name):
+        """Return the keys or values of a layer, float32 [rows, heads, slots, head width]: those set aside, or a view that must soon go."""
+        return self._aside[name] if self._aside else self._interpreter.tensor(self._inputs[name])()
+
+    def _reshape(self, batch, width, wanted, needed):
+        """Give the interpreter its shapes, with `needed` slots at least; what is in its memory survives."""
+        slots = self._ids.shape[1]
+        if self._aside or not needed <= slots:
+            room = self._shape[3] if self._shape and self._shape[0] == batch else 0
+            slots = room if needed <= room <= 2 * needed + 2 * ROOM else -(-(needed + max(ROOM, needed // 4)) // 16) * 16
+        if not self._aside and (batch, width, wanted, slots) == self._shape:
+            return
+        used = int((self._ids >= 0).any(axis=0).sum())
+        aside = self._aside or {name: self._values(name)[:, :, :used].copy() if used else None for name in self._cached}
+        if (batch, width, wanted, slots) != self._shape:
+            self._resize(batch, width, wanted, slots)
+        for name in self._cached if used else ():
+            self._interpreter.tensor(self._inputs[name])()[:, :, :used] = aside[name][:, :, :used]
+        self._ids = np.pad(self._ids[:, :slots], [[0, 0], [0, max(slots - self._ids.shape[1], 0)]], constant_values=-1)
+        self._shape, self._aside = (batch, width, wanted, slots), {}
+
+    def _resize(self, batch, width, wanted, slots):
+        heads, model_width = self._config.n_head, self._config.n_embd
+        shapes = {"embeddings": [batch, width, model_width], "positions": [batch, width], "seen": [batch, width, slots + width], "last": [batch, wanted]}
+        for name, number in self._inputs.items():
+            self._interpreter.resize_tensor_input(number, shapes.get(name, [batch, heads, slots, model_width // heads]))
+        self._interpreter.allocate_tensors()
+        for name in self._cached:
+            self._interpreter.tensor(self._inputs[name])()[...] = 0.0                     # of an empty slot 0 times its value is taken, so it must be finite

@@ -1,0 +1,178 @@
+"""A model's forward pass as a file of LiteRT (TensorFlow Lite): the one graph of `GPTTransformer`, converted, with its matrices behind it.
+
+TensorFlow's converter takes half a minute and several copies of the weights of a large model. So it gets a graph whose matrices are inputs, and what
+it gives is a graph of some hundred kilobytes; the inputs then become constants, and the matrices are written behind it one at a time.
+"""
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import flatbuffers
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+
+from tfgpt.models.block import Prefix
+from tfgpt.models.stored import int8_rows
+
+KINDS = ("float32", "int8")
+ALIGNMENT = 64
+"""Bytes; each matrix begins at a multiple of it."""
+MATRIX = "matrix_"
+IDENTIFIER = b"TFL3"
+HYBRID_VERSION = 12
+"""Of LiteRT's dense layer: from this one on its weights may be int8 with a scale for each row."""
+
+
+class Table(NamedTuple):
+    """The token embeddings, which are looked up outside of the graph."""
+
+    values: np.ndarray
+    """float32 or int8 [vocab, width]; a view of the file."""
+    scale: np.ndarray
+    """float32 [vocab, 1], what its rows are multiplied by."""
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return float32 [..., width], the embeddings of tokens, int [...]."""
+        return self.values[ids] * self.scale[ids]
+
+
+def write_lite(model, path: str | Path, weights: str) -> Table:
+    """Write a model's forward pass to a file.
+
+    Its graph takes `embeddings` float32 [batch, queries, width], `positions` int32 [batch, queries], `seen` bool
+    [batch, queries, slots + queries], `last` int32 [batch, wanted], and a `key_0`, `value_0`, ... for each layer, float32
+    [batch, heads, slots, head width]. It gives `logits` float32 [batch, wanted, vocab] behind the queries that `last` names, and `new_key_0`,
+    `new_value_0`, ... of the queries, [batch, heads, queries, head width].
+
+    Args:
+        model: a `GPTLMHeadModel` in float32.
+        path: of the file.
+        weights: of the matrices, `float32` or `int8`. Rows of int8 are scaled as in `tfgpt.models.stored`; LiteRT quantizes the other side of each
+            product too, by its rows.
+
+    Raises:
+        ValueError: other weights; a model that is not in float32, or whose weights are stored already.
+    """
+    if weights not in KINDS:
+        raise ValueError(f"weights: engine lite has {' and '.join(KINDS)}, not {weights!r}")
+    if model.transformer.stored_table is not None or model.compute_dtype != "float32":
+        raise ValueError("engine lite: it takes a model whose weights are in float32; load it so")
+    flat, matrices = _converted(model), _matrices(model)
+    tensors = _made_constant(flat, weights)
+    sizes = [int(np.prod(tensor.shape)) * np.dtype(weights).itemsize for tensor in tensors]
+    buffers = [flat.buffers[tensor.buffer] for tensor in tensors]
+    start = len(_packed(flat))  # which the numbers in it do not change
+    for buffer, size in zip(buffers, sizes):
+        buffer.offset, buffer.size = -(-start // ALIGNMENT) * ALIGNMENT, size
+        start = buffer.offset + size
+    with open(path, "wb") as file:
+        for tensor, buffer, matrix in zip(tensors, buffers, matrices):
+            values = matrix()
+            if weights == "int8":
+                values, tensor.quantization.scale = int8_rows(values)
+            file.seek(buffer.offset)
+            file.write(values.tobytes())
+        file.seek(0)
+        file.write(_packed(flat))
+    values = np.memmap(path, weights, "r", buffers[-1].offset, tensors[-1].shape)
+    return Table(values, tensors[-1].quantization.scale[:, np.newaxis] if weights == "int8" else np.ones([len(values), 1], np.float32))
+
+
+def _layers(model):
+    return [layer for block in model.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+
+
+class _Input:
+    """Stands for a matrix [out, in] in the graph that is converted."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def product(self, x):
+        """Return float32 [rows, out] of float32 [rows, in]."""
+        return tf.matmul(x, self.values, transpose_b=True)
+
+
+@contextlib.contextmanager
+def _inputs(model, matrices):
+    """Let tensors be the model's matrices meanwhile."""
+    layers = _layers(model)
+    for layer, matrix in zip(layers, matrices):
+        layer._stored = _Input(matrix)
+    model.transformer.stored_table = _Input(matrices[-1])
+    try:
+        yield
+    finally:
+        model.transformer.stored_table = None
+        for layer in layers:
+            layer._stored = None
+
+
+def _traced(model):
+    config, spec = model.config, tf.TensorSpec
+    heads, width, layers = config.n_head, config.n_embd // config.n_head, config.n_layer
+    names = [f"{part}_{layer}" for part in ("key", "value") for layer in range(layers)]
+    shapes = [(layer.nf, layer.nx) for layer in _layers(model)] + [(config.vocab_size, config.n_embd)]
+
+    @tf.function(autograph=False, input_signature=[
+        spec([None, None, config.n_embd], name="embeddings"), spec([None, None], tf.int32, name="positions"),
+        spec([None, None, None], tf.bool, name="seen"), spec([None, None], tf.int32, name="last"),
+        *(spec([None, heads, None, width], name=name) for name in names), *(spec(shape, name=f"{MATRIX}{number}") for number, shape in enumerate(shapes)),
+    ])  # fmt: skip
+    def read(embeddings, positions, seen, last, *others):
+        cached, matrices = others[: 2 * layers], others[2 * layers :]
+        with _inputs(model, matrices):
+            output = model.transformer(None, inputs_embeds=embeddings, position_ids=positions, attention_mask=seen,
+                                       past_key_values=Prefix(cached[:layers], cached[layers:]), use_cache=True)
+            logits = model.project(tf.gather(output.last_hidden_state, last, batch_dims=1))
+        new = output.past_key_values
+        return {"logits": logits} | dict(zip(names, (*new.keys, *new.values)))
+
+    return read.get_concrete_function()
+
+
+def _converted(model):
+    """Return the graph as LiteRT has it, its matrices among the inputs."""
+    function = _traced(model)
+    flat = schema.ModelT.InitFromPackedBuf(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert(), 0)
+    graph = flat.subgraphs[0]
+    for name, number in zip(sorted(function.structured_outputs), graph.outputs):  # the converter numbers them in this order
+        graph.tensors[number].name = f"new_{name}" if name != "logits" else name
+    return flat
+
+
+def _matrices(model):
+    """Return for each matrix a function that gives it, float32 [out, in]."""
+    return [lambda layer=layer: layer.weight.numpy().T for layer in _layers(model)] + [lambda: model.transformer.wte.embeddings.numpy()]
+
+
+def _made_constant(flat, weights):
+    """Make constants of the matrices among the inputs; return their tensors, whose values have no place yet."""
+    graph = flat.subgraphs[0]
+    inputs = {graph.tensors[number].name.decode(): number for number in graph.inputs}
+    numbers = [inputs[name] for name in sorted((name for name in inputs if name.startswith(MATRIX)), key=lambda name: int(name.removeprefix(MATRIX)))]
+    graph.inputs = [number for number in graph.inputs if number not in numbers]
+    tensors = [graph.tensors[number] for number in numbers]
+    for tensor in tensors:
+        buffer, tensor.buffer = schema.BufferT(), len(flat.buffers)
+        buffer.offset = buffer.size = 2  # 0 would not be written, and 1 means none
+        flat.buffers.append(buffer)
+        if weights == "int8":
+            tensor.type, tensor.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
+            tensor.quantization.scale = np.ones(tensor.shape[0], np.float32)
+            tensor.quantization.zeroPoint = np.zeros(tensor.shape[0], np.int64)
+            tensor.quantization.quantizedDimension = 0
+    for operator in graph.operators if weights == "int8" else ():
+        code = flat.operatorCodes[operator.opcodeIndex]
+        if code.builtinCode == schema.BuiltinOperator.FULLY_CONNECTED:
+            code.version, operator.builtinOptions.asymmetricQuantizeInputs = HYBRID_VERSION, True
+    return tensors
+
+
+def _packed(flat):
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(flat.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
