@@ -10,7 +10,7 @@ from typing import get_args
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.generation.controls import CONTROLS, controls_of
-from tfgpt.recipe import Weights
+from tfgpt.recipe import Engine, Weights
 
 COMMAND = "tfgpt generate"
 
@@ -20,7 +20,9 @@ def generate(arguments: list[str]) -> int:
     parser = parser_of("generate", generate.__doc__)
     parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, or a hub id.")
     parser.add_argument("--weights", type=str, default="float32", choices=get_args(Weights),
-                        help="How the matrices are kept: fewer bits are smaller and faster, and cost some exactness; int8 is for x86 CPUs.")
+                        help="How the matrices are kept: fewer bits are smaller and faster, less exact; int8 is for x86 CPUs, or --engine lite.")
+    parser.add_argument("--engine", type=str, default="graph", choices=get_args(Engine),
+                        help="What computes: graph = TensorFlow, on any device; lite = LiteRT, on a CPU two to three times as fast, with float32 or int8.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
     parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")
     parser.add_argument("--chat", action="store_true", help="Talk: each line of standard input is a turn, answered by the model; ends with the input.")
@@ -47,7 +49,7 @@ def generate(arguments: list[str]) -> int:
     prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
     if not prompts and not given.chat:
         raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
-    text_model, chat_template = _load(given.model, given.weights)
+    text_model, chat_template = _load(given.model, given.weights, given.engine)
     options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text,
                           "top_log_probs": given.log_probs}
     try:
@@ -109,7 +111,7 @@ def _prompts_of(path) -> Iterator[str]:
         yield prompt
 
 
-def _load(source, weights):
+def _load(source, weights, engine):
     """Return a `TextModel`, and the template of its chats."""
     import_tensorflow_quietly()
     from tfgpt.generation.text_model import TextModel
@@ -121,7 +123,7 @@ def _load(source, weights):
     of_model, of_tokenizer = (Path(source) / part if is_run else source for part in ("model", "tokenizer"))
     tokenizer = load_tokenizer(of_tokenizer)
     try:
-        model = load_model(of_model, weights)
+        model = load_model(of_model, weights, engine)
         text_model = TextModel(model, tokenizer)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {source}: {error}") from error

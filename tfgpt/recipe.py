@@ -19,6 +19,8 @@ __all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", 
 
 Weights = Literal["float32", "bfloat16", "int8"]
 """How the matrices of a model that is not trained may be kept."""
+Engine = Literal["graph", "lite"]
+"""What computes with a model that is not trained: TensorFlow, or LiteRT."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def written(settings, sides):
     for side in sides:
         tf.config.run_functions_eagerly(side == "transformers TF graph")
         try:
-            found[side] = SIDES[side].make(settings, SIDES[side].weights)()
+            found[side] = SIDES[side].make(settings, SIDES[side].weights, *SIDES[side].options)()
         finally:
             tf.config.run_functions_eagerly(False)
     return found
@@ -47,7 +47,8 @@ def answered(**ids):
 
 
 def test_all_sides_with_float32_weights_write_what_pytorch_does(ids):
-    assert [side for side in SIDES if SIDES[side].weights == "float32"] == ["tfgpt float32", "transformers TF graph", "PyTorch", "CTranslate2 float32"]
+    full = [side for side in SIDES if SIDES[side].weights == "float32"]
+    assert full == ["tfgpt graph float32", "tfgpt lite float32", "transformers TF graph", "PyTorch", "CTranslate2 float32"]
     for side, of in SIDES.items():
         assert ids[side].shape == (2, 9)
         if of.weights == "float32":
@@ -89,8 +90,8 @@ def test_a_larger_batch_begins_with_the_rows_of_a_smaller_one():
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        (answered(tfgpt_float32=[[1, 2, 4]], PyTorch=[[1, 2, 3]]), "the side tfgpt float32 wrote other tokens than PyTorch: row 0, token 2 is 4 and not 3"),
-        (answered(tfgpt_float32=[[1, 2, 3]], CTranslate2_float32=[[5, 2, 3]]), "the side CTranslate2 float32 wrote other tokens than tfgpt float32: row 0"),
+        (answered(tfgpt_graph_float32=[[1, 2, 4]], PyTorch=[[1, 2, 3]]), "graph float32 wrote other tokens than PyTorch: row 0, token 2 is 4 and not 3"),
+        (answered(tfgpt_graph_float32=[[1, 2, 3]], CTranslate2_float32=[[5, 2, 3]]), "CTranslate2 float32 wrote other tokens than tfgpt graph float32: row 0"),
         (answered(PyTorch=[[1, 2, 3]], CTranslate2_int8=[[1, 2]]), r"the side CTranslate2 int8 wrote \[2\] tokens instead of 3 in each of 1 rows"),
         (answered(PyTorch=[[1, 2, 3], [1, 2, 3]]), r"the side PyTorch wrote \[3, 3\] tokens instead of 3 in each of 1 rows"),
     ],
@@ -105,8 +106,8 @@ def test_rounded_weights_may_write_other_tokens():
 
 
 def test_weights_that_there_are_not_are_no_float32(settings):
-    with pytest.raises(ValueError, match=f"weights: 'float8' is none of {', '.join(WEIGHTS)}"):
-        SIDES["tfgpt float32"].make(settings, "float8")
+    with pytest.raises(ValueError, match=f"weights: 'float8' is none of {', '.join(WEIGHTS['graph'])}"):
+        SIDES["tfgpt graph float32"].make(settings, "float8", "graph")
 
 
 @pytest.mark.slow
@@ -114,14 +115,14 @@ def test_the_sides_take_turns():
     pytest.importorskip("torch", reason="pip install 'tfgpt[bench]'")
     pytest.importorskip("ctranslate2", reason="pip install 'tfgpt[bench]'")
 
-    result = generate.run(TINY, batches=(2,), rounds=1, sides=("tfgpt float32", "CTranslate2 float32"))  # and compares them
+    result = generate.run(TINY, batches=(2,), rounds=1, sides=("tfgpt graph float32", "CTranslate2 float32"))  # and compares them
 
-    assert list(result) == [2] and list(result[2]) == ["tfgpt float32", "CTranslate2 float32"]
-    assert result[2]["tfgpt float32"]["to_first"] == 1.0
+    assert list(result) == [2] and list(result[2]) == ["tfgpt graph float32", "CTranslate2 float32"]
+    assert result[2]["tfgpt graph float32"]["to_first"] == 1.0
     for row in result[2].values():
         assert row["tokens_per_second"] * row["milliseconds"] / 1000 == pytest.approx(2)  # a token in each row
-    assert result[2]["tfgpt float32"]["first_call_seconds"] > 10 * 9 * result[2]["tfgpt float32"]["milliseconds"] / 1000  # traced
-    assert result[2]["tfgpt float32"]["peak_megabytes"] > 300 > result[2]["CTranslate2 float32"]["peak_megabytes"]  # no framework, nor our memory
+    assert result[2]["tfgpt graph float32"]["first_call_seconds"] > 10 * 9 * result[2]["tfgpt graph float32"]["milliseconds"] / 1000  # traced
+    assert result[2]["tfgpt graph float32"]["peak_megabytes"] > 300 > result[2]["CTranslate2 float32"]["peak_megabytes"]  # no framework, nor our memory
 
 
 def test_a_side_that_ends_is_told():
@@ -130,7 +131,7 @@ def test_a_side_that_ends_is_told():
 
 
 def test_the_table_has_a_line_for_each_side_of_each_batch(monkeypatch, capsys):
-    rows = figures({"tfgpt float32": [SECONDS], "PyTorch": [SECONDS | {"seconds": 0.25}]}, steps=64)
+    rows = figures({"tfgpt graph float32": [SECONDS], "PyTorch": [SECONDS | {"seconds": 0.25}]}, steps=64)
     result = {batch: {side: row | {"first_call_seconds": 3.0} for side, row in rows.items()} for batch in (1, 4)}
     asked = []
     monkeypatch.setattr(generate, "run", lambda *given: asked.append(given) or result)
@@ -144,7 +145,7 @@ def test_the_table_has_a_line_for_each_side_of_each_batch(monkeypatch, capsys):
     lines = [line.split() for line in table.splitlines()]
     assert [line for line in lines if line[0] == "batch"] == [["batch", "1"], ["batch", "4"]]
     assert [line for line in lines if line[0] == "PyTorch"] == [["PyTorch", "512", "2.00", "3.9", "3.0", "1,234"]] * 2
-    assert figures_as_json["4"]["tfgpt float32"]["to_first"] == 1.0
+    assert figures_as_json["4"]["tfgpt graph float32"]["to_first"] == 1.0
 
 
 @pytest.mark.parametrize("wrong", [["--batch", "0"], ["--batch", "1", "-3"], ["--rounds", "0"]])

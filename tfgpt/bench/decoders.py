@@ -18,8 +18,8 @@ import numpy as np
 
 from tfgpt.bench.turns import serve
 
-WEIGHTS = ("float32", "bfloat16", "int8")
-"""In which this package decodes."""
+WEIGHTS = {"graph": ("float32", "bfloat16", "int8"), "lite": ("float32", "int8")}
+"""In which this package decodes, with each of its engines."""
 CONVERTED = ("float32", "int8")
 """In which CTranslate2 does."""
 FULL = "float32"
@@ -53,9 +53,10 @@ class Settings:
 class Side:
     """One way to decode."""
 
-    make: Callable[[Settings, str], Callable[[], np.ndarray]]
-    """Takes the settings and `weights`; returns the function that continues the prompts: ids, int [batch, new_tokens]."""
+    make: Callable[..., Callable[[], np.ndarray]]
+    """Takes the settings, `weights` and what else is in `options`; returns the function that continues the prompts: ids, int [batch, new_tokens]."""
     weights: str = FULL
+    options: tuple[str, ...] = ()
 
 
 def prompts_of(settings: Settings) -> np.ndarray:
@@ -100,13 +101,13 @@ def convert_weights(settings: Settings) -> None:
         spec.save(str(folder))
 
 
-def tfgpt_decoder(settings: Settings, weights: str) -> Callable[[], np.ndarray]:
-    """Return this package's decoding as `TextModel.generate` does it between its tokenizers."""
+def tfgpt_decoder(settings: Settings, weights: str, engine: str) -> Callable[[], np.ndarray]:
+    """Return this package's decoding with one of its engines, as `TextModel.generate` does it between its tokenizers."""
     import tensorflow as tf
 
     from tfgpt.models.build import load_model
 
-    model = load_model(_model_folder(settings), weights)
+    model = load_model(_model_folder(settings), weights, engine)
     prompts = tf.RaggedTensor.from_row_lengths(prompts_of(settings).reshape(-1), [settings.prompt] * settings.batch)
     decode = _decoding(model, settings)
     return lambda: decode(prompts).numpy()
@@ -184,7 +185,7 @@ def ctranslate2_decoder(settings: Settings, weights: str) -> Callable[[], np.nda
 
 
 SIDES = {
-    **{f"tfgpt {weights}": Side(tfgpt_decoder, weights) for weights in WEIGHTS},
+    **{f"tfgpt {engine} {weights}": Side(tfgpt_decoder, weights, (engine,)) for engine, kinds in WEIGHTS.items() for weights in kinds},
     "transformers TF graph": Side(transformers_decoder),
     "PyTorch": Side(pytorch_decoder),
     **{f"CTranslate2 {weights}": Side(ctranslate2_decoder, weights) for weights in CONVERTED},
@@ -202,7 +203,7 @@ def worker(name: str, settings: Settings) -> Callable[[int], dict]:
     """Return the function that lets a side decode so many times, and answers with the ids of the last; or the one that writes the `weights`."""
     if name == "weights":
         return lambda times: {"written": write_weights(settings)}
-    generate = SIDES[name].make(settings, SIDES[name].weights)
+    generate = SIDES[name].make(settings, SIDES[name].weights, *SIDES[name].options)
 
     def work(times):
         for _ in range(times):

@@ -141,19 +141,18 @@ class Decoder:
         written, number = state.written, _count(state)
         uniform = tf.gather(state.uniform, tf.minimum(number, tf.shape(state.uniform)[1] - 1), batch_dims=1)
         chosen = choose(logits, written, controls, constraints, uniform, self.end_of_text)
-        log_probs = tf.nn.log_softmax(logits)
-        top = tf.shape(state.top_ids)[2]
+        log_sum, top = tf.reduce_logsumexp(logits, axis=-1), tf.shape(state.top_ids)[2]     # a log-softmax of it all took twice as long
 
         def noted():
-            likeliest, ids = tf.math.top_k(log_probs, top)
-            return _put(state.top_ids, number, ids, going), _put(state.top_log_probs, number, likeliest, going)
+            likeliest, ids = tf.math.top_k(logits, top)
+            return _put(state.top_ids, number, ids, going), _put(state.top_log_probs, number, likeliest - log_sum[:, tf.newaxis], going)
 
         top_ids, top_log_probs = tf.cond(top > 0, noted, lambda: (state.top_ids, state.top_log_probs))
         written = written._replace(tokens=_put(written.tokens, written.length, chosen, going), length=written.length + tf.cast(going, tf.int32))
         return state._replace(
             written=written,
             stopped=state.stopped | (going & ((chosen == self.end_of_text) | self._ends_in_stop(written, constraints.stop))),
-            token_log_probs=_put(state.token_log_probs, number, tf.gather(log_probs, chosen, batch_dims=1), going),
+            token_log_probs=_put(state.token_log_probs, number, tf.gather(logits, chosen, batch_dims=1) - log_sum, going),
             top_ids=top_ids,
             top_log_probs=top_log_probs,
         ), chosen

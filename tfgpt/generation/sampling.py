@@ -255,8 +255,9 @@ def _where_asked(asked, change, logits):
 
 def _banned(logits, banned):
     """Return the logits with those of banned tokens at -inf; a row that would have no token left keeps all."""
-    left = tf.reduce_any(tf.math.is_finite(logits) & ~banned, axis=-1, keepdims=True)
-    return tf.where(banned & left, float("-inf"), logits)
+    without = tf.where(banned, float("-inf"), logits)
+    left = tf.reduce_max(without, axis=-1, keepdims=True) > float("-inf")
+    return _where_asked(~left, lambda: tf.where(left, without, logits), without)
 
 
 def _filter_mass(logits, order, mass):

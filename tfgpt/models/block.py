@@ -5,7 +5,7 @@ The attention's mask is truly additive: a masked position gets -inf in float32, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -24,6 +24,8 @@ class Compute:
     """Of matrix products in training; `None` = that of the layers (Keras's policy), as anywhere else. Sums, norms and softmax are always float32."""
     compile_elementwise: bool = False
     """Whether in training the work between the products is compiled by XLA."""
+    reading: dict = field(default_factory=lambda: elementwise.PLAIN)
+    """The functions of `tfgpt.models.elementwise` by name, outside of training."""
     recompute: bool = False
     """Whether in training each block keeps its input alone and computes the rest anew on the way back (activation checkpointing)."""
 
@@ -33,7 +35,9 @@ class Compute:
 
     def elementwise(self, training: bool) -> dict:
         """Return the functions of `tfgpt.models.elementwise` by name, compiled or not."""
-        return elementwise.COMPILED if training and self.compile_elementwise else elementwise.PLAIN
+        if not training:
+            return self.reading
+        return elementwise.COMPILED if self.compile_elementwise else elementwise.PLAIN
 
 
 class StaticCache(NamedTuple):
@@ -76,8 +80,7 @@ class Projection(TFConv1D):
     def call(self, x, training=False):
         """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
         if self._stored is not None:
-            product = self._stored.product(tf.reshape(x, [-1, self.nx]))
-            return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+            return self._stored.product(x)
         dtype = self._compute.dtype(training, self.compute_dtype)
         product = _product(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.convert_to_tensor(self.weight))
         return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))

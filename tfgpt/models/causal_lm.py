@@ -76,8 +76,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
         if self.transformer.stored_table is None:
             return tf.matmul(hidden, tf.cast(self.transformer.wte.embeddings, hidden.dtype), transpose_b=True)
-        product = self.transformer.stored_table.product(tf.reshape(hidden, [-1, self.config.n_embd]))
-        return tf.reshape(product, tf.concat([tf.shape(hidden)[:-1], [self.config.vocab_size]], axis=0))
+        return self.transformer.stored_table.product(hidden)
 
     def store_weights(self, kind: str) -> None:
         """Keep the matrices in fewer bits from now on; the model then reads, scores and writes, but can be neither trained nor saved.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,15 +100,19 @@ class LiteModel:
 
     def _read_behind(self, ids, start, last):
         """Read tokens, int32 [batch, width], behind the first `start` tokens of each row; return the logits [batch, wanted, vocab]."""
-        logits = np.empty([*last.shape, self.config.vocab_size], np.float32)
+        logits = None
         for first in range(0, ids.shape[1], CHUNK):
             chunk = ids[:, first : first + CHUNK]
             here = (last >= first) & (last < first + chunk.shape[1])                      # [batch, wanted]
             columns = np.flatnonzero(here.any(axis=0))
-            asked = np.clip(last[:, columns] - first, 0, chunk.shape[1] - 1) if len(columns) else np.zeros([len(ids), 1], np.int32)
+            asked = np.clip(last[:, columns] - first, 0, chunk.shape[1] - 1) if len(columns) else np.zeros([len(ids), 1], int)
             found = self._session.run(self._table.rows(chunk), chunk, start + first, asked)
-            for number, column in enumerate(columns):
-                logits[here[:, column], column] = found[here[:, column], number]
+            if here.all():
+                return found
+            if logits is None:
+                logits = np.zeros([*last.shape, self.config.vocab_size], np.float32)
+            row, column = np.nonzero(here[:, columns])
+            logits[row, columns[column]] = found[row, column]
         return logits
 
 
@@ -115,7 +120,9 @@ class _Session:
     """LiteRT's interpreter and the keys and values in its memory: those of the first tokens of some rows."""
 
     def __init__(self, path, threads, config):
-        self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)  # the TensorFlow asked for here has it
+            self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
         self._inputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_input_details()}
         self._outputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_output_details()}
         self._config, self._cached = config, [name for name in self._inputs if name.startswith(("key_", "value_"))]

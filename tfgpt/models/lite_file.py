@@ -5,6 +5,7 @@ it gives is a graph of some hundred kilobytes; the inputs then become constants,
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import flatbuffers
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tfgpt.models.block import Prefix
@@ -22,8 +24,9 @@ ALIGNMENT = 64
 """Bytes; each matrix begins at a multiple of it."""
 MATRIX = "matrix_"
 IDENTIFIER = b"TFL3"
-HYBRID_VERSION = 12
+DENSE_VERSION = 12
 """Of LiteRT's dense layer: from this one on its weights may be int8 with a scale for each row."""
+NO_TENSOR = -1
 
 
 class Table(NamedTuple):
@@ -92,21 +95,22 @@ class _Input:
         self.values = values
 
     def product(self, x):
-        """Return float32 [rows, out] of float32 [rows, in]."""
+        """Return float32 [..., out] of float32 [..., in]."""
         return tf.matmul(x, self.values, transpose_b=True)
 
 
 @contextlib.contextmanager
 def _inputs(model, matrices):
-    """Let tensors be the model's matrices meanwhile."""
-    layers = _layers(model)
+    """Let tensors be the model's matrices meanwhile, and its activation one that LiteRT knows."""
+    layers, compute = _layers(model), model.transformer.compute
+    reading, compute.reading = compute.reading, compute.reading | {"bias_gelu": lambda x, bias: tf.nn.gelu(x + bias[0], approximate=True)}
     for layer, matrix in zip(layers, matrices):
         layer._stored = _Input(matrix)
     model.transformer.stored_table = _Input(matrices[-1])
     try:
         yield
     finally:
-        model.transformer.stored_table = None
+        compute.reading, model.transformer.stored_table = reading, None
         for layer in layers:
             layer._stored = None
 
@@ -136,8 +140,12 @@ def _traced(model):
 
 def _converted(model):
     """Return the graph as LiteRT has it, its matrices among the inputs."""
-    function = _traced(model)
-    flat = schema.ModelT.InitFromPackedBuf(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert(), 0)
+    function, verbosity = _traced(model), logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it is said that a SavedModel on the way is the newer form; that takes twice as long
+    try:
+        flat = schema.ModelT.InitFromPackedBuf(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert(), 0)
+    finally:
+        logging.set_verbosity(verbosity)
     graph = flat.subgraphs[0]
     for name, number in zip(sorted(function.structured_outputs), graph.outputs):  # the converter numbers them in this order
         graph.tensors[number].name = f"new_{name}" if name != "logits" else name
@@ -165,11 +173,38 @@ def _made_constant(flat, weights):
             tensor.quantization.scale = np.ones(tensor.shape[0], np.float32)
             tensor.quantization.zeroPoint = np.zeros(tensor.shape[0], np.int64)
             tensor.quantization.quantizedDimension = 0
-    for operator in graph.operators if weights == "int8" else ():
-        code = flat.operatorCodes[operator.opcodeIndex]
-        if code.builtinCode == schema.BuiltinOperator.FULLY_CONNECTED:
-            code.version, operator.builtinOptions.asymmetricQuantizeInputs = HYBRID_VERSION, True
+    _make_dense(flat, numbers)
     return tensors
+
+
+def _make_dense(flat, matrices):
+    """Make dense layers of the products with these tensors, and of the biases added to them: LiteRT packs the weights of those once, int8 or not."""
+    graph = flat.subgraphs[0]
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
+    code.version = DENSE_VERSION
+    flat.operatorCodes.append(code)
+    readers = collections.defaultdict(list)
+    for operator in graph.operators:
+        for number in operator.inputs:
+            readers[number].append(operator)
+    for product in [operator for operator in graph.operators if operator.inputs[-1] in matrices]:
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = options.asymmetricQuantizeInputs = True
+        product.opcodeIndex, product.builtinOptions = len(flat.operatorCodes) - 1, options
+        product.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        bias, sums = NO_TENSOR, readers[product.outputs[0]]
+        if len(sums) == 1 and flat.operatorCodes[sums[0].opcodeIndex].builtinCode == schema.BuiltinOperator.ADD:
+            bias = next((number for number in sums[0].inputs if _is_bias(flat, number)), NO_TENSOR)
+        if bias != NO_TENSOR:
+            product.outputs = sums[0].outputs
+            graph.operators.remove(sums[0])
+        product.inputs = [*product.inputs, bias]
+
+
+def _is_bias(flat, number):
+    tensor = flat.subgraphs[0].tensors[number]
+    return len(tensor.shape) == 1 and flat.buffers[tensor.buffer].data is not None
 
 
 def _packed(flat):

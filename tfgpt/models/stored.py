@@ -33,8 +33,9 @@ class Bfloat16Matrix(tf.Module):
         self._values = tf.Variable(tf.cast(values, tf.bfloat16), trainable=False)
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
-        """Return float32 [rows, out] of float [rows, in]."""
-        return tf.cast(tf.matmul(tf.cast(x, tf.bfloat16), self._values, transpose_b=True), tf.float32)
+        """Return float32 [..., out] of float [..., in]."""
+        rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.bfloat16)
+        return _shaped_as(x, tf.cast(tf.matmul(rows, self._values, transpose_b=True), tf.float32))
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
@@ -62,7 +63,7 @@ class Int8Matrix(tf.Module):
         self._largest = tf.Variable(largest, trainable=False)                             # [out]
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
-        """Return float32 [rows, out] of float [rows, in].
+        """Return float32 [..., out] of float [..., in].
 
         Raises:
             RuntimeError: functions run eagerly, so that there is no graph.
@@ -71,8 +72,9 @@ class Int8Matrix(tf.Module):
             if tf.config.functions_run_eagerly():
                 raise RuntimeError("weights int8: their product is computed in graphs alone; call tf.config.run_functions_eagerly(False)")
             return tf.function(self.product)(x)
-        largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=1), SMALLEST)        # [rows]
-        whole, *_ = tf.raw_ops.QuantizeV2(input=x, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
+        rows = tf.reshape(x, [-1, x.shape[-1]])
+        largest = tf.maximum(tf.reduce_max(tf.abs(rows), axis=1), SMALLEST)               # [rows]
+        whole, *_ = tf.raw_ops.QuantizeV2(input=rows, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
                                           round_mode="HALF_TO_EVEN")
         wide = tf.convert_to_tensor(self._largest)
         # The bounds of the left side are 1: its scales are multiplied to the rows of the product. The weights are reordered once, and kept.
@@ -84,12 +86,17 @@ class Int8Matrix(tf.Module):
             transpose_a=False, transpose_b=True, is_weight_const=True, is_bias_const=True, leakyrelu_alpha=0.0,
             fused_ops=["BiasAdd", "Dequantize"], input_quant_mode="SCALED", output_quant_mode="SCALED",
         )  # fmt: skip
-        return outputs[0] * largest[:, tf.newaxis]
+        return _shaped_as(x, outputs[0] * largest[:, tf.newaxis])
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
         scale = tf.gather(self._largest, numbers) / 127.0
         return tf.cast(tf.gather(self._values, numbers), tf.float32) * scale[..., tf.newaxis]
+
+
+def _shaped_as(x, rows):
+    """Return [rows, out] as [..., out], where x is [..., in]."""
+    return tf.reshape(rows, tf.concat([tf.shape(x)[:-1], tf.shape(rows)[1:]], axis=0))
 
 
 KINDS = {"bfloat16": Bfloat16Matrix, "int8": Int8Matrix}

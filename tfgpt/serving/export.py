@@ -11,6 +11,7 @@ from tfgpt.files import whole_folder
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
+from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import ExportConfig
 
 
@@ -25,7 +26,12 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
         folder: the model's base path for TensorFlow Serving.
         config: version and defaults; `None` = version 1 and the defaults of a recipe.
         assets: files copied into `assets.extra`, such as the recipe.
+
+    Raises:
+        ValueError: a model behind LiteRT.
     """
+    if isinstance(text_model.model, LiteModel):
+        raise ValueError("export: a model with engine lite runs in Python alone; load it with engine='graph' and export that")
     config = config or ExportConfig()
     version = Path(folder) / str(config.version)
     with whole_folder(version) as partial:
