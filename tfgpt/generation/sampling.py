@@ -216,12 +216,11 @@ def changed(logits: tf.Tensor, written: Written, controls: Controls, constraints
         return logits - presence - controls.frequency_penalty[:, tf.newaxis] * counts
 
     def apply():
-        ends = tf.range(vocab) == end_of_text                                             # [vocab]
         x = _where_asked(penalized, lambda: penalize(logits, _tokens_at(written.tokens, present, vocab) > 0, penalty), logits)
         x = _where_asked(lowered, lambda: lower(x), x)
         x = _where_asked(listed, lambda: _banned(x, _tokens_at(constraints.banned_tokens, listed, vocab) > 0), x)
         x = _where_asked(controls.no_repeat_ngram_size > 0, lambda: _banned(x, repeated(written, controls.no_repeat_ngram_size, vocab)), x)
-        return _where_asked(unended, lambda: _banned(x, unended[:, tf.newaxis] & ends[tf.newaxis]), x)
+        return _where_asked(unended, lambda: _kept_if_any(x, _at(x, end_of_text, unended, float("-inf"))), x)
 
     listed = constraints.banned_tokens >= 0                                               # [batch, banned]
     asked = penalized | lowered | unended | (controls.no_repeat_ngram_size > 0) | tf.reduce_any(listed, axis=1)
@@ -255,9 +254,19 @@ def _where_asked(asked, change, logits):
 
 def _banned(logits, banned):
     """Return the logits with those of banned tokens at -inf; a row that would have no token left keeps all."""
-    without = tf.where(banned, float("-inf"), logits)
+    return _kept_if_any(logits, tf.where(banned, float("-inf"), logits))
+
+
+def _kept_if_any(logits, without):
+    """Return the logits without some tokens, and in a row that has no token left the logits with them."""
     left = tf.reduce_max(without, axis=-1, keepdims=True) > float("-inf")
     return _where_asked(~left, lambda: tf.where(left, without, logits), without)
+
+
+def _at(logits, token, rows, value):
+    """Return the logits with a value for one token in some rows, bool [batch]."""
+    row = tf.where(rows)                                                                  # [rows, 1]
+    return tf.tensor_scatter_nd_update(logits, tf.pad(row, [[0, 0], [0, 1]], constant_values=token), tf.fill(tf.shape(row)[:1], value))
 
 
 def _filter_mass(logits, order, mass):

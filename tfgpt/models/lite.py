@@ -20,7 +20,7 @@ from tfgpt.models.lite_file import write_lite
 CHUNK = 128
 """Tokens that are read at once at most: attention's memory grows with their number times that of all before."""
 ROOM = 32
-"""Slots that a cache has to spare when it is made anew, or a quarter of what it holds; too many cost time at each token, too few make it anew often."""
+"""Slots that a cache gets to spare, or a quarter of what it holds: too many cost time at each token, too few have it made anew often."""
 
 
 class KnownTokens(NamedTuple):
@@ -79,7 +79,7 @@ class LiteModel:
         ids = ids[:, :width] if last.size else ids
         with self._lock:
             self._hold(known, start)
-            logits = self._read_behind(ids, start, last)
+            logits = self._read_behind(ids, start, last, room=known.shape[1])
         slots = start[:, np.newaxis] + np.arange(ids.shape[1])
         row, column = np.nonzero(slots < known.shape[1])
         known = known.copy()
@@ -96,17 +96,17 @@ class LiteModel:
         if (missing := start - have).any():
             place = have[:, np.newaxis] + np.arange(missing.max())
             ids = np.take_along_axis(known, np.minimum(place, known.shape[1] - 1), axis=1)
-            self._read_behind(ids, have, np.zeros([len(ids), 0], np.int32))
+            self._read_behind(ids, have, np.zeros([len(ids), 0], np.int32), room=known.shape[1])
 
-    def _read_behind(self, ids, start, last):
-        """Read tokens, int32 [batch, width], behind the first `start` tokens of each row; return the logits [batch, wanted, vocab]."""
+    def _read_behind(self, ids, start, last, room):
+        """Read tokens, int32 [batch, width], behind the first `start` tokens of each row, of which there will be `room`; return the logits."""
         logits = None
         for first in range(0, ids.shape[1], CHUNK):
             chunk = ids[:, first : first + CHUNK]
             here = (last >= first) & (last < first + chunk.shape[1])                      # [batch, wanted]
             columns = np.flatnonzero(here.any(axis=0))
             asked = np.clip(last[:, columns] - first, 0, chunk.shape[1] - 1) if len(columns) else np.zeros([len(ids), 1], int)
-            found = self._session.run(self._table.rows(chunk), chunk, start + first, asked)
+            found = self._session.run(self._table.rows(chunk), chunk, start + first, asked, room)
             if here.all():
                 return found
             if logits is None:
@@ -123,9 +123,10 @@ class _Session:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)  # the TensorFlow asked for here has it
             self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
-        self._inputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_input_details()}
-        self._outputs = {tensor["name"]: tensor["index"] for tensor in self._interpreter.get_output_details()}
-        self._config, self._cached = config, [name for name in self._inputs if name.startswith(("key_", "value_"))]
+        tensors = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
+        self._numbers = {tensor["name"]: tensor["index"] for tensor in tensors}
+        self._views = {name: self._interpreter.tensor(number) for name, number in self._numbers.items()}
+        self._config, self._cached = config, [name for name in self._numbers if name.startswith(("key_", "value_"))]
         self._ids = np.zeros([0, 0], np.int32)                                            # [rows, slots]; -1 = nothing is there
         self._shape, self._aside = None, {}
 
@@ -145,47 +146,51 @@ class _Session:
         self._ids = np.where(np.arange(longest) < have[:, np.newaxis], tokens[:, :longest], -1)
         return have
 
-    def run(self, embeddings, ids, start, last):
+    def run(self, embeddings, ids, start, last, room):
         """Read tokens behind the first ones of each row, and keep them.
 
         Args:
             embeddings: float32 [batch, width, model's width], of the tokens.
             ids: int32 [batch, width], the tokens.
             start: int [batch], tokens before them, which are here.
-            last: int32 [batch, wanted].
+            last: int [batch, wanted].
+            room: tokens that a row will have.
 
         Returns:
             The logits, float32 [batch, wanted, vocab].
         """
         batch, width = ids.shape
-        self._reshape(batch, width, last.shape[1], needed=int(start.max()) + width)
+        self._reshape(batch, width, last.shape[1], needed=int(start.max()) + width, room=room)
         slots, place = np.arange(self._ids.shape[1]), start[:, np.newaxis] + np.arange(width)
         before = np.broadcast_to((slots < start[:, np.newaxis])[:, np.newaxis], [batch, width, len(slots)])
         causal = np.broadcast_to(np.tri(width, dtype=bool), [batch, width, width])
         positions = np.minimum(place, self._config.n_positions - 1)                       # of padding too
+        alike = (start == start[0]).all()
         given = {"embeddings": embeddings, "positions": positions, "last": last, "seen": np.concatenate([before, causal], axis=2)}
         for name, array in given.items():
-            self._interpreter.set_tensor(self._inputs[name], array if name in ("embeddings", "seen") else array.astype(np.int32))
+            self._views[name]()[...] = array
         self._interpreter.invoke()
-        row = np.arange(batch)[:, np.newaxis]
-        for name in self._cached:
-            new = self._interpreter.tensor(self._outputs[f"new_{name}"])().transpose(0, 2, 1, 3)  # [batch, width, heads, head width]
-            self._interpreter.tensor(self._inputs[name])()[row, :, place] = new
-            del new  # the interpreter does not run while there is a view of its memory
+        row, first = np.arange(batch)[:, np.newaxis], int(start[0])
+        for name in self._cached:  # no view of the interpreter's memory is kept, or it does not run
+            if alike:
+                self._views[name]()[:, :, first : first + width] = self._views[f"new_{name}"]()
+            else:
+                self._views[name]()[row, :, place] = self._views[f"new_{name}"]().transpose(0, 2, 1, 3)
         self._ids[slots >= start[:, np.newaxis]] = -1                                     # what stood there was read behind other tokens
         self._ids[row, place] = ids
-        return self._interpreter.get_tensor(self._outputs["logits"])
+        return self._views["logits"]().copy()
 
     def _values(self, name):
         """Return the keys or values of a layer, float32 [rows, heads, slots, head width]: those set aside, or a view that must soon go."""
-        return self._aside[name] if self._aside else self._interpreter.tensor(self._inputs[name])()
+        return self._aside[name] if self._aside else self._views[name]()
 
-    def _reshape(self, batch, width, wanted, needed):
-        """Give the interpreter its shapes, with `needed` slots at least; what is in its memory survives."""
+    def _reshape(self, batch, width, wanted, needed, room):
+        """Give the interpreter its shapes, with `needed` slots at least, `room` if that is not many more; what is in its memory survives."""
         slots = self._ids.shape[1]
         if self._aside or not needed <= slots:
-            room = self._shape[3] if self._shape and self._shape[0] == batch else 0
-            slots = room if needed <= room <= 2 * needed + 2 * ROOM else -(-(needed + max(ROOM, needed // 4)) // 16) * 16
+            free = self._shape[3] if self._shape and self._shape[0] == batch else 0
+            sizes = (free, room, -(-(needed + max(ROOM, needed // 4)) // 16) * 16)
+            slots = next(size for size in sizes if needed <= size <= 2 * needed + 2 * ROOM)
         if not self._aside and (batch, width, wanted, slots) == self._shape:
             return
         used = int((self._ids >= 0).any(axis=0).sum())
@@ -193,15 +198,15 @@ class _Session:
         if (batch, width, wanted, slots) != self._shape:
             self._resize(batch, width, wanted, slots)
         for name in self._cached if used else ():
-            self._interpreter.tensor(self._inputs[name])()[:, :, :used] = aside[name][:, :, :used]
+            self._views[name]()[:, :, :used] = aside[name][:, :, :used]
         self._ids = np.pad(self._ids[:, :slots], [[0, 0], [0, max(slots - self._ids.shape[1], 0)]], constant_values=-1)
         self._shape, self._aside = (batch, width, wanted, slots), {}
 
     def _resize(self, batch, width, wanted, slots):
         heads, model_width = self._config.n_head, self._config.n_embd
         shapes = {"embeddings": [batch, width, model_width], "positions": [batch, width], "seen": [batch, width, slots + width], "last": [batch, wanted]}
-        for name, number in self._inputs.items():
-            self._interpreter.resize_tensor_input(number, shapes.get(name, [batch, heads, slots, model_width // heads]))
+        for name in (*shapes, *self._cached):
+            self._interpreter.resize_tensor_input(self._numbers[name], shapes.get(name, [batch, heads, slots, model_width // heads]))
         self._interpreter.allocate_tensors()
         for name in self._cached:
-            self._interpreter.tensor(self._inputs[name])()[...] = 0.0                     # of an empty slot 0 times its value is taken, so it must be finite
+            self._views[name]()[...] = 0.0                                                # an empty slot's value is multiplied by 0, so it must be finite
