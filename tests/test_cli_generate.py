@@ -25,8 +25,10 @@ def lines_of(capsys, *arguments):
     return captured.out
 
 
-def test_a_prompt_is_continued(run_folder, text_model, capsys):
-    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2)
+@pytest.mark.parametrize("options", [[], ["--engine", "lite"], ["--draft", "itself", "--draft-tokens", 3]])
+def test_a_prompt_is_continued(run_folder, text_model, capsys, options):
+    options = [run_folder if option == "itself" else option for option in options]
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2, *options)
 
     assert out == text_model.generate(["The with"], 9, no_repeat_ngram_size=2)[0].text + "\n"
 

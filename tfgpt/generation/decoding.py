@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
+from tfgpt.generation.draft import Draft, drafted
 from tfgpt.generation.lookup import Lookup, guess, learned
 from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
 from tfgpt.generation.stops import first_stop
@@ -54,6 +55,8 @@ class State(NamedTuple):
     """float32 [batch, context]; for the draw of each token."""
     lookup: Lookup
     cache: StaticCache
+    draft: Draft | tuple
+    """`()` without a draft model."""
 
 
 class Decoder:
@@ -63,10 +66,13 @@ class Decoder:
         model: a `GPTLMHeadModel`.
         end_of_text: id of the token that ends a row.
         texts: string [vocab], the bytes of each token, for stop strings; `None` = rows have no stop strings.
+        draft: a smaller model with the same vocabulary that guesses how rows go on; `None` = none.
+        draft_tokens: the most tokens that it guesses at once.
     """
 
-    def __init__(self, model, end_of_text: int, texts: tf.Tensor | None = None):
+    def __init__(self, model, end_of_text: int, texts: tf.Tensor | None = None, draft=None, draft_tokens: int = 0):
         self.model, self.end_of_text, self.texts = model, end_of_text, texts
+        self.draft, self.draft_tokens = draft, draft_tokens if draft is not None else 0
 
     def begin(self, prompts: tf.RaggedTensor, controls: Controls, top: int | tf.Tensor = 0) -> State:
         """Return the state before anything is read.
@@ -89,8 +95,9 @@ class Decoder:
             top_ids=tf.zeros([batch, steps, top], tf.int32),
             top_log_probs=tf.zeros([batch, steps, top]),
             uniform=tf.cond(sampled, lambda: uniform_numbers(controls.seed, context), lambda: tf.zeros([batch, context])),
-            lookup=Lookup.at_first(controls.prompt_lookup_num_tokens),
+            lookup=Lookup.at_first(self._most_guessed(controls)),
             cache=self.model.empty_cache(batch, places),
+            draft=Draft(self.draft.empty_cache(batch, places), tf.zeros([batch], tf.int32)) if self.draft is not None else (),
         )
 
     def advance(self, state: State, controls: Controls, constraints: Constraints, rounds: int | tf.Tensor) -> State:
@@ -114,7 +121,7 @@ class Decoder:
         """Read what is unread and what is guessed behind it; take the guesses that the model would have chosen, and one token more."""
         places = tf.shape(state.written.tokens)[1]
         going = running(state, controls)
-        tokens, guessed = guess(state.written, state.lookup, tf.where(going, controls.max_new_tokens - _count(state) - 1, 0))
+        tokens, guessed, draft = self._guessed(state, controls, tf.where(going, controls.max_new_tokens - _count(state) - 1, 0))
         ahead = tf.reduce_max(tf.concat([guessed, [0]], axis=0))
         unread = state.written.length - state.read                                        # [batch]
         width = tf.minimum(bucketed(tf.reduce_max(tf.concat([unread, [1]], axis=0))) + ahead, places)
@@ -133,8 +140,24 @@ class Decoder:
 
         start = [tf.constant(0), going, state._replace(cache=cache)]
         _, _, state = loop(lambda number, going, _: (number <= ahead) & tf.reduce_any(going), take, start)
-        lookup = learned(state.lookup, guessed, state.written.length - before - 1, controls.prompt_lookup_num_tokens)
-        return state._replace(read=state.written.length - 1, lookup=lookup)
+        right, read = state.written.length - before - 1, state.written.length - 1
+        lookup = learned(state.lookup, guessed, right, self._most_guessed(controls))
+        if self.draft is not None:
+            draft = draft._replace(read=tf.minimum(draft.read, read))                     # and what it read of wrong guesses is read over
+        return state._replace(read=read, lookup=lookup, draft=draft)
+
+    def _most_guessed(self, controls):
+        return tf.maximum(controls.prompt_lookup_num_tokens, self.draft_tokens)
+
+    def _guessed(self, state, controls, most):
+        """Return the rows with up to so many guesses behind them, int32 [batch]; how many these are; and what the draft model has read then."""
+        tokens, found = guess(state.written, state.lookup, tf.minimum(most, controls.prompt_lookup_num_tokens))
+        if self.draft is None:
+            return tokens, found, state.draft
+        wanted = tf.where((found > 0) | (state.lookup.rest > 0), 0, tf.minimum(tf.minimum(most, self.draft_tokens), state.lookup.trust))
+        written = state.written._replace(tokens=tokens)
+        with_draft, draft = tf.cond(tf.reduce_any(wanted > 0), lambda: drafted(self.draft, written, state.draft, wanted), lambda: (tokens, state.draft))
+        return with_draft, found + wanted, draft
 
     def _written(self, state, logits, going, controls, constraints):
         """Choose a token behind each row, from logits [batch, vocab], and write it in the rows that go on; return it too, int32 [batch]."""
