@@ -44,8 +44,8 @@ class LiteModel:
     Raises:
         ValueError: weights or a model that cannot be had so.
 
-    >>> lite = TextModel(LiteModel(model), tokenizer)
-    >>> lite.generate(["It was"]) == TextModel(model, tokenizer).generate(["It was"])
+    >>> from tfgpt.generation.text_model import TextModel
+    >>> TextModel(LiteModel(model), tokenizer).generate(["It was"])[0].text == TextModel(model, tokenizer).generate(["It was"])[0].text
     True
     """
 
@@ -132,7 +132,9 @@ class _Session:
 
     def holds(self, tokens, wanted):
         """Tell whether the rows here begin with these tokens, int32 [batch, tokens], where wanted, bool of the same shape."""
-        return len(tokens) == len(self._ids) and tokens.shape[1] <= self._ids.shape[1] and not (wanted & (tokens != self._ids[:, : tokens.shape[1]])).any()
+        if len(tokens) != len(self._ids) or tokens.shape[1] > self._ids.shape[1]:
+            return False
+        return not (wanted & (tokens != self._ids[:, : tokens.shape[1]])).any()
 
     def take_over(self, tokens, wanted):
         """Become these rows, each with the longest beginning that it has in common with any row here; return its length, int [batch]."""
@@ -186,21 +188,22 @@ class _Session:
 
     def _reshape(self, batch, width, wanted, needed, room):
         """Give the interpreter its shapes, with `needed` slots at least, `room` if that is not many more; what is in its memory survives."""
-        slots = self._ids.shape[1]
-        if self._aside or not needed <= slots:
-            free = self._shape[3] if self._shape and self._shape[0] == batch else 0
-            sizes = (free, room, -(-(needed + max(ROOM, needed // 4)) // 16) * 16)
-            slots = next(size for size in sizes if needed <= size <= 2 * needed + 2 * ROOM)
-        if not self._aside and (batch, width, wanted, slots) == self._shape:
+        free = self._shape[3] if self._shape and self._shape[0] == batch else 0
+        sizes = (free, room, -(-(needed + max(ROOM, needed // 4)) // 16) * 16)
+        slots = next(size for size in sizes if needed <= size <= 2 * needed + 2 * ROOM)
+        shape = (batch, width, wanted, slots)
+        if not self._aside and shape == self._shape:
             return
-        used = int((self._ids >= 0).any(axis=0).sum())
-        aside = self._aside or {name: self._values(name)[:, :, :used].copy() if used else None for name in self._cached}
-        if (batch, width, wanted, slots) != self._shape:
-            self._resize(batch, width, wanted, slots)
+        used = min(int((self._ids >= 0).any(axis=0).sum()), slots)
+        if not self._aside:
+            self._aside = {name: self._values(name)[:, :, :used].copy() if used else None for name in self._cached}
+        if shape != self._shape:
+            self._shape = None                                                            # should there be no memory for the new one
+            self._resize(*shape)
         for name in self._cached if used else ():
-            self._views[name]()[:, :, :used] = aside[name][:, :, :used]
+            self._views[name]()[:, :, :used] = self._aside[name][:, :, :used]
         self._ids = np.pad(self._ids[:, :slots], [[0, 0], [0, max(slots - self._ids.shape[1], 0)]], constant_values=-1)
-        self._shape, self._aside = (batch, width, wanted, slots), {}
+        self._shape, self._aside = shape, {}
 
     def _resize(self, batch, width, wanted, slots):
         heads, model_width = self._config.n_head, self._config.n_embd
