@@ -22,7 +22,7 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--weights", type=str, default="float32", choices=get_args(Weights),
                         help="How the matrices are kept: fewer bits are smaller and faster, less exact; int8 is for x86 CPUs, or --engine lite.")
     parser.add_argument("--engine", type=str, default="graph", choices=get_args(Engine),
-                        help="What computes: graph = TensorFlow, on any device; lite = LiteRT, on a CPU two to three times as fast, with float32 or int8.")
+                        help="What computes: graph = TensorFlow, on any device; lite = LiteRT, faster on a CPU, with float32 or int8.")
     parser.add_argument("--draft", type=str, default="",
                         help="A smaller model with the same tokenizer, given as --model is: it guesses tokens. The same text, sooner if often right.")
     parser.add_argument("--draft-tokens", type=int, default=5, help="The most tokens that it guesses at once.")

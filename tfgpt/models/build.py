@@ -53,7 +53,7 @@ def load_model(source: str | Path, weights: str = "float32", engine: str = "grap
         source: folder or hub id.
         weights: how they are kept: `float32`, or `bfloat16` or `int8` for a model that is not trained (see `GPTLMHeadModel.store_weights`).
         engine: `graph` = TensorFlow, which trains, exports and knows every device; `lite` = LiteRT, which reads and writes alone, on the CPU, and there
-            two to three times as fast (see `LiteModel`); it has float32 and int8.
+            faster (see `LiteModel`, and `tfgpt bench generate` for how much); it has float32 and int8.
 
     Raises:
         FileNotFoundError: neither a folder with a model nor a hub id that can be had.
