@@ -12,7 +12,7 @@ import tf_keras
 from transformers import TFGPT2LMHeadModel
 
 from tfgpt.models import stored, weights
-from tfgpt.models.block import StaticCache
+from tfgpt.models.block import Projection, StaticCache
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask
@@ -95,16 +95,20 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             raise ValueError("weights: they are stored already; load the model again")
         if kind == "float32":
             return
-        for block in self.transformer.h:
-            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-                layer.store(stored.KINDS[kind])
+        for layer in self.projections:
+            layer.store(stored.KINDS[kind])
         self.transformer.stored_table = stored.KINDS[kind](self.transformer.wte.embeddings)
         del self.transformer.wte.embeddings
 
     @property
+    def projections(self) -> list[Projection]:
+        """The dense layers of all blocks; with the embedding table, their matrices are nearly all of the weights."""
+        return [layer for block in self.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+
+    @property
     def all_variables(self) -> list[tf.Variable]:
         """What the model computes with: its weights, stored or not."""
-        kept = [layer._stored for block in self.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+        kept = [layer._stored for layer in self.projections]
         of_stored = [variable for module in (*kept, self.transformer.stored_table) if module is not None for variable in module.variables]
         return list({id(variable): variable for variable in (*self.weights, *of_stored)}.values())
 

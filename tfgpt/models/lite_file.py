@@ -84,10 +84,6 @@ def write_lite(model, path: str | Path, weights: str) -> Table:
     return Table(values, tensors[-1].quantization.scale[:, np.newaxis] if weights == "int8" else np.ones([len(values), 1], np.float32))
 
 
-def _layers(model):
-    return [layer for block in model.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
-
-
 class _Input:
     """Stands for a matrix [out, in] in the graph that is converted."""
 
@@ -102,7 +98,7 @@ class _Input:
 @contextlib.contextmanager
 def _inputs(model, matrices):
     """Let tensors be the model's matrices meanwhile, and its activation one that LiteRT knows."""
-    layers, compute = _layers(model), model.transformer.compute
+    layers, compute = model.projections, model.transformer.compute
     reading, compute.reading = compute.reading, compute.reading | {"bias_gelu": lambda x, bias: tf.nn.gelu(x + bias[0], approximate=True)}
     for layer, matrix in zip(layers, matrices):
         layer._stored = _Input(matrix)
@@ -119,7 +115,7 @@ def _traced(model):
     config, spec = model.config, tf.TensorSpec
     heads, width, layers = config.n_head, config.n_embd // config.n_head, config.n_layer
     names = [f"{part}_{layer}" for part in ("key", "value") for layer in range(layers)]
-    shapes = [(layer.nf, layer.nx) for layer in _layers(model)] + [(config.vocab_size, config.n_embd)]
+    shapes = [(layer.nf, layer.nx) for layer in model.projections] + [(config.vocab_size, config.n_embd)]
 
     @tf.function(autograph=False, input_signature=[
         spec([None, None, config.n_embd], name="embeddings"), spec([None, None], tf.int32, name="positions"),
@@ -154,7 +150,7 @@ def _converted(model):
 
 def _matrices(model):
     """Return for each matrix a function that gives it, float32 [out, in]."""
-    return [lambda layer=layer: layer.weight.numpy().T for layer in _layers(model)] + [lambda: model.transformer.wte.embeddings.numpy()]
+    return [lambda layer=layer: layer.weight.numpy().T for layer in model.projections] + [lambda: model.transformer.wte.embeddings.numpy()]
 
 
 def _made_constant(flat, weights):

@@ -58,9 +58,9 @@ class Int8Matrix(tf.Module):
         super().__init__()
         if not kernels.get_registered_kernels_for_op(INT8_PRODUCT).kernel:
             raise ValueError("weights int8: this TensorFlow has no int8 product, which those for x86 CPUs have; give bfloat16 or float32")
-        largest = tf.maximum(tf.reduce_max(tf.abs(values), axis=1), SMALLEST)
-        self._values = tf.Variable(tf.cast(tf.round(values * (127.0 / largest)[:, tf.newaxis]), tf.int8), trainable=False)
-        self._largest = tf.Variable(largest, trainable=False)                             # [out]
+        whole, scale = int8_rows(tf.convert_to_tensor(values).numpy())
+        self._values = tf.Variable(whole, trainable=False)
+        self._largest = tf.Variable(scale * np.float32(127.0), trainable=False)           # [out]
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in].
