@@ -8,13 +8,25 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tfgpt.recipe_adapt import (
+    AdaptConfig,
+    AttentionConfig,
+    BottleneckConfig,
+    EmbeddingsConfig,
+    EncoderConfig,
+    HeadConfig,
+    LoraConfig,
+    PrefixConfig,
+    PretrainConfig,
+)
 from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 from tfgpt.recipe_model import ModelConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
-__all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "CleanConfig", "ColumnsConfig", "DataConfig", "EvaluateConfig", "ExportConfig", "ModelConfig", "Recipe",
-           "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
+__all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
+           "EmbeddingsConfig", "EncoderConfig", "EvaluateConfig", "ExportConfig", "HeadConfig", "LoraConfig", "ModelConfig", "PrefixConfig", "PretrainConfig",
+           "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
 
 
 Weights = Literal["float32", "bfloat16", "int8"]
@@ -96,6 +108,7 @@ class Recipe:
     """Of the weights, the order of the data, dropout and the samples."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

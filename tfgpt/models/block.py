@@ -5,15 +5,23 @@ The attention's mask is truly additive: a masked position gets -inf in float32, 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import tensorflow as tf
+import tf_keras
+from transformers import GPT2Config
 from transformers.modeling_tf_utils import TFConv1D
 from transformers.models.gpt2.modeling_tf_gpt2 import TFMLP, TFAttention, TFBlock
 
 from tfgpt.models import elementwise
+from tfgpt.models.adaptation import Adaptation
+from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.dropout import Dropout, DropoutClock
+
+FIRST_NAMED_SALT = 2**16
+"""Of the dropouts that are told apart by a name; those of the blocks themselves are numbered from 0."""
 
 
 @dataclass
@@ -38,6 +46,27 @@ class Compute:
         if not training:
             return self.reading
         return elementwise.COMPILED if self.compile_elementwise else elementwise.PLAIN
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all layers of a model are made with."""
+
+    config: GPT2Config
+    adaptation: Adaptation
+    compute: Compute
+    clock: DropoutClock
+
+    def projection(self, nf: int, nx: int, path: str) -> Projection:
+        """Return a dense layer from `nx` to `nf`; its path, such as `h.0.attn.c_attn`, tells whether LoRA changes it."""
+        return Projection(nf, nx, self.compute, self.low_rank(nx, nf, path), initializer_range=self.config.initializer_range, name=path.split(".")[-1])
+
+    def low_rank(self, nx: int, nf: int, path: str) -> LowRank | None:
+        """Return the change that LoRA makes to the matrix at a path, if it does."""
+        rank, lora = self.adaptation.rank_of(path), self.adaptation.lora
+        if not rank:
+            return None
+        return LowRank(nx, nf, rank, lora.alpha, Dropout(lora.dropout, self.clock, FIRST_NAMED_SALT + zlib.crc32(path.encode()) % FIRST_NAMED_SALT))
 
 
 class StaticCache(NamedTuple):
@@ -66,24 +95,37 @@ class Prefix(NamedTuple):
 
 
 class Projection(TFConv1D):
-    """TFGPT2's dense layer, in the precision of `Compute.products`."""
+    """TFGPT2's dense layer, in the precision of `Compute.products`, its matrix changed by LoRA if there is one."""
 
-    def __init__(self, nf, nx, compute: Compute, **kwargs):
+    def __init__(self, nf, nx, compute: Compute, lora: LowRank | None = None, **kwargs):
         super().__init__(nf, nx, **kwargs)
-        self._compute, self._stored = compute, None
+        self._compute, self._stored, self.lora = compute, None, lora
+
+    def build(self, input_shape=None):
+        """Make the weights."""
+        super().build(input_shape)
+        if self.lora is not None:
+            with tf.name_scope(self.lora.name):
+                self.lora.build()
+
+    def matrix(self) -> tf.Tensor:
+        """Return the matrix with the change that LoRA makes to it, float [nx, nf]."""
+        return tf.convert_to_tensor(self.weight) if self.lora is None else self.weight + self.lora.change()
 
     def store(self, kind: type) -> None:
         """Keep the weights as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""
-        self._stored = kind(tf.transpose(self.weight))
+        self._stored = kind(tf.transpose(self.matrix()))
         del self.weight
+        self.lora = None
 
     def call(self, x, training=False):
         """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
         if self._stored is not None:
             return self._stored.product(x)
-        dtype = self._compute.dtype(training, self.compute_dtype)
-        product = _product(tf.cast(tf.reshape(x, [-1, self.nx]), dtype), tf.convert_to_tensor(self.weight))
-        return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+        x = tf.cast(x, self._compute.dtype(training, self.compute_dtype))
+        product = _product(tf.reshape(x, [-1, self.nx]), tf.convert_to_tensor(self.weight))
+        product = tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+        return product if self.lora is None else product + self.lora(x, training=training)
 
 
 @tf.custom_gradient
@@ -99,15 +141,31 @@ def _product(x, weight):
 
 
 class GPTAttention(TFAttention):
-    """TFGPT2's self-attention with its weights, under a complete additive mask and with an optional static cache."""
+    """TFGPT2's self-attention with its weights, under a complete additive mask and with an optional static cache.
 
-    def __init__(self, nx, config, compute: Compute, dropout: Dropout, **kwargs):
-        super().__init__(nx, config, scale=True, **kwargs)
-        self.c_attn = Projection(3 * nx, nx, compute, initializer_range=config.initializer_range, name="c_attn")
-        self.c_proj = Projection(nx, nx, compute, initializer_range=config.initializer_range, name="c_proj")
-        self._compute, self._dropout = compute, dropout
+    Heads may be missing (pruned), or switched off by `gates`, float [heads] or `None`, which what a head found is multiplied by.
+    """
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False):
+    def __init__(self, shared: Shared, block: int, path: str, **kwargs):
+        config, adaptation = shared.config, shared.adaptation
+        super().__init__(config.n_embd, config, scale=True, **kwargs)
+        self.head_width = config.n_embd // config.n_head
+        self.n_head = len(adaptation.heads_of(block, config.n_head))
+        self.split_size, self.gates = self.n_head * self.head_width, adaptation.gates_of(block, config.n_head)
+        self.c_attn = shared.projection(3 * self.split_size, config.n_embd, f"{path}.c_attn")
+        self.c_proj = shared.projection(config.n_embd, self.split_size, f"{path}.c_proj")
+        prefix = adaptation.prefix
+        self.prefix = LearnedKeys(self.n_head, prefix.tokens, self.head_width) if prefix.tokens and prefix.kind == "prefix" else None
+        self._compute, self._dropout = shared.compute, Dropout(config.attn_pdrop, shared.clock, salt=3 * block + 1)
+
+    def build(self, input_shape=None):
+        """Make the weights."""
+        super().build(input_shape)
+        if self.prefix is not None:
+            with tf.name_scope(self.prefix.name):
+                self.prefix.build()
+
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None):
         """Attend to the tokens of `x` and of the past.
 
         Args:
@@ -118,15 +176,16 @@ class GPTAttention(TFAttention):
             use_cache: whether to give keys and values back.
             output_attentions: whether to give the attention weights back.
             training: whether dropout is on.
+            before: keys and values, [1, heads, tokens, head width], that stand before all others and are not given back; the mask knows them.
 
         Returns:
             What is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]; keys and values; the weights,
             `None` if not asked for.
         """
         batch, queries = tf.shape(x)[0], tf.shape(x)[1]
-        head_width = self.embed_dim // self.n_head
         work = self._compute.elementwise(training)
-        parts = tf.reshape(work["add_bias"](self.c_attn(x, training=training), self.c_attn.bias), [batch, queries, 3, self.n_head, head_width])
+        parts = work["add_bias"](self.c_attn(x, training=training), self.c_attn.bias)
+        parts = tf.reshape(parts, [batch, queries, 3, self.n_head, self.head_width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
@@ -146,22 +205,33 @@ class GPTAttention(TFAttention):
                 value = tf.concat([past_value, value], axis=-2)
             if use_cache:
                 present = tf.stack([key, value], axis=0)
+        if before is not None:
+            key, value = (tf.concat([_for_rows(one, batch, all_.dtype), all_], axis=2) for one, all_ in zip(before, (key, value)))
         scores = tf.matmul(query, key, transpose_b=True)                                 # [batch, heads, queries, keys]
         rate, seed = self._dropout.draw(training)
-        weights = work["masked_softmax"](scores, attention_mask, seed, scale=1.0 / math.sqrt(head_width), rate=rate)
-        attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])                 # [batch, queries, heads, head width]
-        attended = self.c_proj(tf.reshape(attended, [batch, queries, self.embed_dim]), training=training)
-        return attended, present, weights if output_attentions else None
+        weights = work["masked_softmax"](scores, attention_mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate)
+        attended = tf.matmul(weights, value)                                             # [batch, heads, queries, head width]
+        if self.gates is not None:
+            attended *= tf.cast(self.gates, attended.dtype)[:, tf.newaxis, tf.newaxis]
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
+        return self.c_proj(attended, training=training), present, weights if output_attentions else None
+
+
+def _for_rows(before, batch, dtype):
+    """Return keys or values, [1, heads, tokens, head width], for each row of a batch."""
+    return tf.tile(tf.cast(before, dtype), [batch, 1, 1, 1])
 
 
 class GPTMLP(TFMLP):
     """TFGPT2's two dense layers with an activation between them."""
 
-    def __init__(self, n_state, config, compute: Compute, **kwargs):
-        super().__init__(n_state, config, **kwargs)
-        self.c_fc = Projection(n_state, config.n_embd, compute, initializer_range=config.initializer_range, name="c_fc")
-        self.c_proj = Projection(config.n_embd, n_state, compute, initializer_range=config.initializer_range, name="c_proj")
-        self._compute, self._is_gelu = compute, config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
+    def __init__(self, shared: Shared, path: str, **kwargs):
+        config = shared.config
+        inner = config.n_inner or 4 * config.n_embd
+        super().__init__(inner, config, **kwargs)
+        self.c_fc = shared.projection(inner, config.n_embd, f"{path}.c_fc")
+        self.c_proj = shared.projection(config.n_embd, inner, f"{path}.c_proj")
+        self._compute, self._is_gelu = shared.compute, config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
 
     def call(self, x, training=False):
         """Return what is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]."""
@@ -172,25 +242,69 @@ class GPTMLP(TFMLP):
         return self.c_proj(self.act(work["add_bias"](inner, self.c_fc.bias)), training=training)
 
 
+class Bottleneck(tf_keras.layers.Layer):
+    """Two dense layers with a narrow middle, added to what attention or MLP found (Houlsby et al. 2019)."""
+
+    def __init__(self, shared: Shared, path: str):
+        super().__init__(name=path.split(".")[-1])
+        width, narrow = shared.config.n_embd, shared.adaptation.bottleneck.width
+        self._compute = shared.compute
+        self.down, self.up = shared.projection(narrow, width, f"{path}.down"), shared.projection(width, narrow, f"{path}.up")
+
+    def build(self, input_shape=None):
+        """Make the weights; `up` is 0, so that nothing changes at first."""
+        if self.built:
+            return
+        self.built = True
+        for layer in (self.down, self.up):
+            with tf.name_scope(layer.name):
+                layer.build(None)
+
+    def call(self, found, bias, training=False):
+        """Return `found` [batch, queries, width], to which its bias [1, width] is still to be added, with what the layers add to the sum of both."""
+        work = self._compute.elementwise(training)
+        inner = work["bias_gelu"](self.down(work["add_bias"](found, bias), training=training), self.down.bias)
+        return found + tf.cast(work["add_bias"](self.up(inner, training=training), self.up.bias), found.dtype)
+
+
 class GPTBlock(TFBlock):
     """TFGPT2's block: attention and MLP, each on a norm of the residual stream and added to it."""
 
-    def __init__(self, config, compute: Compute, clock: DropoutClock, number: int, **kwargs):
+    def __init__(self, shared: Shared, number: int, path: str, **kwargs):
+        config, bottleneck = shared.config, shared.adaptation.bottleneck
         super().__init__(config, scale=True, **kwargs)
-        attention_dropout, *self._dropouts = (
-            Dropout(rate, clock, salt=3 * number + place) for place, rate in enumerate([config.attn_pdrop, config.resid_pdrop, config.resid_pdrop], 1)
-        )
-        self.attn = GPTAttention(config.n_embd, config, compute, attention_dropout, name="attn")
-        self.mlp = GPTMLP(config.n_inner or 4 * config.n_embd, config, compute, name="mlp")
-        self._compute, self._epsilon = compute, config.layer_norm_epsilon
+        self._dropouts = tuple(Dropout(config.resid_pdrop, shared.clock, salt=3 * number + place) for place in (2, 3))
+        self.attn = GPTAttention(shared, number, f"{path}.attn", name="attn")
+        self.mlp = GPTMLP(shared, f"{path}.mlp", name="mlp")
+        self.bottlenecks = {
+            place: Bottleneck(shared, f"{path}.bottleneck_{place}") for place in ("attn", "mlp") if bottleneck.width and place in bottleneck.places
+        }
+        self._compute, self._epsilon = shared.compute, config.layer_norm_epsilon
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False):
+    def build(self, input_shape=None):
+        """Make the weights."""
+        super().build(input_shape)
+        for layer in self.bottlenecks.values():
+            with tf.name_scope(layer.name):
+                layer.build()
+
+    @property
+    def projections(self) -> list[Projection]:
+        """Its dense layers."""
+        narrow = [layer for pair in self.bottlenecks.values() for layer in (pair.down, pair.up)]
+        return [self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, *narrow]
+
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None):
         """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives."""
         work = self._compute.elementwise(training)
         norm = {"epsilon": self._epsilon, "dtype": self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
         normed = work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
-        attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training)
+        attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training, before=before)
+        attended = self._narrowed("attn", attended, self.attn.c_proj.bias, training)
         x, normed = work["add_norm"](x, attended, self.attn.c_proj.bias, self.ln_2.gamma, self.ln_2.beta, first_seed, rate=rate, **norm)
-        x = work["add"](x, self.mlp(normed, training=training), self.mlp.c_proj.bias, second_seed, rate=rate)
-        return x, present, weights
+        inner = self._narrowed("mlp", self.mlp(normed, training=training), self.mlp.c_proj.bias, training)
+        return work["add"](x, inner, self.mlp.c_proj.bias, second_seed, rate=rate), present, weights
+
+    def _narrowed(self, place, found, bias, training):
+        return self.bottlenecks[place](found, bias, training=training) if place in self.bottlenecks else found

@@ -1,15 +1,18 @@
 """Make the model that a recipe starts from: new with random weights, or loaded."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 from transformers import GPT2Config, GPT2TokenizerFast
 from transformers.utils import logging
 
 from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.checkpoint import Tensors
 from tfgpt.models.lite import LiteModel
-from tfgpt.models.weights import initialize
+from tfgpt.models.weights import assign, initialize
 from tfgpt.recipe import Engine, ModelConfig, RecipeError
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "tf_model.h5.index.json")
@@ -32,6 +35,23 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
     ))  # fmt: skip
     model.build_in_name_scope()
     initialize(model, seed)
+    return model
+
+
+def model_of(config: GPT2Config, tensors: Mapping[str, np.ndarray], seed: int = 0) -> GPTLMHeadModel:
+    """Return a model with these weights; what it has and they have not is drawn anew by `seed`.
+
+    Args:
+        config: its shape, with what it has beside GPT-2's layers (see `Adaptation`).
+        tensors: in the form of `tfgpt.models.weights.state`.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: weights that do not belong to the shape.
+    """
+    model = GPTLMHeadModel(config)
+    model.build_in_name_scope()
+    assign(model, tensors, seed)
     return model
 
 
@@ -61,11 +81,14 @@ def load_model(source: str | Path, weights: str = "float32", engine: str = "grap
     """
     if engine not in get_args(Engine):
         raise ValueError(f"engine: {engine!r} is none of {', '.join(get_args(Engine))}")
-    config_of(source)
+    config = config_of(source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model = GPTLMHeadModel.from_pretrained(str(source))
+        if any((Path(source) / name).is_file() for name in WEIGHT_FILES[:2]):
+            model = model_of(config, Tensors(Path(source), tied=config.tie_word_embeddings))
+        else:
+            model = GPTLMHeadModel.from_pretrained(str(source))
         if engine == "lite":
             return LiteModel(model, weights)
         model.store_weights(weights)

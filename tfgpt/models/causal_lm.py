@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 import tf_keras
 from transformers import TFGPT2LMHeadModel
+from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
+from transformers.modeling_tf_utils import unpack_inputs
 
 from tfgpt.models import stored, weights
+from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.block import Projection, StaticCache
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
@@ -41,10 +45,32 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         super().__init__(config, *inputs, **kwargs)
         self.transformer = GPTTransformer(config, name="transformer")
         self.transformer.wpe.trainable = getattr(config, "positions", "learned") == "learned"
+        self.lm_head = None if getattr(config, "tie_word_embeddings", True) else OutputMatrix(config)
+        self.adaptation = Adaptation.of(config)
+        self._trained, self._frozen = (weights.ADDED if self.adaptation.trains_additions else weights.ALL), ()
         self.distribute_reduction_method = "first"  # of what each replica logs: they are sums over all replicas already
+        self.stored_output = None
         self._running = _RunningSums()
         self._clock = _Clock()
         self._settings, self.guard = StepSettings(), StepGuard()
+
+    @unpack_inputs
+    def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
+             inputs_embeds=None, encoder_hidden_states=None, encoder_attention_mask=None, use_cache=None, output_attentions=None,
+             output_hidden_states=None, return_dict=None, labels=None, training=False):
+        """Take and return what `TFGPT2LMHeadModel` does; see `GPTTransformer.call` for what differs."""
+        output = self.transformer(
+            input_ids=input_ids, past_key_values=past_key_values, attention_mask=attention_mask, token_type_ids=token_type_ids,
+            position_ids=position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds, encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask, use_cache=use_cache, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True, training=training,
+        )  # fmt: skip
+        logits = self.project(output.last_hidden_state)
+        whole = TFCausalLMOutputWithCrossAttentions(
+            loss=None if labels is None else self.hf_compute_loss(labels[:, 1:], logits[:, :-1]),
+            logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states, attentions=output.attentions,
+        )  # fmt: skip
+        return whole if return_dict else whole.to_tuple()
 
     def compile(self, optimizer="adamw", settings: StepSettings | None = None, **kwargs):
         """Configure training; takes what `tf_keras.Model.compile` takes, except `loss`.
@@ -58,10 +84,53 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError("compile: loss is not taken, the model computes its own token-weighted cross-entropy; leave loss out")
+        if not self.built:
+            self.build_in_name_scope()
         self._settings, compute = settings or StepSettings(), self.transformer.compute
         compute.products, compute.recompute = PRECISIONS[self._settings.precision], self._settings.recompute
         compute.compile_elementwise = self._settings.compile_elementwise
         super().compile(optimizer=optimizer, loss=None, **kwargs)
+
+    def build(self, input_shape=None):
+        """Make the weights."""
+        super().build(input_shape)
+        if self.lm_head is not None:
+            with tf.name_scope(self.lm_head.name):
+                self.lm_head.build()
+
+    def train_only(self, patterns: Sequence[str] = weights.ALL, freeze: Sequence[str] = ()) -> None:
+        """Choose the weights that are trained; called before `compile`.
+
+        Args:
+            patterns: of weights' names, such as `h.*.attn`, `h.[6-9]`, `**.lora`, `wte.weight` (see `weight_names`); each names a weight, or all below
+                a part.
+            freeze: patterns of those among them that are not trained.
+
+        Raises:
+            ValueError: a pattern that no weight matches; nothing is left to train.
+        """
+        if not self.built:
+            self.build_in_name_scope()
+        names = self.weight_names
+        for pattern in (*patterns, *freeze):
+            if not any(matches(pattern, name) for name in names):
+                raise ValueError(f"train: the pattern {pattern!r} matches no weight; there are {', '.join(names[:4])}, ... {', '.join(names[-4:])}")
+        self._trained, self._frozen = tuple(patterns), tuple(freeze)
+        if not self.trainable_weights:
+            raise ValueError(f"train: nothing is left to train by the patterns {list(patterns)} without {list(freeze)}; give others")
+
+    @property
+    def weight_names(self) -> list[str]:
+        """The names of all weights, as `train_only` knows them."""
+        return [weights.short_name(variable) for variable in self.weights]
+
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        """The weights that are trained."""
+        def trains(name):
+            return any(matches(one, name) for one in self._trained) and not any(matches(one, name) for one in self._frozen)
+
+        return [variable for variable in super().trainable_weights if trains(weights.short_name(variable))]
 
     def reset_metrics(self):
         """Start all sums anew; Keras calls this at the start of an epoch and of an evaluation."""
@@ -74,9 +143,13 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
-        if self.transformer.stored_table is None:
-            return tf.matmul(hidden, tf.cast(self.transformer.wte.embeddings, hidden.dtype), transpose_b=True)
-        return self.transformer.stored_table.product(hidden)
+        if self.stored_output is None:
+            return tf.matmul(hidden, tf.cast(self.output_table(), hidden.dtype), transpose_b=True)
+        return self.stored_output.product(hidden)
+
+    def output_table(self) -> tf.Tensor:
+        """Return the output matrix, float32 [vocab, width]: the embeddings, or one of its own."""
+        return self.transformer.table() if self.lm_head is None else tf.convert_to_tensor(self.lm_head.weight)
 
     def store_weights(self, kind: str) -> None:
         """Keep the matrices in fewer bits from now on; the model then reads, scores and writes, but can be neither trained nor saved.
@@ -91,32 +164,38 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         if kind not in ("float32", *stored.KINDS):
             raise ValueError(f"weights: {kind!r} is none of float32, {', '.join(stored.KINDS)}")
-        if self.transformer.stored_table is not None:
+        if self.stored_output is not None:
             raise ValueError("weights: they are stored already; load the model again")
         if kind == "float32":
             return
         for layer in self.projections:
             layer.store(stored.KINDS[kind])
-        self.transformer.stored_table = stored.KINDS[kind](self.transformer.wte.embeddings)
+        table = self.transformer.stored_table = stored.KINDS[kind](self.transformer.table())
+        self.stored_output = table if self.lm_head is None else stored.KINDS[kind](self.lm_head.weight)
         del self.transformer.wte.embeddings
+        self.transformer.wte_lora = self.lm_head = None
 
     @property
     def projections(self) -> list[Projection]:
         """The dense layers of all blocks; with the embedding table, their matrices are nearly all of the weights."""
-        return [layer for block in self.transformer.h for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+        return [layer for block in self.transformer.h for layer in block.projections]
 
     @property
     def all_variables(self) -> list[tf.Variable]:
         """What the model computes with: its weights, stored or not."""
         kept = [layer._stored for layer in self.projections]
-        of_stored = [variable for module in (*kept, self.transformer.stored_table) if module is not None for variable in module.variables]
+        of_stored = [variable for module in (*kept, self.transformer.stored_table, self.stored_output) if module is not None for variable in module.variables]
         return list({id(variable): variable for variable in (*self.weights, *of_stored)}.values())
 
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> StaticCache:
         """Return a cache with room for `slots` tokens in each of `batch` rows."""
-        shape = [batch, self.config.n_head, slots, self.config.n_embd // self.config.n_head]
-        zeros = tuple(tf.zeros(shape, self.compute_dtype) for _ in range(self.config.n_layer))
+        zeros = tuple(tf.zeros([batch, heads, slots, width], self.compute_dtype) for heads, width in self.head_shapes)
         return StaticCache(keys=zeros, values=zeros)
+
+    @property
+    def head_shapes(self) -> list[tuple[int, int]]:
+        """Of each block the number of its heads and their width."""
+        return [(block.attn.n_head, block.attn.head_width) for block in self.transformer.h]
 
     def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None) -> tuple[tf.Tensor, StaticCache | None]:
         """Read tokens and tell what may come behind some of them.
@@ -131,8 +210,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             Logits, float32 [batch, wanted, vocab]; and the cache with these tokens, `None` if there was none.
         """
         if cache is not None:
-            shape = [None, self.config.n_head, None, self.config.n_embd // self.config.n_head]
-            cache = tf.nest.map_structure(lambda layer: tf.ensure_shape(layer, shape), cache)  # a loop or a caller may not know
+            shapes = [[None, heads, None, width] for heads, width in self.head_shapes]
+            cache = StaticCache(*(tuple(map(tf.ensure_shape, layers, shapes)) for layers in cache))  # a loop or a caller may not know
         output = self.transformer(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
         return tf.cast(self.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32), output.past_key_values
 
@@ -151,10 +230,10 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             use_cache=False,
             training=training,
         ).last_hidden_state                                        # [batch, length, width]
-        if self.transformer.stored_table is not None:
+        if self.stored_output is not None:
             return self._stored_loss(hidden, batch["labels"])
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
-        return projected_loss(tf.cast(hidden, dtype), self.transformer.wte.embeddings, batch["labels"], self._settings.objective,
+        return projected_loss(tf.cast(hidden, dtype), self.output_table(), batch["labels"], self._settings.objective,
                               differentiable=training, fixed_shapes=bool(self.jit_compile))
 
     def _stored_loss(self, hidden, labels):
@@ -200,12 +279,13 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def save_pretrained(self, save_directory, **kwargs):
         """Write config.json, generation_config.json and model.safetensors in PyTorch's names and layout.
 
-        Every version of transformers reads the folder, with `TFGPT2LMHeadModel` as with PyTorch's `GPT2LMHeadModel`.
+        Every version of transformers reads the folder, with `TFGPT2LMHeadModel` as with PyTorch's `GPT2LMHeadModel`. What an adaptation adds stands
+        under `adaptation` in config.json and in adaptation.safetensors; those classes leave it out.
 
         Raises:
             ValueError: any further argument of transformers' `save_pretrained`; there is one format here.
         """
-        if self.transformer.stored_table is not None:
+        if self.stored_output is not None:
             raise ValueError("save_pretrained: weights stored in fewer bits cannot be saved; load the model again, or export it")
         if kwargs:
             raise ValueError(f"save_pretrained: {', '.join(sorted(kwargs))} not taken; the format is always safetensors with PyTorch's names")
@@ -214,7 +294,22 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self.config.architectures = ["GPT2LMHeadModel"]
         self.config.save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
-        weights.save(self, folder / "model.safetensors")
+        weights.save(self, folder)
+
+
+class OutputMatrix(tf_keras.layers.Layer):
+    """An output matrix beside the embeddings, under the name that PyTorch's GPT-2 gives it."""
+
+    def __init__(self, config):
+        super().__init__(name="lm_head")
+        self._shape, self._spread = [config.vocab_size, config.n_embd], config.initializer_range
+
+    def build(self, input_shape=None):
+        """Make `weight` [vocab, width]."""
+        if self.built:
+            return
+        self.built = True
+        self.weight = self.add_weight("weight", shape=self._shape, initializer=tf_keras.initializers.RandomNormal(stddev=self._spread))
 
 
 def _check_batch(batch):

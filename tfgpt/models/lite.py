@@ -57,7 +57,7 @@ class LiteModel:
             path = Path(folder) / "model.tflite"
             self._table = write_lite(model, path, weights)
             # Both map the file into memory, where it stays for as long as they do, even without a name.
-            self._session = _Session(str(path), threads or len(os.sched_getaffinity(0)), self.config)
+            self._session = _Session(str(path), threads or len(os.sched_getaffinity(0)), model)
         self._lock = threading.Lock()
 
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> KnownTokens:
@@ -119,14 +119,15 @@ class LiteModel:
 class _Session:
     """LiteRT's interpreter and the keys and values in its memory: those of the first tokens of some rows."""
 
-    def __init__(self, path, threads, config):
+    def __init__(self, path, threads, model):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)  # the TensorFlow asked for here has it
             self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
         tensors = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
         self._numbers = {tensor["name"]: tensor["index"] for tensor in tensors}
         self._views = {name: self._interpreter.tensor(number) for name, number in self._numbers.items()}
-        self._config, self._cached = config, [name for name in self._numbers if name.startswith(("key_", "value_"))]
+        self._config, self._window = model.config, model.adaptation.window
+        self._cached = {f"{part}_{layer}": shape for part in ("key", "value") for layer, shape in enumerate(model.head_shapes)}
         self._ids = np.zeros([0, 0], np.int32)                                            # [rows, slots]; -1 = nothing is there
         self._shape, self._aside = None, {}
 
@@ -166,9 +167,13 @@ class _Session:
         slots, place = np.arange(self._ids.shape[1]), start[:, np.newaxis] + np.arange(width)
         before = np.broadcast_to((slots < start[:, np.newaxis])[:, np.newaxis], [batch, width, len(slots)])
         causal = np.broadcast_to(np.tri(width, dtype=bool), [batch, width, width])
+        seen = np.concatenate([before, causal], axis=2)
+        if self._window:
+            keys = np.concatenate([np.broadcast_to(slots, [batch, len(slots)]), place], axis=1)
+            seen &= place[:, :, np.newaxis] - keys[:, np.newaxis] < self._window
         positions = np.minimum(place, self._config.n_positions - 1)                       # of padding too
         alike = (start == start[0]).all()
-        given = {"embeddings": embeddings, "positions": positions, "last": last, "seen": np.concatenate([before, causal], axis=2)}
+        given = {"embeddings": embeddings, "positions": positions, "last": last, "seen": seen}
         for name, array in given.items():
             self._views[name]()[...] = array
         self._interpreter.invoke()
@@ -206,10 +211,10 @@ class _Session:
         self._shape, self._aside = shape, {}
 
     def _resize(self, batch, width, wanted, slots):
-        heads, model_width = self._config.n_head, self._config.n_embd
-        shapes = {"embeddings": [batch, width, model_width], "positions": [batch, width], "seen": [batch, width, slots + width], "last": [batch, wanted]}
-        for name in (*shapes, *self._cached):
-            self._interpreter.resize_tensor_input(self._numbers[name], shapes.get(name, [batch, heads, slots, model_width // heads]))
+        shapes = {"embeddings": [batch, width, self._config.n_embd], "positions": [batch, width], "seen": [batch, width, slots + width],
+                  "last": [batch, wanted]} | {name: [batch, heads, slots, head_width] for name, (heads, head_width) in self._cached.items()}
+        for name, shape in shapes.items():
+            self._interpreter.resize_tensor_input(self._numbers[name], shape)
         self._interpreter.allocate_tensors()
         for name in self._cached:
             self._views[name]()[...] = 0.0                                                # an empty slot's value is multiplied by 0, so it must be finite

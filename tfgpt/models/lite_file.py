@@ -61,8 +61,10 @@ def write_lite(model, path: str | Path, weights: str) -> Table:
     """
     if weights not in KINDS:
         raise ValueError(f"weights: engine lite has {' and '.join(KINDS)}, not {weights!r}")
-    if model.transformer.stored_table is not None or model.compute_dtype != "float32":
+    if model.stored_output is not None or model.compute_dtype != "float32":
         raise ValueError("engine lite: it takes a model whose weights are in float32; load it so")
+    if model.lm_head is not None:
+        raise ValueError("engine lite: it takes models whose output matrix is the embeddings' (adapt.embeddings.tie); this one has its own")
     flat, matrices = _converted(model), _matrices(model)
     tensors = _made_constant(flat, weights)
     sizes = [int(np.prod(tensor.shape)) * np.dtype(weights).itemsize for tensor in tensors]
@@ -102,25 +104,26 @@ def _inputs(model, matrices):
     reading, compute.reading = compute.reading, compute.reading | {"bias_gelu": lambda x, bias: tf.nn.gelu(x + bias[0], approximate=True)}
     for layer, matrix in zip(layers, matrices):
         layer._stored = _Input(matrix)
-    model.transformer.stored_table = _Input(matrices[-1])
+    model.transformer.stored_table = model.stored_output = _Input(matrices[-1])
     try:
         yield
     finally:
-        compute.reading, model.transformer.stored_table = reading, None
+        compute.reading, model.transformer.stored_table, model.stored_output = reading, None, None
         for layer in layers:
             layer._stored = None
 
 
 def _traced(model):
     config, spec = model.config, tf.TensorSpec
-    heads, width, layers = config.n_head, config.n_embd // config.n_head, config.n_layer
+    layers = config.n_layer
     names = [f"{part}_{layer}" for part in ("key", "value") for layer in range(layers)]
     shapes = [(layer.nf, layer.nx) for layer in model.projections] + [(config.vocab_size, config.n_embd)]
 
     @tf.function(autograph=False, input_signature=[
         spec([None, None, config.n_embd], name="embeddings"), spec([None, None], tf.int32, name="positions"),
         spec([None, None, None], tf.bool, name="seen"), spec([None, None], tf.int32, name="last"),
-        *(spec([None, heads, None, width], name=name) for name in names), *(spec(shape, name=f"{MATRIX}{number}") for number, shape in enumerate(shapes)),
+        *(spec([None, heads, None, width], name=name) for name, (heads, width) in zip(names, 2 * model.head_shapes)),
+        *(spec(shape, name=f"{MATRIX}{number}") for number, shape in enumerate(shapes)),
     ])  # fmt: skip
     def read(embeddings, positions, seen, last, *others):
         cached, matrices = others[: 2 * layers], others[2 * layers :]
@@ -150,7 +153,7 @@ def _converted(model):
 
 def _matrices(model):
     """Return for each matrix a function that gives it, float32 [out, in]."""
-    return [lambda layer=layer: layer.weight.numpy().T for layer in model.projections] + [lambda: model.transformer.wte.embeddings.numpy()]
+    return [lambda layer=layer: layer.matrix().numpy().T for layer in model.projections] + [lambda: model.transformer.table().numpy()]
 
 
 def _made_constant(flat, weights):

@@ -9,14 +9,26 @@ from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAt
 from transformers.modeling_tf_utils import unpack_inputs
 from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 
-from tfgpt.models.block import Compute, GPTBlock, Prefix, StaticCache
+from tfgpt.models.adaptation import Adaptation
+from tfgpt.models.additions import LearnedTokens
+from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
 from tfgpt.models.dropout import Dropout, DropoutClock
 
 
-def causal_mask(queries: int | tf.Tensor, keys: int | tf.Tensor) -> tf.Tensor:
-    """Return bool [1, queries, keys]: which keys each query may see when the last query stands at the last key."""
-    query = tf.range(keys - queries, keys)[:, tf.newaxis]  # [queries, 1]
-    return (tf.range(keys)[tf.newaxis, :] <= query)[tf.newaxis]
+def causal_mask(queries: int | tf.Tensor, keys: int | tf.Tensor, window: int = 0) -> tf.Tensor:
+    """Return bool [1, queries, keys]: which keys each query may see when the last query stands at the last key.
+
+    Args:
+        queries: how many.
+        keys: how many.
+        window: the most keys that a query sees, up to its own; 0 = all.
+    """
+    query, key = tf.range(keys - queries, keys)[:, tf.newaxis], tf.range(keys)[tf.newaxis, :]  # [queries, 1], [1, keys]
+    return _within(window, key <= query, query - key)[tf.newaxis]
+
+
+def _within(window, seen, distance):
+    return tf.logical_and(seen, distance < window) if window else seen
 
 
 def segment_mask(segment_ids: tf.Tensor) -> tf.Tensor:
@@ -40,13 +52,42 @@ class GPTTransformer(TFGPT2MainLayer):
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
         self.dropout_clock, self.compute = DropoutClock(), Compute()
-        self.stored_table = None
+        self.stored_table, adaptation = None, Adaptation.of(config)
+        shared = Shared(config, adaptation, self.compute, self.dropout_clock)
         self.drop = Dropout(config.embd_pdrop, self.dropout_clock, salt=0)
-        self.h = [GPTBlock(config, self.compute, self.dropout_clock, number, name=f"h_._{number}") for number in range(config.n_layer)]
+        self.h = [GPTBlock(shared, number, f"h.{number}", name=f"h_._{number}") for number in range(config.n_layer)]
+        self.wte_lora = shared.low_rank(config.vocab_size, config.n_embd, "wte")
+        self._window, prefix = adaptation.window, adaptation.prefix
+        self._first_tokens = prefix.tokens
+        self.prompt = LearnedTokens(prefix.tokens, config.n_embd) if prefix.tokens and prefix.kind == "prompt" else None
+
+    def build(self, input_shape=None):
+        """Make the weights."""
+        super().build(input_shape)
+        for name, layer in (("wte/lora", self.wte_lora), ("prompt", self.prompt)):
+            if layer is not None:
+                with tf.name_scope(name):
+                    layer.build()
 
     def embed(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the embeddings of tokens, float [..., width]."""
-        return self.wte(ids) if self.stored_table is None else self.stored_table.rows(ids)
+        if self.stored_table is not None:
+            return self.stored_table.rows(ids)
+        return self.wte(ids) if self.wte_lora is None else self.wte(ids) + self.wte_lora.rows(ids)
+
+    def table(self) -> tf.Tensor:
+        """Return the embeddings of all tokens, float32 [vocab, width]."""
+        return tf.convert_to_tensor(self.wte.embeddings) if self.wte_lora is None else self.wte.embeddings + self.wte_lora.change()
+
+    def first_keys(self, training: bool = False) -> list[tuple[tf.Tensor, tf.Tensor] | None]:
+        """Return for each block the keys and values, [1, heads, tokens, head width], that stand before every text; `None` where there are none."""
+        if self.prompt is None:
+            return [None if block.attn.prefix is None else block.attn.prefix(self.compute_dtype) for block in self.h]
+        hidden, mask, found = self.prompt.embeddings[tf.newaxis], _additive(causal_mask(self._first_tokens, self._first_tokens)), []
+        for block in self.h:
+            hidden, present, _ = block(hidden, None, mask, use_cache=True, training=training)
+            found.append(tuple(tf.unstack(present)))
+        return found
 
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
@@ -81,12 +122,12 @@ class GPTTransformer(TFGPT2MainLayer):
             hidden += self.embed(token_type_ids)
         hidden = self.drop(hidden, training=training)                                   # [batch, queries, width]
         presents, hidden_states, attentions = [], [], []
-        for block, past in zip(self.h, pasts):
+        for block, past, before in zip(self.h, pasts, self.first_keys(training)):
             hidden_states.append(hidden)
             if training and self.compute.recompute:
-                hidden = tf.recompute_grad(lambda x, block=block: block(x, None, mask, training=True)[0])(hidden)
+                hidden = tf.recompute_grad(lambda x, block=block, before=before: block(x, None, mask, training=True, before=before)[0])(hidden)
                 continue
-            hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training)
+            hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before)
             presents.append(present)
             attentions.append(weights)
         norm = self.compute.elementwise(training)["norm"]
@@ -111,28 +152,41 @@ class GPTTransformer(TFGPT2MainLayer):
             return past, tf.shape(past[0])[-2]
         if position_ids is None:
             raise ValueError("a StaticCache needs position_ids [batch, queries]: they say which slot each token is written to")
-        heads, queries = self.config.n_head, tf.shape(position_ids)[1]
-        shape = [batch, heads, queries]
-        row = tf.broadcast_to(tf.range(batch)[:, tf.newaxis, tf.newaxis], shape)
-        head = tf.broadcast_to(tf.range(heads)[tf.newaxis, :, tf.newaxis], shape)
-        slot = tf.broadcast_to(position_ids[:, tf.newaxis, :], shape)
-        slots = tf.stack([row, head, slot], axis=-1)                                    # [batch, heads, queries, 3]
-        return [(keys, values, slots) for keys, values in zip(past.keys, past.values)], 0
+        slots = {heads: _slots(batch, heads, position_ids) for heads in {block.attn.n_head for block in self.h}}
+        return [(keys, values, slots[block.attn.n_head]) for block, keys, values in zip(self.h, past.keys, past.values)], 0
 
     def _additive_mask(self, attention_mask, past, position_ids, queries, past_length):
-        """Return float32 [batch or 1, 1, queries, keys]: 0 where a query sees a key, -inf elsewhere."""
+        """Return float32 [batch or 1, 1, queries, keys]: 0 where a query sees a key, -inf elsewhere; the keys of `first_keys` among them."""
         if isinstance(past, StaticCache):
             slots = tf.range(tf.shape(past.keys[0])[2])
-            seen = slots[tf.newaxis, tf.newaxis, :] <= position_ids[:, :, tf.newaxis]   # [batch, queries, slots]
+            distance = position_ids[:, :, tf.newaxis] - slots[tf.newaxis, tf.newaxis, :]  # [batch, queries, slots]
+            seen = _within(self._window, distance >= 0, distance)
         elif attention_mask is not None and len(attention_mask.shape) == 3:
             seen = tf.cast(attention_mask, tf.bool)
+            if self._window and not isinstance(past, Prefix):                           # whose slots stand where the caller wants; it says what is seen
+                seen = tf.logical_and(seen, causal_mask(queries, past_length + queries, self._window))
         else:
-            seen = causal_mask(queries, past_length + queries)
+            seen = causal_mask(queries, past_length + queries, self._window)
             if attention_mask is not None:
                 itself = tf.eye(queries, past_length + queries, dtype=tf.bool)          # a pad sees itself, so that no row is all -inf
                 itself = tf.roll(itself, past_length, axis=1)[tf.newaxis]
                 seen = tf.logical_and(seen, tf.cast(attention_mask, tf.bool)[:, tf.newaxis, :]) | itself
-        return tf.where(seen, 0.0, float("-inf"))[:, tf.newaxis]
+        mask = _additive(seen)
+        return tf.pad(mask, [[0, 0], [0, 0], [0, 0], [self._first_tokens, 0]]) if self._first_tokens else mask
+
+
+def _additive(seen):
+    """Return float32 [batch, 1, queries, keys] of bool [batch, queries, keys]."""
+    return tf.where(seen, 0.0, float("-inf"))[:, tf.newaxis]
+
+
+def _slots(batch, heads, position_ids):
+    """Return int32 [batch, heads, queries, 3], the (row, head, slot) that each query's key is written to."""
+    shape = [batch, heads, tf.shape(position_ids)[1]]
+    row = tf.broadcast_to(tf.range(batch)[:, tf.newaxis, tf.newaxis], shape)
+    head = tf.broadcast_to(tf.range(heads)[tf.newaxis, :, tf.newaxis], shape)
+    slot = tf.broadcast_to(position_ids[:, tf.newaxis, :], shape)
+    return tf.stack([row, head, slot], axis=-1)
 
 
 def _join_presents(presents, past, use_cache):

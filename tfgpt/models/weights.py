@@ -1,13 +1,26 @@
-"""A model's weights as files and as fresh random numbers. Files have PyTorch's names and layout."""
+"""A model's weights by name: as files, as fresh random numbers, and as what is trained. Files have PyTorch's names and layout."""
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save_file
 from transformers.modeling_tf_pytorch_utils import convert_tf_weight_name_to_pt_weight_name
+
+from tfgpt.models.adaptation import matches
+
+FILE, ADDED_FILE = "model.safetensors", "adaptation.safetensors"
+ALL = ("**",)
+BESIDE = ("**.lora", "**.prefix", "prompt", "**.bottleneck_*", "head", "encoder")
+"""Weights that PyTorch's GPT-2 has no place for."""
+ADDED = (*BESIDE, "**.crossattention", "**.ln_cross_attn")
+"""Weights that are new in an adapted model."""
+ZERO_AT_FIRST = ("**.lora.b", "**.bottleneck_*.up.weight", "**.crossattention.c_proj.weight")
+"""Weights by which something new changes nothing at first."""
 
 
 def pytorch_name(variable: tf.Variable) -> str:
@@ -15,33 +28,85 @@ def pytorch_name(variable: tf.Variable) -> str:
     return convert_tf_weight_name_to_pt_weight_name(variable.name, tf_weight_shape=variable.shape)[0]
 
 
-def save(model, path: Path) -> None:
-    """Write the weights to a safetensors file that PyTorch's and TensorFlow's transformers both read."""
+def short_name(variable: tf.Variable) -> str:
+    """Return the name of a weight without the first part, `transformer`: what patterns are matched with."""
+    return pytorch_name(variable).removeprefix("transformer.")
+
+
+def state(model) -> dict[str, np.ndarray]:
+    """Return all weights by PyTorch's names and in its layout; heads that are pruned away are there, as zeros."""
     tensors = {}
     for variable in model.weights:
         array = variable.numpy()
-        tensors[pytorch_name(variable)] = array[0] if variable.name.endswith("/bias:0") and array.ndim == 2 else array  # TF biases: [1, n]
-    save_file(tensors, path, metadata={"format": "pt"})
+        array = array[0] if variable.name.endswith("/bias:0") and array.ndim == 2 else array  # TF biases: [1, n]
+        tensors[pytorch_name(variable)] = _with_all_heads(model, short_name(variable), array)
+    return tensors
+
+
+def save(model, folder: Path) -> None:
+    """Write model.safetensors, which PyTorch's and TensorFlow's transformers both read, and what they have no place for beside it."""
+    files: dict[str, dict[str, np.ndarray]] = {FILE: {}, ADDED_FILE: {}}
+    for name, array in state(model).items():
+        beside = _is_one_of(BESIDE, name.removeprefix("transformer."))
+        files[ADDED_FILE if beside else FILE][name] = array
+    for file, tensors in files.items():
+        if tensors:
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+        else:
+            (folder / file).unlink(missing_ok=True)
+
+
+def assign(model, tensors: Mapping[str, np.ndarray], seed: int = 0) -> None:
+    """Give a built model these weights, in the form of `state`; those it has and they have not are drawn anew.
+
+    Args:
+        model: a built `GPTLMHeadModel`.
+        tensors: by PyTorch's names; read one at a time.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: a weight of another shape, or one that the model has no place for.
+    """
+    places = {pytorch_name(variable): variable for variable in model.weights}
+    if unknown := sorted(tensors.keys() - places.keys()):
+        raise ValueError(f"weights: the model has no place for {unknown[0]} ({len(unknown)} such); its config.json belongs to other weights")
+    for name, variable in places.items():
+        if name not in tensors:
+            variable.assign(fresh(model, variable, seed))
+            continue
+        array = _without_pruned_heads(model, short_name(variable), tensors[name])
+        if list(array.shape) != [size for size in variable.shape if size > 1 or array.ndim == variable.shape.rank]:
+            raise ValueError(f"weights: {name} has the shape {list(array.shape)}, and the model's is {list(variable.shape)}; its config.json belongs to "
+                             "other weights")
+        variable.assign(array.reshape(variable.shape))
 
 
 def initialize(model, seed: int) -> None:
-    """Draw every weight anew, the same for the same seed whatever else the process has drawn.
+    """Draw every weight anew, the same for the same seed whatever else the process has drawn."""
+    for variable in model.weights:
+        variable.assign(fresh(model, variable, seed))
+
+
+def fresh(model, variable: tf.Variable, seed: int) -> tf.Tensor:
+    """Return new numbers for a weight, the same for the same seed and name.
 
     Normal with the config's `initializer_range` (0.02); the projections back into the residual stream are scaled by
     1 / sqrt(2 layers), as Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners", 2.3) describe and as
-    TFGPT2 omits. Biases are 0, layer norms 1 and 0.
+    TFGPT2 omits. Biases are 0, layer norms 1 and 0; what must change nothing at first is 0.
     """
-    spread = model.config.initializer_range
-    for variable in model.weights:
-        name = pytorch_name(variable)
-        if name.endswith("wpe.weight") and not model.transformer.wpe.trainable:
-            variable.assign(sinusoids(*variable.shape) * (math.sqrt(2.0) * spread))  # as large as learned positions begin
-        elif name.endswith("c_proj.weight"):
-            variable.assign(_normal(name, seed, variable.shape, spread / math.sqrt(2 * model.config.n_layer)))
-        elif variable.shape.rank == 2 and name.endswith(".weight"):
-            variable.assign(_normal(name, seed, variable.shape, spread))
-        else:
-            variable.assign(tf.fill(variable.shape, 1.0 if name.endswith(".weight") else 0.0))
+    spread, name = model.config.initializer_range, pytorch_name(variable)
+    short = short_name(variable)
+    if _is_one_of(ZERO_AT_FIRST, short):
+        return tf.zeros(variable.shape)
+    if matches("**.lora.a", short):
+        return _normal(name, seed, variable.shape, 1.0 / math.sqrt(variable.shape[0]))
+    if short == "wpe.weight" and not model.transformer.wpe.trainable:
+        return sinusoids(*variable.shape) * (math.sqrt(2.0) * spread)  # as large as learned positions begin
+    if name.endswith("c_proj.weight"):
+        return _normal(name, seed, variable.shape, spread / math.sqrt(2 * model.config.n_layer))
+    if variable.shape.rank >= 2 and not name.endswith(".bias"):
+        return _normal(name, seed, variable.shape, spread)
+    return tf.fill(variable.shape, 1.0 if name.endswith(".weight") else 0.0)
 
 
 def sinusoids(positions: int, width: int) -> tf.Tensor:
@@ -56,6 +121,44 @@ def sinusoids(positions: int, width: int) -> tf.Tensor:
     return tf.cast(tf.where(column % 2 == 0, tf.sin(angles), tf.cos(angles)), tf.float32)
 
 
+def _is_one_of(patterns, short):
+    return any(matches(pattern, short) for pattern in patterns)
+
+
 def _normal(name, seed, shape, spread):
     salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")  # a stream of its own for each weight
     return tf.random.stateless_normal(shape, seed=[seed, salt], stddev=spread)
+
+
+def _head_axis(model, short):
+    """Return the block of a weight some of whose heads are pruned, and the number of the axis that has its heads; else `None`."""
+    parts = short.split(".")
+    if parts[0] != "h" or parts[2:4] not in (["attn", "c_attn"], ["attn", "c_proj"]) or parts[4:] not in (["weight"], ["bias"]):
+        return None
+    if parts[3:] == ["c_proj", "bias"] or len(model.adaptation.heads_of(int(parts[1]), model.config.n_head)) == model.config.n_head:
+        return None
+    return int(parts[1]), 1 if parts[3:] == ["c_attn", "weight"] else 0
+
+
+def _with_all_heads(model, short, array):
+    """Return a weight with zeros where heads were pruned away."""
+    if (found := _head_axis(model, short)) is None:
+        return array
+    (block, axis), heads = found, model.config.n_head
+    kept, width = model.adaptation.heads_of(block, heads), model.config.n_embd // heads
+    parts = array.shape[axis] // (len(kept) * width)                                      # query, key and value; or one
+    apart = np.moveaxis(array, axis, 0).reshape(parts, len(kept), width, -1)
+    whole = np.zeros([parts, heads, *apart.shape[2:]], array.dtype)
+    whole[:, kept] = apart
+    return np.ascontiguousarray(np.moveaxis(whole.reshape(parts * heads * width, *np.moveaxis(array, axis, 0).shape[1:]), 0, axis))  # as files want it
+
+
+def _without_pruned_heads(model, short, array):
+    """Return a weight without the heads that are pruned away."""
+    if (found := _head_axis(model, short)) is None:
+        return array
+    (block, axis), heads = found, model.config.n_head
+    kept, width = model.adaptation.heads_of(block, heads), model.config.n_embd // heads
+    moved = np.moveaxis(array, axis, 0)
+    apart = moved.reshape(-1, heads, width, *moved.shape[1:])[:, kept]
+    return np.moveaxis(apart.reshape(-1, *moved.shape[1:]), 0, axis)
