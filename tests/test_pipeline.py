@@ -307,7 +307,7 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
 @pytest.mark.slow
 def test_a_shard_cut_short_is_named_before_training(finished, recipe, tmp_path):
     shutil.copytree(finished[0] / "data", tmp_path / "run" / "data")
-    for name in ("tokenizer", "checkpoints/initial"):
+    for name in ("tokenizer", "checkpoints/start"):
         shutil.copytree(finished[0] / name, tmp_path / "run" / name)
     shutil.copy(finished[0] / "stages.json", tmp_path / "run" / "stages.json")
     shard = next((tmp_path / "run" / "data").glob("train-*"))

@@ -1,4 +1,4 @@
-"""Run a recipe's stages in order: tokenizer, data, model, train, evaluate, export.
+"""Run a recipe's stages in order: tokenizer, data, model, adapt, train, evaluate, export.
 
 A stage is done again when its settings, its inputs or a stage before it have changed; a stage that was interrupted goes on where it can.
 What each stage ran with stands in `stages.json` of the run's folder.
@@ -36,12 +36,15 @@ class Stage:
     """What it writes, relative to the run's folder; the old stays until the new is whole."""
     grows: tuple[str, ...] = ()
     """What of it an interrupted stage goes on from; removed before the stage is run with other settings."""
+    wanted: Callable[[Recipe], bool] = lambda recipe: True
+    """Whether the recipe has such a stage."""
 
 
 STAGES = (
     Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
     Stage("data", stages.make_data, stages.data_settings, lambda recipe: ["data"]),
-    Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/initial"]),
+    Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/start"]),
+    Stage("adapt", stages.adapt_model, lambda recipe: (recipe.adapt, recipe.seed), lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
     Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs"],
           grows=("model", "checkpoints/steps", "logs")),
     Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
@@ -96,6 +99,8 @@ def _bring_folder_up_to_date(recipe, folder, until, further):
 def _run_stages(recipe, folder, some, fingerprint, until, further) -> str:
     """Bring some of the stages up to date, by `further` arguments of some, and return the fingerprint of the last one."""
     for stage in some:
+        if not stage.wanted(recipe):
+            continue
         fingerprint = _fingerprint(fingerprint, stage.settings(recipe))
         stage = dataclasses.replace(stage, run=functools.partial(stage.run, **further.get(stage.name, {})))
         names = [one.name for one in STAGES]

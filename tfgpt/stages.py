@@ -22,9 +22,9 @@ from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import build
+from tfgpt.models import build, surgery
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import DataConfig, ModelConfig, Recipe, RecipeError
+from tfgpt.recipe import AdaptConfig, DataConfig, ModelConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.recipe_model import Size
@@ -129,22 +129,40 @@ def make_data(recipe: Recipe, folder: Path, prepare: Callable[..., dict]) -> Non
 
 
 def make_model(recipe: Recipe, folder: Path) -> None:
-    """Write the model that training starts from to checkpoints/initial."""
+    """Write the model that the run starts from to checkpoints/start; it takes the data, so its vocabulary, context and positions are already changed."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     if recipe.model.init == "random":
         model = build.new_model(recipe.model, recipe.model.shape.context or recipe.data.length, tokenizer, recipe.seed)
     else:
         build.check_start(recipe.model.init, recipe.data.length, len(tokenizer))
         model = build.load_model(recipe.model.init)
-    with whole_folder(folder / "checkpoints" / "initial") as partial:
-        model.save_pretrained(partial)
+    _save(model, folder / "checkpoints" / "start")
     config = model.config
     console.print(f"model: {model.count_params():,} weights in {config.n_layer} layers of width {config.n_embd}, "
                   f"vocabulary {config.vocab_size:,}, context {config.n_positions}")
 
 
+def adapt_model(recipe: Recipe, folder: Path) -> None:
+    """Write the model with all its layers to checkpoints/initial."""
+    model = build.load_model(folder / "checkpoints" / "start")
+    model = surgery.adapt(model, recipe.adapt, recipe.seed)
+    _save(model, folder / "checkpoints" / "initial")
+    trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
+    console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
+
+
+def is_adapted(recipe: Recipe) -> bool:
+    """Tell whether the model is changed between its start and its training."""
+    return recipe.adapt != AdaptConfig()
+
+
+def _save(model, folder):
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+
+
 def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
-    """Train from checkpoints/initial, or from where an interrupted training stands; write model/ and logs/.
+    """Train from checkpoints/initial (checkpoints/start, where nothing is adapted), or from where an interrupted training stands; write model/ and logs/.
 
     Every worker of a cluster does so with the same folder; the chief, which the others wait for, alone writes and shows.
     """
@@ -153,7 +171,8 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     data = ShardedData(folder / "data")
     data.check()
     with devices.strategy.scope():
-        model = build.load_model(folder / "checkpoints" / "initial")
+        model = build.load_model(folder / "checkpoints" / ("initial" if is_adapted(recipe) else "start"))
+    surgery.choose_trained(model, recipe.adapt)
     model.seed_dropout(recipe.seed)
     weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
@@ -171,8 +190,7 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
     tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
     write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
-    with whole_folder(folder / "model") as partial:
-        model.save_pretrained(partial)
+    _save(surgery.finished(model, recipe.adapt), folder / "model")
 
 
 def _shown(recipe, folder, model, devices) -> dict:

@@ -16,6 +16,7 @@ from transformers.modeling_tf_utils import unpack_inputs
 
 from tfgpt.models import stored, weights
 from tfgpt.models.adaptation import Adaptation, matches
+from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
@@ -118,6 +119,17 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self._trained, self._frozen = tuple(patterns), tuple(freeze)
         if not self.trainable_weights:
             raise ValueError(f"train: nothing is left to train by the patterns {list(patterns)} without {list(freeze)}; give others")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The patterns of the weights that are trained."""
+        return self._trained
+
+    @property
+    def low_ranks(self) -> dict[str, LowRank]:
+        """The changes that LoRA makes, by the names of the weights that they change."""
+        found = {weights.short_name(layer.weight): layer.lora for layer in self.projections if layer.lora is not None}
+        return found if self.transformer.wte_lora is None else found | {"wte.weight": self.transformer.wte_lora}
 
     @property
     def weight_names(self) -> list[str]:

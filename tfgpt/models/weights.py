@@ -33,11 +33,20 @@ def short_name(variable: tf.Variable) -> str:
     return pytorch_name(variable).removeprefix("transformer.")
 
 
-def state(model) -> dict[str, np.ndarray]:
-    """Return all weights by PyTorch's names and in its layout; heads that are pruned away are there, as zeros."""
-    tensors = {}
+def state(model, merged: bool = False) -> dict[str, np.ndarray]:
+    """Return all weights by PyTorch's names and in its layout; heads that are pruned away are there, as zeros.
+
+    Args:
+        model: a built `GPTLMHeadModel`.
+        merged: whether LoRA's changes are added to the matrices and left out themselves.
+    """
+    tensors, low_ranks = {}, model.low_ranks if merged else {}
     for variable in model.weights:
+        if merged and matches("**.lora", short_name(variable)):
+            continue
         array = variable.numpy()
+        if short_name(variable) in low_ranks:
+            array = array + low_ranks[short_name(variable)].change().numpy()
         array = array[0] if variable.name.endswith("/bias:0") and array.ndim == 2 else array  # TF biases: [1, n]
         tensors[pytorch_name(variable)] = _with_all_heads(model, short_name(variable), array)
     return tensors
