@@ -46,7 +46,7 @@ STAGES = (
     Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/start"]),
     Stage("adapt", stages.adapt_model, lambda recipe: (recipe.adapt, recipe.seed), lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
     Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs"],
-          grows=("model", "checkpoints/steps", "logs")),
+          grows=("model", "adapter", "checkpoints/steps", "logs")),
     Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
     Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
 )

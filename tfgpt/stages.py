@@ -22,7 +22,10 @@ from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import build, surgery
+from tfgpt.models import build
+from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
+from tfgpt.models.lora import save_lora
+from tfgpt.models.pruning import head_importance
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import AdaptConfig, DataConfig, ModelConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
@@ -41,6 +44,9 @@ from tfgpt.training.views import draw_views
 
 LANGUAGE_MODELLING = ("text", "pairs", "chat")
 """What data.examples may be where a language model is trained."""
+
+IMPORTANCE_SEQUENCES = 512
+"""Of the training part, on which it is measured how much each attention head matters."""
 
 PACKING_KEYS = ("length", "stride", "source_length", "bpe_dropout", "tokenizations", "service")
 """Keys of data that change nothing in the text that a tokenizer is trained on."""
@@ -65,6 +71,8 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
           f"{', '.join(LANGUAGE_MODELLING)}, or prepare the data alone with tfgpt data prepare")
     if recipe.model.init != "random":
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
+    if is_adapted(recipe):
+        rehearse(build.start_config(recipe.model), recipe.adapt)
 
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
@@ -144,8 +152,15 @@ def make_model(recipe: Recipe, folder: Path) -> None:
 
 def adapt_model(recipe: Recipe, folder: Path) -> None:
     """Write the model with all its layers to checkpoints/initial."""
-    model = build.load_model(folder / "checkpoints" / "start")
-    model = surgery.adapt(model, recipe.adapt, recipe.seed)
+    def importance(model):
+        data, most = ShardedData(folder / "data"), IMPORTANCE_SEQUENCES // recipe.train.global_batch_size
+        batches = training_batches(data, recipe.train.global_batch_size, recipe.seed).take(max(most, 1))
+        with progress_bar("adapt: which heads matter"):
+            found = head_importance(model, batches)
+        write_json(folder / "checkpoints" / "head-importance.json", found)
+        return found
+
+    model = adapt(build.load_model(folder / "checkpoints" / "start"), recipe.adapt, recipe.seed, importance)
     _save(model, folder / "checkpoints" / "initial")
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
@@ -172,7 +187,7 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     data.check()
     with devices.strategy.scope():
         model = build.load_model(folder / "checkpoints" / ("initial" if is_adapted(recipe) else "start"))
-    surgery.choose_trained(model, recipe.adapt)
+    choose_trained(model, recipe.adapt)
     model.seed_dropout(recipe.seed)
     weights = [source.weight for source in recipe.data.sources if source.weight is not None]
 
@@ -190,7 +205,10 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
     tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
     write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
-    _save(surgery.finished(model, recipe.adapt), folder / "model")
+    if model.low_ranks:
+        with whole_folder(folder / "adapter") as partial:
+            save_lora(model, partial)
+    _save(finished(model, recipe.adapt), folder / "model")
 
 
 def _shown(recipe, folder, model, devices) -> dict:

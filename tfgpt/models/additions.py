@@ -19,7 +19,7 @@ class LowRank(tf_keras.layers.Layer):
     """
 
     def __init__(self, nx: int, nf: int, rank: int, alpha: float, dropout: Dropout):
-        super().__init__(name="lora")
+        super().__init__(name="lora", autocast=False)  # what comes in has the precision of the products
         self._shapes, self._scale, self._dropout = {"a": [nx, rank], "b": [rank, nf]}, alpha / rank, dropout
 
     def build(self, input_shape=None):

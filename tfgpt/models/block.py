@@ -143,7 +143,7 @@ def _product(x, weight):
 class GPTAttention(TFAttention):
     """TFGPT2's self-attention with its weights, under a complete additive mask and with an optional static cache.
 
-    Heads may be missing (pruned), or switched off by `gates`, float [heads] or `None`, which what a head found is multiplied by.
+    Heads may be missing (pruned). What a head finds is multiplied by its gate: `gates` is `None`, or float [heads] or [batch, heads].
     """
 
     def __init__(self, shared: Shared, block: int, path: str, **kwargs):
@@ -212,7 +212,7 @@ class GPTAttention(TFAttention):
         weights = work["masked_softmax"](scores, attention_mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate)
         attended = tf.matmul(weights, value)                                             # [batch, heads, queries, head width]
         if self.gates is not None:
-            attended *= tf.cast(self.gates, attended.dtype)[:, tf.newaxis, tf.newaxis]
+            attended *= tf.cast(self.gates, attended.dtype)[..., tf.newaxis, tf.newaxis]
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
         return self.c_proj(attended, training=training), present, weights if output_attentions else None
 

@@ -27,15 +27,25 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
         tokenizer: gives the vocabulary's size and the end-of-text token.
         seed: of the weights.
     """
-    end_of_text, shape = tokenizer.eos_token_id, config.shape
-    model = GPTLMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=context, n_embd=shape.width, n_layer=shape.layers, n_head=shape.heads,
-        resid_pdrop=config.dropout_of("residual"), embd_pdrop=config.dropout_of("embedding"), attn_pdrop=config.dropout_of("attention"),
-        bos_token_id=end_of_text, eos_token_id=end_of_text, positions=config.positions,
-    ))  # fmt: skip
+    model = GPTLMHeadModel(new_config(config, context, len(tokenizer), tokenizer.eos_token_id))
     model.build_in_name_scope()
     initialize(model, seed)
     return model
+
+
+def new_config(config: ModelConfig, context: int, vocab: int, end_of_text: int) -> GPT2Config:
+    """Return the configuration of a model with random weights, for a vocabulary of so many tokens with that end-of-text token."""
+    shape = config.shape
+    return GPT2Config(
+        vocab_size=vocab, n_positions=context, n_embd=shape.width, n_layer=shape.layers, n_head=shape.heads,
+        resid_pdrop=config.dropout_of("residual"), embd_pdrop=config.dropout_of("embedding"), attn_pdrop=config.dropout_of("attention"),
+        bos_token_id=end_of_text, eos_token_id=end_of_text, positions=config.positions,
+    )  # fmt: skip
+
+
+def start_config(config: ModelConfig) -> GPT2Config:
+    """Return the configuration of the model that a recipe starts from, whatever its vocabulary and context."""
+    return new_config(config, context=2, vocab=2, end_of_text=0) if config.init == "random" else config_of(config.init)
 
 
 def model_of(config: GPT2Config, tensors: Mapping[str, np.ndarray], seed: int = 0) -> GPTLMHeadModel:

@@ -112,13 +112,18 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         if not self.built:
             self.build_in_name_scope()
-        names = self.weight_names
-        for pattern in (*patterns, *freeze):
-            if not any(matches(pattern, name) for name in names):
-                raise ValueError(f"train: the pattern {pattern!r} matches no weight; there are {', '.join(names[:4])}, ... {', '.join(names[-4:])}")
+        for key, several in (("train", patterns), ("freeze", freeze)):
+            for pattern in several:
+                self.check_pattern(key, pattern)
         self._trained, self._frozen = tuple(patterns), tuple(freeze)
         if not self.trainable_weights:
-            raise ValueError(f"train: nothing is left to train by the patterns {list(patterns)} without {list(freeze)}; give others")
+            raise ValueError(f"adapt.train: nothing is left to train by the patterns {list(patterns)} without {list(freeze)}; give others")
+
+    def check_pattern(self, key: str, pattern: str) -> None:
+        """Raise a `ValueError` that names the key unless the pattern matches a weight."""
+        names = self.weight_names
+        if not any(matches(pattern, name) for name in names):
+            raise ValueError(f"adapt.{key}: the pattern {pattern!r} matches no weight; there are {', '.join(names[:3])}, ... {', '.join(names[-3:])}")
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -5,16 +5,22 @@ A change is one of the configuration and of the weights by name; the model is th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import tensorflow as tf
 
 from tfgpt.models import weights
 from tfgpt.models.adaptation import matches
 from tfgpt.models.build import model_of
 from tfgpt.models.causal_lm import GPTLMHeadModel
-from tfgpt.recipe import AdaptConfig, LoraConfig
+from tfgpt.recipe import BottleneckConfig, PrefixConfig
+
+OF_BLOCK = re.compile(r"^(transformer\.h\.)(\d+)(\..*)$")
+INTO_THE_STREAM = ("attn.c_proj.weight", "mlp.c_proj.weight")
+"""The matrices by which a block adds to the residual stream."""
 
 
 def changed(model: GPTLMHeadModel, tensors: Mapping[str, np.ndarray] | None = None, seed: int = 0, of_config: Mapping[str, object] | None = None,
@@ -32,52 +38,88 @@ def changed(model: GPTLMHeadModel, tensors: Mapping[str, np.ndarray] | None = No
     return model_of(config, weights.state(model) if tensors is None else tensors, seed)
 
 
-def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int) -> GPTLMHeadModel:
-    """Return a model with all layers that a recipe asks for, ready to be trained as it asks.
+def reinitialize(model: GPTLMHeadModel, patterns: Sequence[str], seed: int = 0) -> GPTLMHeadModel:
+    """Return a model some of whose weights begin at random.
 
     Args:
-        model: the starting model.
-        config: of the recipe.
-        seed: of what is new.
+        model: any.
+        patterns: of the weights, as in `GPTLMHeadModel.train_only`.
+        seed: of the new numbers; each weight draws its own, whatever else is drawn.
 
     Raises:
-        ValueError: a pattern that matches nothing, a block or head that there is not.
+        ValueError: a pattern that no weight matches.
+
+    >>> names = weights.state(model)
+    >>> fresh = weights.state(reinitialize(model, ["h.1"], seed=2))
+    >>> sorted({name.split(".")[2] for name in names if (names[name] != fresh[name]).any()})
+    ['1']
     """
-    if config.lora.rank:
-        model = add_lora(model, config.lora, seed)
-    choose_trained(model, config)
-    return model
+    for pattern in patterns:
+        model.check_pattern("reinitialize", pattern)
+    state = weights.state(model)
+    kept = {name: array for name, array in state.items() if not any(matches(one, name.removeprefix("transformer.")) for one in patterns)}
+    return changed(model, kept, seed)
 
 
-def choose_trained(model: GPTLMHeadModel, config: AdaptConfig) -> None:
-    """Choose the weights that a recipe trains; where it says nothing, the model's own choice stands."""
-    if config.train or config.freeze:
-        model.train_only(config.train or model.trained, config.freeze)
-
-
-def finished(model: GPTLMHeadModel, config: AdaptConfig) -> GPTLMHeadModel:
-    """Return a trained model as it is kept: with LoRA's changes in its matrices, if the recipe wants that."""
-    return merge_lora(model) if config.lora.rank and config.lora.merge else model
-
-
-def add_lora(model: GPTLMHeadModel, config: LoraConfig, seed: int = 0) -> GPTLMHeadModel:
-    """Return a model whose matrices are changed by LoRA, which changes nothing at first and is what is trained.
+def insert_blocks(model: GPTLMHeadModel, places: Sequence[int], seed: int = 0) -> GPTLMHeadModel:
+    """Return a deeper model with the same function: what the new blocks add to the residual stream is multiplied by 0 at first.
 
     Args:
-        model: without LoRA.
-        config: rank and the rest.
-        seed: of the changes.
+        model: any.
+        places: behind which of its blocks, counted from 1, a new one is put; 0 = before all of them; a number twice = two new ones.
+        seed: of the new blocks.
 
     Raises:
-        ValueError: a pattern that matches no matrix.
+        ValueError: a place behind no block.
     """
-    matrices = ["wte", *(name.removesuffix(".weight") for name in model.weight_names if re.search(r"\.c_\w+\.weight$", name))]
-    for pattern in config.matrices:
-        if not any(matches(pattern, name) for name in matrices):
-            raise ValueError(f"adapt.lora.matrices: the pattern {pattern!r} matches no matrix; there are {', '.join(matrices[:5])}, ...")
-    return changed(model, seed=seed, lora=config)
+    layers = model.config.n_layer
+    if wrong := [place for place in places if not 0 <= place <= layers]:
+        raise ValueError(f"adapt.insert_blocks: there is no block {wrong[0]}; give places from 0 to {layers}")
+    count = Counter(places)
+    moved = {old: old + sum(count[place] for place in range(old + 1)) for old in range(layers)}
+    new = sorted(set(range(layers + len(places))) - set(moved.values()))
+
+    def renamed(name):
+        found = OF_BLOCK.match(name)
+        return f"{found[1]}{moved[int(found[2])]}{found[3]}" if found else name
+
+    tensors = {renamed(name): array for name, array in weights.state(model).items()}
+    for block in new:
+        for name in INTO_THE_STREAM:
+            tensors[f"transformer.h.{block}.{name}"] = np.zeros_like(tensors[f"transformer.h.{moved[0]}.{name}"])
+    heads = {key: tuple(f"{moved[int(block)]}.{head}" for block, head in (one.split(".") for one in getattr(model.adaptation, key)))
+             for key in ("masked_heads", "pruned_heads")}
+    return changed(model, tensors, seed, {"n_layer": layers + len(places)}, **heads)
 
 
-def merge_lora(model: GPTLMHeadModel) -> GPTLMHeadModel:
-    """Return a model without LoRA whose matrices hold its changes: the same function, and a plain GPT-2 again."""
-    return changed(model, weights.state(model, merged=True), lora=LoraConfig())
+def add_bottleneck(model: GPTLMHeadModel, config: BottleneckConfig, seed: int = 0) -> GPTLMHeadModel:
+    """Return a model with small layers behind attention and MLP, which change nothing at first and are what is trained (Houlsby et al. 2019)."""
+    return changed(model, seed=seed, bottleneck=config)
+
+
+def add_prefix(model: GPTLMHeadModel, config: PrefixConfig, seed: int = 0) -> GPTLMHeadModel:
+    """Return a model with learned tokens before every text, which are what is trained.
+
+    They begin as the embeddings of tokens drawn from the vocabulary (Lester et al. 2021, 3.2); a `prefix` as what the model makes of these. They take
+    no place in the context, and the positions of the text stay what they were.
+    """
+    table = model.transformer.table().numpy()
+    drawn = np.random.default_rng(seed).choice(len(table), config.tokens, replace=config.tokens > len(table))
+    tensors = weights.state(model) | {"transformer.prompt.weight": table[drawn]}
+    prompted = changed(model, tensors, seed, prefix=replace(config, kind="prompt"))
+    return prompted if config.kind == "prompt" else prompt_as_prefix(prompted)
+
+
+def prompt_as_prefix(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model with the keys and values that it makes of its learned prompt: the same function, without the work of making them each time."""
+    state = weights.state(model)
+    tensors = {name: array for name, array in state.items() if name != "transformer.prompt.weight"}
+    for block, (keys, values) in enumerate(model.transformer.first_keys()):
+        for part, array in (("keys", keys), ("values", values)):
+            tensors[f"transformer.h.{block}.attn.prefix.{part}"] = tf.cast(array[0], tf.float32).numpy()
+    return changed(model, tensors, prefix=replace(model.adaptation.prefix, kind="prefix"))
+
+
+def set_window(model: GPTLMHeadModel, window: int) -> GPTLMHeadModel:
+    """Return a model each of whose tokens sees that many tokens in every block, itself among them; 0 = all before it (Beltagy et al. 2020)."""
+    return changed(model, window=window)

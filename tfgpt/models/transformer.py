@@ -4,6 +4,8 @@ Weights, their names and the outputs stay those of `transformers`; training, sco
 """
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
@@ -125,7 +127,7 @@ class GPTTransformer(TFGPT2MainLayer):
         for block, past, before in zip(self.h, pasts, self.first_keys(training)):
             hidden_states.append(hidden)
             if training and self.compute.recompute:
-                hidden = tf.recompute_grad(lambda x, block=block, before=before: block(x, None, mask, training=True, before=before)[0])(hidden)
+                hidden = tf.recompute_grad(functools.partial(_behind, block, mask))(hidden, *(before or ()))
                 continue
             hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before)
             presents.append(present)
@@ -173,6 +175,11 @@ class GPTTransformer(TFGPT2MainLayer):
                 seen = tf.logical_and(seen, tf.cast(attention_mask, tf.bool)[:, tf.newaxis, :]) | itself
         mask = _additive(seen)
         return tf.pad(mask, [[0, 0], [0, 0], [0, 0], [self._first_tokens, 0]]) if self._first_tokens else mask
+
+
+def _behind(block, mask, hidden, *before):
+    """Return what a block makes of the residual stream in training; whatever has a gradient comes in as a tensor of its own."""
+    return block(hidden, None, mask, training=True, before=before or None)[0]
 
 
 def _additive(seen):

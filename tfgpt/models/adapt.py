@@ -1,0 +1,82 @@
+"""The `adapt` section of a recipe, carried out on a model."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import GPT2Config
+
+from tfgpt.models import surgery
+from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.lora import add_lora, merge_lora
+from tfgpt.models.pruning import least_important, mask_heads, prune_heads
+from tfgpt.recipe import AdaptConfig, RecipeError
+
+
+def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Callable[[GPTLMHeadModel], dict[str, float]]) -> GPTLMHeadModel:
+    """Return a model with all layers that a recipe asks for, ready to be trained as it asks.
+
+    Args:
+        model: the starting model.
+        config: of the recipe.
+        seed: of what is new.
+        importance: tells how much each head of a model matters, by block.head; called if heads are to be pruned.
+
+    Raises:
+        RecipeError: a pattern that matches nothing, a block or a head that there is not.
+    """
+    attention = config.attention
+    try:
+        if config.insert_blocks:
+            model = surgery.insert_blocks(model, config.insert_blocks, seed)
+        if config.reinitialize:
+            model = surgery.reinitialize(model, config.reinitialize, seed)
+        if attention.window:
+            model = surgery.set_window(model, attention.window)
+        if attention.masked_heads:
+            model = mask_heads(model, attention.masked_heads)
+        if attention.prune:
+            model = prune_heads(model, least_important(importance(model), attention.prune))
+        if config.bottleneck.width:
+            model = surgery.add_bottleneck(model, config.bottleneck, seed)
+        if config.prefix.tokens:
+            model = surgery.add_prefix(model, config.prefix, seed)
+        if config.lora.rank:
+            model = add_lora(model, config.lora, seed)
+        choose_trained(model, config)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    return model
+
+
+def choose_trained(model: GPTLMHeadModel, config: AdaptConfig) -> None:
+    """Choose the weights that a recipe trains; where it says nothing, the model's own choice stands.
+
+    Raises:
+        ValueError: a pattern that matches nothing, or nothing is left to train.
+    """
+    if config.train or config.freeze:
+        model.train_only(config.train or model.trained, config.freeze)
+
+
+def finished(model: GPTLMHeadModel, config: AdaptConfig) -> GPTLMHeadModel:
+    """Return a trained model as it is kept: LoRA's changes in its matrices, if the recipe wants that, and a learned prompt as keys and values."""
+    if config.lora.rank and config.lora.merge:
+        model = merge_lora(model)
+    return surgery.prompt_as_prefix(model) if model.transformer.prompt is not None else model
+
+
+def rehearse(config: GPT2Config, adaptation: AdaptConfig) -> None:
+    """Carry the section out on a model as deep as the starting one and as narrow as can be, so that what it cannot do is known before any work.
+
+    Args:
+        config: of the starting model.
+        adaptation: of the recipe.
+
+    Raises:
+        RecipeError: as `adapt`.
+    """
+    narrow = GPT2Config.from_dict(config.to_dict() | {"n_embd": config.n_head, "n_inner": None, "vocab_size": 2, "n_positions": 2,
+                                                      "bos_token_id": 0, "eos_token_id": 0})  # fmt: skip
+    model = GPTLMHeadModel(narrow)
+    model.build_in_name_scope()
+    adapt(model, adaptation, seed=0, importance=lambda model: {})
