@@ -55,13 +55,13 @@ def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
 
 
 def test_the_readmes_recipes_are_some(tmp_path):
-    of_data, of_training = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    (tmp_path / "data.yaml").write_text(of_data)
-    (tmp_path / "training.yaml").write_text("data: {path: python-docs}\n" + of_training)
+    pieces = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    for number, piece in enumerate(pieces):
+        (tmp_path / f"{number}.yaml").write_text(piece if "data:" in piece else "data: {path: python-docs}\n" + piece)
 
-    loaded, _ = load_recipe(tmp_path / "data.yaml")
-    training, _ = load_recipe(tmp_path / "training.yaml")
+    loaded, training, adapting = [load_recipe(tmp_path / f"{number}.yaml")[0] for number in range(len(pieces))][:3]
 
+    assert adapting.adapt.lora.rank == 8 and adapting.adapt.insert_blocks == (12,)
     assert (training.model.shape.layers, training.train.accumulate, training.train.schedule.kind) == (12, 8, "wsd")
     assert [source.weight for source in loaded.data.sources] == [3.0, 1.0]
     assert loaded.data.all_sources()[0].columns.prompt == "question"

@@ -15,6 +15,10 @@ import pytest
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast, TFGPT2LMHeadModel
 
 from tfgpt import cli
+from tfgpt.models import build, surgery
+from tfgpt.models.lora import load_lora, merge_lora
+from tfgpt.models.weights import state
+from tfgpt.recipe import LoraConfig
 from tfgpt.serving.ask import ask_in_fresh_process
 
 RECIPE = """
@@ -363,3 +367,35 @@ def test_a_run_trains_on_pairs_and_chats_and_measures_what_is_trained_on(tmp_pat
     assert 3 * documents < evaluation["tokens"] <= longest * documents  # the answers, and none of the questions
     assert evaluation["baseline"]["perplexity"] > 1
     assert (tokenizer.chat_template is not None) == (examples == "chat")
+
+
+@pytest.mark.slow
+def test_an_adapted_run_trains_what_is_new_and_keeps_a_plain_gpt2_with_the_changes_beside_it(finished, recipe, tmp_path):
+    start, settings = finished[0] / "model", "{lora: {rank: 2}, insert_blocks: [1], attention: {prune: 0.3}}"
+
+    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", start, "--tokenizer.init", finished[0] / "tokenizer", "--adapt", settings)
+
+    assert done.returncode == 0, done.stderr
+    assert "adapt: which heads matter" in done.stderr
+    initial, model = build.load_model(tmp_path / "checkpoints" / "initial"), build.load_model(tmp_path / "model")
+    assert model.low_ranks == {} and model.adaptation.pruned_heads == initial.adaptation.pruned_heads != ()
+    before, merged = state(initial), state(model)
+    assert {name.split(".", 3)[3] for name in merged if (merged[name] != before[name]).any()} == {"attn.c_attn.weight"}
+    again = merge_lora(load_lora(surgery.changed(initial, state(initial, merged=True), lora=LoraConfig()), tmp_path / "adapter"))
+    for name, array in state(again).items():
+        np.testing.assert_allclose(array, merged[name], atol=1e-6, err_msg=name)  # a sum in another order
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ("{train: ['h.*.attention']}", "adapt.train: the pattern 'h.*.attention' matches no weight"),
+    ("{insert_blocks: [99]}", "adapt.insert_blocks: there is no block 99"),
+    ("{lora: {rank: 2, matrices: ['h.0.ln_1']}}", "adapt.lora.matrices: the pattern 'h.0.ln_1' matches no matrix"),
+    ("{attention: {masked_heads: ['0.77']}}", "there is no head '0.77'"),
+    ("{lora: {rank: -1}}", "adapt.lora.rank: -1 is too small"),
+])
+def test_an_adaptation_that_cannot_be_is_refused_before_any_work(recipe, tmp_path, settings, message):
+    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--adapt", settings)
+
+    assert done.returncode == cli.USAGE
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

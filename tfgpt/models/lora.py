@@ -36,9 +36,8 @@ def add_lora(model, config: LoraConfig, seed: int = 0):
     Raises:
         ValueError: a pattern that matches no matrix, or a model that has LoRA.
 
-    >>> changed_model = add_lora(model, LoraConfig(rank=2))
-    >>> changed_model.weight_names[-1], len(changed_model.trainable_variables) == 2 * model.config.n_layer
-    ('h.1.attn.c_attn.lora.b', True)
+    >>> [weights.short_name(variable) for variable in add_lora(model, LoraConfig(rank=2, matrices=("h.1.mlp.c_fc",))).trainable_variables]
+    ['h.1.mlp.c_fc.lora.a', 'h.1.mlp.c_fc.lora.b']
     """
     if model.low_ranks:
         raise ValueError("lora: the model has low-rank changes already; merge_lora them first")
