@@ -15,7 +15,7 @@ from transformers import GPT2Config
 from transformers.modeling_tf_utils import TFConv1D
 from transformers.models.gpt2.modeling_tf_gpt2 import TFMLP, TFAttention, TFBlock
 
-from tfgpt.models import elementwise
+from tfgpt.models import elementwise, gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.dropout import Dropout, DropoutClock
@@ -268,7 +268,7 @@ class Bottleneck(tf_keras.layers.Layer):
 
 
 class GPTBlock(TFBlock):
-    """TFGPT2's block: attention and MLP, each on a norm of the residual stream and added to it."""
+    """TFGPT2's block: attention and MLP, each on a norm of the residual stream and added to it; or GPT-1's, which norms each sum instead."""
 
     def __init__(self, shared: Shared, number: int, path: str, **kwargs):
         config, bottleneck = shared.config, shared.adaptation.bottleneck
@@ -279,7 +279,7 @@ class GPTBlock(TFBlock):
         self.bottlenecks = {
             place: Bottleneck(shared, f"{path}.bottleneck_{place}") for place in ("attn", "mlp") if bottleneck.width and place in bottleneck.places
         }
-        self._compute, self._epsilon = shared.compute, config.layer_norm_epsilon
+        self._compute, self._epsilon, self._is_gpt1 = shared.compute, config.layer_norm_epsilon, gpt1.is_gpt1(config)
 
     def build(self, input_shape=None):
         """Make the weights."""
@@ -297,13 +297,17 @@ class GPTBlock(TFBlock):
     def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None):
         """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives."""
         work = self._compute.elementwise(training)
-        norm = {"epsilon": self._epsilon, "dtype": self._compute.dtype(training, self.compute_dtype)}
+        norm = {"epsilon": self._epsilon, "dtype": x.dtype if self._is_gpt1 else self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
-        normed = work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
+        normed = x if self._is_gpt1 else work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
         attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training, before=before)
         attended = self._narrowed("attn", attended, self.attn.c_proj.bias, training)
-        x, normed = work["add_norm"](x, attended, self.attn.c_proj.bias, self.ln_2.gamma, self.ln_2.beta, first_seed, rate=rate, **norm)
+        of_sum = self.ln_1 if self._is_gpt1 else self.ln_2
+        x, normed = work["add_norm"](x, attended, self.attn.c_proj.bias, of_sum.gamma, of_sum.beta, first_seed, rate=rate, **norm)
         inner = self._narrowed("mlp", self.mlp(normed, training=training), self.mlp.c_proj.bias, training)
+        if self._is_gpt1:
+            last = work["add_norm"](normed, inner, self.mlp.c_proj.bias, self.ln_2.gamma, self.ln_2.beta, second_seed, rate=rate, **norm)[1]
+            return last, present, weights
         return work["add"](x, inner, self.mlp.c_proj.bias, second_seed, rate=rate), present, weights
 
     def _narrowed(self, place, found, bias, training):

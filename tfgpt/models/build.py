@@ -7,15 +7,12 @@ from typing import get_args
 
 import numpy as np
 from transformers import GPT2Config, GPT2TokenizerFast
-from transformers.utils import logging
 
+from tfgpt.models import checkpoint
 from tfgpt.models.causal_lm import GPTLMHeadModel
-from tfgpt.models.checkpoint import Tensors
 from tfgpt.models.lite import LiteModel
 from tfgpt.models.weights import assign, initialize
 from tfgpt.recipe import Engine, ModelConfig, RecipeError
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5", "tf_model.h5.index.json")
 
 
 def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, seed: int) -> GPTLMHeadModel:
@@ -77,7 +74,7 @@ def parameter_count(config: ModelConfig, context: int, vocab: int) -> int:
 
 
 def load_model(source: str | Path, weights: str = "float32", engine: str = "graph") -> GPTLMHeadModel | LiteModel:
-    """Load a model from a folder or a hub id, without the remarks that transformers logs about it.
+    """Load a GPT-2, or a GPT-1 (openai-gpt), from a folder or a hub id; safetensors or TensorFlow's h5, never a pickled file.
 
     Args:
         source: folder or hub id.
@@ -87,40 +84,26 @@ def load_model(source: str | Path, weights: str = "float32", engine: str = "grap
 
     Raises:
         FileNotFoundError: neither a folder with a model nor a hub id that can be had.
-        ValueError: weights or an engine that are none of these, or that this machine cannot compute with.
+        ValueError: pickled weights, or such as do not belong to their configuration; weights or an engine that are none of these, or that this
+            machine cannot compute with.
     """
     if engine not in get_args(Engine):
         raise ValueError(f"engine: {engine!r} is none of {', '.join(get_args(Engine))}")
-    config = config_of(source)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        if any((Path(source) / name).is_file() for name in WEIGHT_FILES[:2]):
-            model = model_of(config, Tensors(Path(source), tied=config.tie_word_embeddings))
-        else:
-            model = GPTLMHeadModel.from_pretrained(str(source))
-        if engine == "lite":
-            return LiteModel(model, weights)
-        model.store_weights(weights)
-        return model
-    except OSError as error:
-        raise FileNotFoundError(f"{source} holds no weights: no model.safetensors and no tf_model.h5 beside its config.json") from error
-    finally:
-        logging.set_verbosity(verbosity)
+    model = GPTLMHeadModel.from_pretrained(source)
+    if engine == "lite":
+        return LiteModel(model, weights)
+    model.store_weights(weights)
+    return model
 
 
 def config_of(source: str | Path) -> GPT2Config:
-    """Return the configuration of a model in a folder or on the hub.
+    """Return the configuration of a model in a folder or on the hub; no weights are downloaded.
 
     Raises:
-        FileNotFoundError: as `load_model`.
+        FileNotFoundError: neither a folder with a model nor a hub id that can be had.
+        ValueError: another kind of model than GPT-2 and GPT-1.
     """
-    try:
-        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-            raise FileNotFoundError(f"{source} has no config.json")
-        return GPT2Config.from_pretrained(str(source))
-    except OSError as error:
-        raise FileNotFoundError(f"{source} is neither a folder with a model's config.json nor a model of the hub that can be reached") from error
+    return checkpoint.config_in(checkpoint.folder_of(source, weights=False))
 
 
 def check_start(init: str, length: int, vocab: int | None = None) -> None:
@@ -136,10 +119,12 @@ def check_start(init: str, length: int, vocab: int | None = None) -> None:
     """
     try:
         config = config_of(init)
+        if Path(init).is_dir():
+            checkpoint.check_weights(Path(init))
     except FileNotFoundError as error:
         raise RecipeError(f"model.init: {error}; give random, a folder or a hub id") from error
-    if Path(init).is_dir() and not any((Path(init) / name).is_file() for name in WEIGHT_FILES):
-        raise RecipeError(f"model.init: {init} holds a config.json but no weights ({', '.join(WEIGHT_FILES)}); give a folder that save_pretrained wrote")
+    except ValueError as error:
+        raise RecipeError(f"model.init: {error}") from error
     if length > config.n_positions:
         raise RecipeError(f"data.length: {length} tokens is longer than the model's context of {config.n_positions} (model.init: {init}); "
                           f"set it to {config.n_positions} or less")

@@ -14,7 +14,7 @@ from transformers import TFGPT2LMHeadModel
 from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
 
-from tfgpt.models import stored, weights
+from tfgpt.models import checkpoint, gpt1, stored, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
@@ -293,10 +293,31 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             self.test_function = self._clock.timed(super().make_test_function(force))
         return self.test_function
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: object) -> GPTLMHeadModel:
+        """Load a model from a folder or a hub id; never a pickled file (see `tfgpt.models.checkpoint`).
+
+        A generation_config.json is not read: how texts are written is said where they are (see `tfgpt.generation.controls`).
+
+        Args:
+            pretrained_model_name_or_path: GPT-2, or GPT-1 (openai-gpt); safetensors or TensorFlow's h5.
+            hub: of the download: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
+
+        Raises:
+            FileNotFoundError: no such model, or no weights.
+            ValueError: any further argument of transformers' `from_pretrained`; pickled weights, or such as do not belong to the configuration.
+        """
+        folder = checkpoint.folder_of(pretrained_model_name_or_path, **hub)
+        model = cls(checkpoint.config_in(folder))
+        model.build_in_name_scope()
+        weights.assign(model, checkpoint.Tensors(folder, tied=model.lm_head is None), seed=None)
+        return model
+
     def save_pretrained(self, save_directory, **kwargs):
         """Write config.json, generation_config.json and model.safetensors in PyTorch's names and layout.
 
-        Every version of transformers reads the folder, with `TFGPT2LMHeadModel` as with PyTorch's `GPT2LMHeadModel`. What an adaptation adds stands
+        Every version of transformers reads the folder, with `TFGPT2LMHeadModel` as with PyTorch's `GPT2LMHeadModel`; that of a GPT-1 with
+        `OpenAIGPTLMHeadModel`. What an adaptation adds stands
         under `adaptation` in config.json and in adaptation.safetensors; those classes leave it out.
 
         Raises:
@@ -309,7 +330,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures = ["GPT2LMHeadModel"]
-        self.config.save_pretrained(folder)
+        (gpt1.saved_config(self.config) if gpt1.is_gpt1(self.config) else self.config).save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
         weights.save(self, folder)
 

@@ -1,4 +1,8 @@
-"""Weights in a folder, by name, one at a time: files are mapped into memory, so a model is loaded without a second copy of its weights."""
+"""Weights and configuration in a folder or on the hub, of GPT-2 and GPT-1, as safetensors or as TensorFlow's h5.
+
+Weights are read by name, one at a time: files stay on the disk, so a model is loaded without a second copy of its weights. Nothing here runs code
+that a file brings: pickled weights (`pytorch_model.bin` and the like) are refused, and never downloaded.
+"""
 from __future__ import annotations
 
 import json
@@ -6,55 +10,180 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
+from transformers import GPT2Config
 
+from tfgpt.models import gpt1
 from tfgpt.models.weights import ADDED_FILE, FILE
 
-INDEX = f"{FILE}.index.json"
+H5_FILE = "tf_model.h5"
+WEIGHT_FILES = (FILE, f"{FILE}.index.json", H5_FILE, f"{H5_FILE}.index.json")
+"""Any of these a folder must hold; the first that is there is read. An index names the files that the weights are spread over."""
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+"""What may be said of a download, as `huggingface_hub.snapshot_download` takes it."""
+CONFIG = "config.json"
+DOWNLOADS = ((FILE, "model-*.safetensors", f"{FILE}.index.json", ADDED_FILE), (H5_FILE, "tf_model-*.h5", f"{H5_FILE}.index.json"))
+"""Patterns of the files that hold weights; the second kind is asked for only where there is none of the first."""
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 NO_WEIGHTS = re.compile(r"\.attn\.(bias|masked_bias)$")
-"""Constants that old checkpoints of GPT-2 hold among their weights."""
+"""Constants that old checkpoints hold among their weights."""
+
+
+def folder_of(source: str | Path, weights: bool = True, **hub: object) -> Path:
+    """Return the folder that a model is in; what is on the hub is downloaded first, without any pickled file.
+
+    Args:
+        source: folder or hub id.
+        weights: whether they are wanted; else the configuration alone is downloaded.
+        hub: of `HUB_OPTIONS`.
+
+    Raises:
+        FileNotFoundError: neither a folder with a config.json nor a model of the hub that can be reached.
+        ValueError: an option of a download that there is not.
+    """
+    if unknown := sorted(hub.keys() - set(HUB_OPTIONS)):
+        raise ValueError(f"load: {', '.join(unknown)} not taken; there are {', '.join(HUB_OPTIONS)}")
+    if (folder := Path(source)).is_dir():
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(f"{source} has no config.json")
+        return folder
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG], **hub))
+        for patterns in DOWNLOADS if weights else ():
+            folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, *patterns], **hub))
+            if _index_of(folder):
+                break
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(f"{source} is neither a folder with a model's config.json nor a model of the hub that can be reached") from error
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{source}: the hub has no config.json of it, or it was never downloaded and the hub cannot be reached")
+    return folder
+
+
+def config_in(folder: Path) -> GPT2Config:
+    """Return the configuration in a folder, that of a GPT-1 with the keys of GPT-2.
+
+    Raises:
+        ValueError: another kind of model, or a variant of attention that is none of GPT-2's.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: is no JSON ({error}); get it again") from error
+    kind = content.get("model_type") or (gpt1.MODEL_TYPE if "afn" in content else GPT2Config.model_type)
+    if kind not in (GPT2Config.model_type, gpt1.MODEL_TYPE):
+        raise ValueError(f"{folder / 'config.json'}: model_type is {kind}; gpt2 and openai-gpt can be loaded")
+    config = gpt1.config_of_gpt1(content) if kind == gpt1.MODEL_TYPE else GPT2Config.from_dict(content)
+    if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
+        raise ValueError(f"{folder / 'config.json'}: scale_attn_by_inverse_layer_idx or scale_attn_weights is not as in GPT-2 (false, true); no such "
+                         "model can be loaded")
+    if config.n_embd % config.n_head:
+        raise ValueError(f"{folder / 'config.json'}: n_embd {config.n_embd} is not a multiple of n_head {config.n_head}; the file is damaged")
+    return config
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a folder holds weights that can be read.
+
+    Raises:
+        FileNotFoundError: it holds none.
+        ValueError: it holds pickled ones alone.
+    """
+    if _index_of(folder):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise ValueError(f"{folder} holds {pickled[0]}, and pickled weights are not loaded, since they can run any code; convert them, in a sandbox: "
+                         f"""python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('NEW', """
+                         """safe_serialization=True)" """.strip())
+    raise FileNotFoundError(f"{folder} holds no weights: no {', '.join(WEIGHT_FILES)} beside its config.json (pickled ones, such as pytorch_model.bin, "
+                            "are not loaded)")
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The weights in a folder's safetensors files, by the names that `tfgpt.models.weights.state` gives them; each is read when it is asked for.
+    """The weights in a folder, float32, by the names that `tfgpt.models.weights.state` gives them; each is read when it is asked for.
 
     Args:
-        folder: with model.safetensors, in one file or in several with an index.
+        folder: with weights.
         tied: whether the output matrix is the embeddings'; a copy of it in the files is then passed over.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: one that is cut short or no safetensors.
+        ValueError: one that is cut short, of another format, or pickled.
     """
 
     def __init__(self, folder: Path, tied: bool):
-        self._files = {}
+        check_weights(folder)
+        self._readers = {}
         for path in _files_of(folder):
-            try:
-                file = safe_open(path, framework="np")
-            except Exception as error:
-                if type(error).__name__ != "SafetensorError":
-                    raise
-                raise ValueError(f"{path}: is no safetensors file, or a damaged one ({error}); get it again") from error
-            for name in list(file.keys()):
-                whole = name if name.startswith(("transformer.", "lm_head.", "head.", "encoder.")) else f"transformer.{name}"
+            for name, read in (_h5_weights(path) if path.suffix == ".h5" else _safetensors_weights(path)):
+                whole = gpt1.model_name(name if name.startswith(("transformer.", "lm_head.", "head.", "encoder.")) else f"transformer.{name}")
                 if not NO_WEIGHTS.search(name) and not (tied and whole == "lm_head.weight"):
-                    self._files[whole] = (file, name)
+                    self._readers[whole] = read
 
     def __getitem__(self, name: str) -> np.ndarray:
-        file, stored = self._files[name]
-        return file.get_tensor(stored)
+        return np.asarray(self._readers[name](), np.float32)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._readers)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._readers)
+
+
+def _safetensors_weights(path):
+    """Yield the name of each weight of a file, and a function that reads it."""
+    try:
+        file = safe_open(path, framework="np")
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"{path}: is no safetensors file, or a damaged one ({error}); get it again") from error
+    for name in list(file.keys()):
+        yield name, lambda name=name: file.get_tensor(name)
+
+
+def _h5_weights(path):
+    """Yield the name, as PyTorch has it, of each weight of a file that TensorFlow's transformers wrote, and a function that reads it."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: is no HDF5 file, or a damaged one ({error}); get it again") from error
+    places = []
+    file.visititems(lambda place, item: places.append(place) if isinstance(item, h5py.Dataset) and "transformer/" in place else None)
+    for place in places:
+        yield _name_in_pytorch(place), lambda place=place: _without_first_axis(file[place][()], place)
+
+
+def _name_in_pytorch(place):
+    """Return the name of a weight of TensorFlow's transformers.
+
+    >>> _name_in_pytorch("transformer/tfgpt2lm_head_model/transformer/h_._0/ln_1/gamma:0")
+    'transformer.h.0.ln_1.weight'
+    """
+    *parts, last = place.removesuffix(":0").split("transformer/")[-1].replace("h_._", "h/").split("/")
+    return ".".join(["transformer", *parts, {"gamma": "weight", "embeddings": "weight", "beta": "bias"}.get(last, last)])
+
+
+def _without_first_axis(array, place):
+    return array[0] if place.endswith("/bias:0") and array.ndim == 2 else array  # [1, n]
+
+
+def _index_of(folder):
+    """Return the first of `WEIGHT_FILES` that a folder holds, or `None`."""
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
 
 
 def _files_of(folder):
-    files = [FILE]
-    if (folder / INDEX).is_file():
-        files = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-    return [folder / file for file in files] + [path for path in [folder / ADDED_FILE] if path.is_file()]
+    """Return the files that a folder's weights are in."""
+    first = _index_of(folder)
+    names = [first.name] if first.suffix != ".json" else sorted(set(json.loads(first.read_text("utf-8"))["weight_map"].values()))
+    files = [folder / Path(name).name for name in names] + [path for path in [folder / ADDED_FILE] if path.is_file()]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: {first.name} names it, and it is not there; get it again")
+    return files

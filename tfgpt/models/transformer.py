@@ -11,6 +11,7 @@ from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAt
 from transformers.modeling_tf_utils import unpack_inputs
 from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 
+from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedTokens
 from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
@@ -55,6 +56,8 @@ class GPTTransformer(TFGPT2MainLayer):
         super().__init__(config, *inputs, **kwargs)
         self.dropout_clock, self.compute = DropoutClock(), Compute()
         self.stored_table, adaptation = None, Adaptation.of(config)
+        if gpt1.is_gpt1(config):
+            self.ln_f = None
         shared = Shared(config, adaptation, self.compute, self.dropout_clock)
         self.drop = Dropout(config.embd_pdrop, self.dropout_clock, salt=0)
         self.h = [GPTBlock(shared, number, f"h.{number}", name=f"h_._{number}") for number in range(config.n_layer)]
@@ -132,8 +135,9 @@ class GPTTransformer(TFGPT2MainLayer):
             hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before)
             presents.append(present)
             attentions.append(weights)
-        norm = self.compute.elementwise(training)["norm"]
-        hidden = norm(hidden, self.ln_f.gamma, self.ln_f.beta, epsilon=self.config.layer_norm_epsilon, dtype=hidden.dtype)
+        if self.ln_f is not None:                                                       # GPT-1's last block has normed it
+            norm = self.compute.elementwise(training)["norm"]
+            hidden = norm(hidden, self.ln_f.gamma, self.ln_f.beta, epsilon=self.config.layer_norm_epsilon, dtype=hidden.dtype)
         hidden_states.append(hidden)
 
         output = TFBaseModelOutputWithPastAndCrossAttentions(

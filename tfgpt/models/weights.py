@@ -11,6 +11,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from transformers.modeling_tf_pytorch_utils import convert_tf_weight_name_to_pt_weight_name
 
+from tfgpt.models import gpt1
 from tfgpt.models.adaptation import matches
 
 FILE, ADDED_FILE = "model.safetensors", "adaptation.safetensors"
@@ -57,7 +58,7 @@ def save(model, folder: Path) -> None:
     files: dict[str, dict[str, np.ndarray]] = {FILE: {}, ADDED_FILE: {}}
     for name, array in state(model).items():
         beside = _is_one_of(BESIDE, name.removeprefix("transformer."))
-        files[ADDED_FILE if beside else FILE][name] = array
+        files[ADDED_FILE if beside else FILE][gpt1.file_name(name) if gpt1.is_gpt1(model.config) else name] = array
     for file, tensors in files.items():
         if tensors:
             save_file(tensors, folder / file, metadata={"format": "pt"})
@@ -65,20 +66,22 @@ def save(model, folder: Path) -> None:
             (folder / file).unlink(missing_ok=True)
 
 
-def assign(model, tensors: Mapping[str, np.ndarray], seed: int = 0) -> None:
+def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0) -> None:
     """Give a built model these weights, in the form of `state`; those it has and they have not are drawn anew.
 
     Args:
         model: a built `GPTLMHeadModel`.
         tensors: by PyTorch's names; read one at a time.
-        seed: of what is drawn.
+        seed: of what is drawn; `None` = nothing may be missing.
 
     Raises:
-        ValueError: a weight of another shape, or one that the model has no place for.
+        ValueError: a weight of another shape, or one that the model has no place for; one that is missing and may not be drawn.
     """
     places = {pytorch_name(variable): variable for variable in model.weights}
     if unknown := sorted(tensors.keys() - places.keys()):
         raise ValueError(f"weights: the model has no place for {unknown[0]} ({len(unknown)} such); its config.json belongs to other weights")
+    if seed is None and (missing := sorted(places.keys() - tensors.keys())):
+        raise ValueError(f"weights: {missing[0]} is missing ({len(missing)} such); the files are not whole, or belong to another config.json")
     for name, variable in places.items():
         if name not in tensors:
             variable.assign(fresh(model, variable, seed))
