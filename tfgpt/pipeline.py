@@ -1,4 +1,4 @@
-"""Run a recipe's stages in order: tokenizer, data, model, adapt, train, evaluate, export.
+"""Run a recipe's stages in order: tokenizer, data, model, pretrain, adapt, train, evaluate, export.
 
 A stage is done again when its settings, its inputs or a stage before it have changed; a stage that was interrupted goes on where it can.
 What each stage ran with stands in `stages.json` of the run's folder.
@@ -21,7 +21,7 @@ from tfgpt.files import remove_partial, sha256_of_parts, write_json, write_text
 from tfgpt.progress import console
 from tfgpt.recipe import Recipe, RecipeError
 from tfgpt.recipe_file import resolved_yaml
-from tfgpt.training.devices import Devices
+from tfgpt.training.devices import SHARED_STAGES, Devices
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,18 @@ class Stage:
     """Whether the recipe has such a stage."""
 
 
+LOGS = ("logs/train", "logs/validation", "logs/embeddings", "logs/curves.csv", "logs/curves.png")
+"""Of the training."""
+
 STAGES = (
     Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
     Stage("data", stages.make_data, stages.data_settings, lambda recipe: ["data"]),
     Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/start"]),
-    Stage("adapt", stages.adapt_model, lambda recipe: (recipe.adapt, recipe.seed), lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
-    Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs"],
-          grows=("model", "adapter", "checkpoints/steps", "logs")),
+    Stage("pretrain", stages.pretrain_model, stages.pretrain_settings, lambda recipe: ["checkpoints/pretrained", "data-pretrain", "logs/pretrain"],
+          grows=("checkpoints/pretrained", "checkpoints/pretrain-steps", "data-pretrain", "logs/pretrain"), wanted=stages.is_pretrained),
+    Stage("adapt", stages.adapt_model, stages.adapt_settings, lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
+    Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs/train"],
+          grows=("model", "adapter", "checkpoints/steps", *LOGS)),
     Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
     Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
 )
@@ -78,16 +83,18 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
     devices.check_batch(recipe.train)
     with devices.lost_workers_told():
         if devices.is_chief:
-            _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}, "train": {"devices": devices}})
+            shared = {stage: {"devices": devices} for stage in SHARED_STAGES}
+            _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}} | shared)
             devices.dismiss()
-        elif devices.wait_for_call():
-            stages.train_model(recipe, folder, devices)
+        else:
+            while stage := devices.wait_for_call():
+                {one.name: one for one in STAGES}[stage].run(recipe, folder, devices)
     return devices.is_chief
 
 
 def _bring_folder_up_to_date(recipe, folder, until, further):
     _make_writable(folder)
-    for place in (folder, folder / "checkpoints", folder / "checkpoints" / "steps", folder / "export" / recipe.name):
+    for place in (folder, *(folder / part for part in ("checkpoints", "checkpoints/steps", "checkpoints/pretrain-steps", f"export/{recipe.name}"))):
         remove_partial(place)
     with _as_it_was_if_refused(folder):
         fingerprint = _run_stages(recipe, folder, STAGES[:2], "", until, further)

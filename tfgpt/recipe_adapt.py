@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_data import SourceConfig, Unit
 
 HeadKind = Literal["none", "classes", "labels", "number", "tags", "choice"]
 
@@ -140,14 +141,18 @@ class PretrainConfig:
     steps: int = 0
     """Optimizer steps; 0 = no such stage."""
     path: str = ""
-    """Text without labels, as data.path; empty = the texts of the training part itself."""
-    documents: Literal["file", "block", "line"] = "line"
-    """As data.documents, of adapt.pretrain.path."""
+    """Text without labels, as data.path, its kind by its ending; empty = all texts of the training part, without their labels."""
+    sources: tuple[SourceConfig, ...] = ()
+    """Several such sources, or one that is read in another way, instead of adapt.pretrain.path; as data.sources. What a source does not give is not taken from
+    data, but for columns and encoding. How text is cleaned, split, cut and packed is as in data."""
+    documents: Unit = "line"
+    """As data.documents, of adapt.pretrain.path and adapt.pretrain.sources."""
     peak: float = 1.0e-3
     """Highest learning rate; all else is as in train."""
 
     def __post_init__(self):
         check_at_least("adapt.pretrain.steps", self.steps, 0)
+        check(not (self.path and self.sources), f"adapt.pretrain.path: {self.path} and {len(self.sources)} adapt.pretrain.sources; give one of the two")
         check(self.peak > 0, f"adapt.pretrain.peak: {self.peak} is not above 0")
 
 

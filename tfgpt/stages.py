@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tfgpt.data.pipeline import evaluation_batches, training_batches
 from tfgpt.data.prepare import tokenized_documents
 from tfgpt.data.shards import ShardedData
 from tfgpt.data.sources import input_files, inputs_sha256
+from tfgpt.data.unlabelled import check_unlabelled, prepare_unlabelled, unlabelled_data
 from tfgpt.evaluation.evaluate import figures, summed_loss
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
@@ -27,7 +29,7 @@ from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import AdaptConfig, DataConfig, ModelConfig, Recipe, RecipeError
+from tfgpt.recipe import AdaptConfig, DataConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.recipe_model import Size
@@ -73,6 +75,8 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model), recipe.adapt)
+    if is_pretrained(recipe):
+        check_unlabelled(recipe.data, recipe.adapt.pretrain)
 
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
@@ -94,6 +98,18 @@ def train_settings(recipe: Recipe) -> tuple:
 def model_settings(recipe: Recipe) -> tuple:
     """Return what the model at the start depends on."""
     return recipe.model, recipe.seed, _files_of(recipe.model.init)
+
+
+def pretrain_settings(recipe: Recipe) -> tuple:
+    """Return what the training on text without labels depends on."""
+    own = recipe.adapt.pretrain
+    corpus = inputs_sha256(unlabelled_data(recipe.data, own)) if own.path or own.sources else ""
+    return own, dataclasses.replace(pretrain_config(recipe), strategy="auto"), recipe.seed, corpus
+
+
+def adapt_settings(recipe: Recipe) -> tuple:
+    """Return what the changes of the model depend on."""
+    return dataclasses.replace(recipe.adapt, pretrain=PretrainConfig()), recipe.seed
 
 
 def _files_of(init: str) -> list[str]:
@@ -160,15 +176,32 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
         write_json(folder / "checkpoints" / "head-importance.json", found)
         return found
 
-    model = adapt(build.load_model(folder / "checkpoints" / "start"), recipe.adapt, recipe.seed, importance)
+    model = adapt(build.load_model(folder / start_of("adapt", recipe)), recipe.adapt, recipe.seed, importance)
     _save(model, folder / "checkpoints" / "initial")
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
 
 
 def is_adapted(recipe: Recipe) -> bool:
-    """Tell whether the model is changed between its start and its training."""
-    return recipe.adapt != AdaptConfig()
+    """Tell whether the model is changed between its start, or its training on text without labels, and its training."""
+    return dataclasses.replace(recipe.adapt, pretrain=PretrainConfig()) != AdaptConfig()
+
+
+def is_pretrained(recipe: Recipe) -> bool:
+    """Tell whether the model is first trained on text without labels."""
+    return recipe.adapt.pretrain.steps > 0
+
+
+def start_of(stage: str, recipe: Recipe) -> str:
+    """Return the folder, in the run's, of the model that a stage starts from: what the last stage before it wrote that the recipe has.
+
+    >>> start_of("train", Recipe(DataConfig(path="text.txt")))
+    'checkpoints/start'
+    """
+    written = {"model": "start", "pretrain": "pretrained", "adapt": "initial"}
+    wanted = {"model": True, "pretrain": is_pretrained(recipe), "adapt": is_adapted(recipe)}
+    before = list(written)[: list(written).index(stage)] if stage in written else written
+    return "checkpoints/" + written[[one for one in before if wanted[one]][-1]]
 
 
 def _save(model, folder):
@@ -176,32 +209,51 @@ def _save(model, folder):
         model.save_pretrained(partial)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One of a run's trainings."""
+
+    stage: str
+    config: TrainConfig
+    data: DataConfig
+    """What its shards were made by."""
+    shards: str
+    """This and the two below are folders in the run's."""
+    checkpoints: str
+    logs: str
+
+
+def pretrain_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
+    """Train checkpoints/start as a language model on text without labels, made to data-pretrain/; write checkpoints/pretrained and logs/pretrain.
+
+    It goes on from where an interrupted one stands; workers take part as in `train_model`.
+    """
+    own = recipe.adapt.pretrain
+    if devices.is_chief and not (folder / "data-pretrain").exists():  # where it was interrupted it goes on with what is there
+        with progress_bar("pretrain: tokenizing and packing", unit="documents") as advance:
+            stats = prepare_unlabelled(recipe.data, own, load_tokenizer(folder / "tokenizer"), folder / "data-pretrain", advance)
+        console.print(f"pretrain: {stats['splits']['train']['tokens']:,} tokens of {stats['splits']['train']['documents']:,} documents without labels")
+    training = _Training("pretrain", pretrain_config(recipe), unlabelled_data(recipe.data, own), "data-pretrain", "checkpoints/pretrain-steps", "logs/pretrain")
+    model = _trained(recipe, folder, devices, training)
+    if devices.is_chief:
+        _save(model, folder / "checkpoints" / "pretrained")
+
+
+def pretrain_config(recipe: Recipe) -> TrainConfig:
+    """Return how a model is trained on text without labels: as the recipe trains, but for steps and peak of the learning rate."""
+    own, schedule = recipe.adapt.pretrain, recipe.train.schedule
+    schedule = dataclasses.replace(schedule, peak=own.peak, floor=min(schedule.floor, own.peak), decay_steps=min(schedule.decay_steps, own.steps))
+    return dataclasses.replace(recipe.train, steps=own.steps, schedule=schedule, profile=())
+
+
 def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
-    """Train from checkpoints/initial (checkpoints/start, where nothing is adapted), or from where an interrupted training stands; write model/ and logs/.
+    """Train the model that `start_of` names, or from where an interrupted training stands; write model/ and logs/.
 
     Every worker of a cluster does so with the same folder; the chief, which the others wait for, alone writes and shows.
     """
-    if devices.is_chief:
-        devices.call()
-    data = ShardedData(folder / "data")
-    data.check()
-    with devices.strategy.scope():
-        model = build.load_model(folder / "checkpoints" / ("initial" if is_adapted(recipe) else "start"))
-    choose_trained(model, recipe.adapt)
-    model.seed_dropout(recipe.seed)
-    weights = [source.weight for source in recipe.data.sources if source.weight is not None]
-
-    def batches(first_step, **worker):
-        return training_batches(data, recipe.train.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker)
-
-    validation = evaluation_batches(data, "validation", recipe.evaluate.batch_size)
-    fit = functools.partial(train, model, recipe.train, batches, validation, folder / "checkpoints" / "steps", folder / "logs", devices=devices)
+    model = _trained(recipe, folder, devices, _Training("train", recipe.train, recipe.data, "data", "checkpoints/steps", "logs"))
     if not devices.is_chief:
-        console.print(f"train: worker {devices.worker} of {devices.workers}; what is to be seen, the chief shows")
-        fit()
         return
-    with progress_bar("train", total=recipe.train.steps, unit="steps") as advance:
-        fit(callbacks=[BarCallback(advance, console.print)], **_shown(recipe, folder, model, devices))
     tokenizer = load_tokenizer(folder / "tokenizer")
     tokens = [tokenizer.decode([number]) for number in range(min(len(tokenizer), PROJECTED_TOKENS))]
     write_projector(folder / "logs" / "embeddings", model.transformer.wte.embeddings, tokens)
@@ -211,16 +263,43 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     _save(finished(model, recipe.adapt), folder / "model")
 
 
-def _shown(recipe, folder, model, devices) -> dict:
+def _trained(recipe, folder, devices, training):
+    """Return the trained model; the chief shows how it goes."""
+    if devices.is_chief:
+        devices.call(training.stage)
+    data, settings, stage = ShardedData(folder / training.shards), training.config, training.stage
+    data.check()
+    with devices.strategy.scope():
+        model = build.load_model(folder / start_of(stage, recipe))
+    if stage == "train":
+        choose_trained(model, recipe.adapt)
+    model.seed_dropout(recipe.seed)
+    weights = [source.weight for source in training.data.sources if source.weight is not None]
+
+    def batches(first_step, **worker):
+        return training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker)
+
+    validation = evaluation_batches(data, "validation", recipe.evaluate.batch_size)
+    fit = functools.partial(train, model, settings, batches, validation, folder / training.checkpoints, folder / training.logs, devices=devices)
+    if not devices.is_chief:
+        console.print(f"{stage}: worker {devices.worker} of {devices.workers}; what is to be seen, the chief shows")
+        fit()
+        return model
+    with progress_bar(stage, total=settings.steps, unit="steps") as advance:
+        fit(callbacks=[BarCallback(advance, console.print, stage)], **_shown(recipe, folder, model, devices, training))
+    return model
+
+
+def _shown(recipe, folder, model, devices, training) -> dict:
     """Return what a training shows beside its losses, by the names of `train`."""
-    settings, stats, written = recipe.train, _read_stats(folder)["splits"], {}
+    settings, stats, written = training.config, _read_stats(folder / training.shards)["splits"], {}
     tokenizer = load_tokenizer(folder / "tokenizer")
     text_model = TextModel(model, tokenizer)
-    needed = training_estimate(recipe, model.config.vocab_size, devices.replicas)
+    needed = training_estimate(dataclasses.replace(recipe, train=settings), model.config.vocab_size, devices.replicas)
     on = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     each = " on each" if devices.replicas > 1 else ""
-    console.print(f"train: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion floating-point "
-                  f"operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors{each}")
+    console.print(f"{training.stage}: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion "
+                  f"floating-point operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors{each}")
 
     def sample():
         answers = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)
@@ -236,7 +315,7 @@ def _shown(recipe, folder, model, devices) -> dict:
         "sample": sample if settings.sample_prompts else None,
         "draw": draw if settings.sample_prompts else None,
         "figures": RunFigures(bytes_per_token, needed.flops_per_token, peak_flops(settings.precision) * devices.replicas),
-        "hparams": _hparams(recipe),
+        "hparams": _hparams(recipe) if training.stage == "train" else None,
     }
 
 
@@ -275,7 +354,7 @@ def vocabulary_of(recipe: Recipe) -> int:
 def evaluate_model(recipe: Recipe, folder: Path) -> None:
     """Measure the trained model on the validation part, beside an n-gram model; write evaluation.json and report.html."""
     start = time.monotonic()
-    of_split = _read_stats(folder)["splits"]["validation"]
+    of_split = _read_stats(folder / "data")["splits"]["validation"]
     model = build.load_model(folder / "model")
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
     with progress_bar("evaluate: model", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
@@ -306,7 +385,7 @@ def export_model(recipe: Recipe, folder: Path) -> None:
 
 def _cost_of_weights(recipe, folder, model):
     """Return the perplexity of the weights that are exported beside the one of float32, on the validation part."""
-    of_split, before = _read_stats(folder)["splits"]["validation"], json.loads((folder / "evaluation.json").read_text("utf-8"))
+    of_split, before = _read_stats(folder / "data")["splits"]["validation"], json.loads((folder / "evaluation.json").read_text("utf-8"))
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
     weights = recipe.export.weights
     with progress_bar(f"export: {weights} weights", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
@@ -363,5 +442,5 @@ def _load_tokenizer(source):
         raise RecipeError(f"tokenizer.init: {error}; give train, such a folder or a hub id") from error
 
 
-def _read_stats(folder):
-    return json.loads((folder / "data" / "stats.json").read_text("utf-8"))
+def _read_stats(shards):
+    return json.loads((shards / "stats.json").read_text("utf-8"))

@@ -59,17 +59,36 @@ def prepare(
     account, labels = Account(), ()
     if config.examples == "labels":
         labels = find_labels(_read(config, records, Account(), tokenizer))
+    examples = _counted(_read(config, records, account, tokenizer), advance)
+    return write_data(config, tokenizer, Path(folder), examples, account, None if records is not None else inputs_sha256(config), labels)
+
+
+def write_data(config: DataConfig, tokenizer: GPT2TokenizerFast, folder: Path, examples: Iterable[Example], account: Account, inputs: str | None,
+               labels: list[str] | tuple[()] = ()) -> dict:
+    """Pack examples and write all that `prepare` writes.
+
+    Args:
+        config: of the data.
+        tokenizer: gives the tokens.
+        folder: replaced if it exists.
+        examples: split and in sections, in the order of their offsets.
+        account: complete when the last example has been taken.
+        inputs: SHA-256 of what they were read from; `None` = they are not what the recipe names.
+        labels: names of the classes.
+
+    Raises:
+        RecipeError: there is less text to train on than one sequence.
+    """
     makers = SplitMakers(config, tokenizer, labels)
-    with whole_folder(Path(folder)) as partial:
+    with whole_folder(folder) as partial:
         writer = ShardWriter(partial, Layout.of(config, len(tokenizer)))
         counts = {split: SplitCounts() for split in config.splits()}
-        examples = _counted(_read(config, records, account, tokenizer), advance)
         for of_window in _side_by_side(lambda number, window: write_window(number, window, makers, writer), windows(examples)):
             for split, of_split in of_window.items():
                 counts[split].add(of_split)
         check_enough(config, counts, writer.shards)
         writer.close()
-        stats = statistics(config, len(tokenizer), account, counts, None if records is not None else inputs_sha256(config))
+        stats = statistics(config, len(tokenizer), account, counts, inputs)
         write_json(partial / "stats.json", stats)
         if labels:
             write_text(partial / "labels.txt", "\n".join(labels) + "\n")

@@ -136,18 +136,19 @@ class BarCallback(StepCallback):
     Args:
         advance: of `tfgpt.progress.progress_bar`.
         say: called with the line.
+        stage: its name in a run.
     """
 
-    def __init__(self, advance: Callable[..., None], say: Callable[[str], None]):
+    def __init__(self, advance: Callable[..., None], say: Callable[[str], None], stage: str = "train"):
         super().__init__()
-        self._advance, self._say, self._begun = advance, say, False
+        self._advance, self._say, self._stage, self._begun = advance, say, stage, False
 
     def on_train_begin(self, logs=None):
         """Show where the run goes on."""
         super().on_train_begin(logs)
         self._advance(completed=self.step)
         if self.step and not self._begun:
-            self._say(f"train: going on from the checkpoint of step {self.step}")
+            self._say(f"{self._stage}: going on from the checkpoint of step {self.step}")
         self._begun = True
 
     def on_train_batch_end(self, batch, logs=None):

@@ -16,6 +16,10 @@ WORKER_IS_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.
 """What TensorFlow raises in the workers that are left, by the moment at which one is gone."""
 
 
+SHARED_STAGES = ("pretrain", "train")
+"""Stages of a run that all workers do together, in order; the chief alone does the others."""
+
+
 class Devices:
     """The devices of a training, and this process's part among the workers.
 
@@ -50,7 +54,7 @@ class Devices:
             self.strategy = _tpu_strategy()
         else:
             self.strategy = tf.distribute.get_strategy()
-        self._called = False
+        self._called = ""
         self._total = tf.function(self._sum_over_workers)
 
     @property
@@ -102,21 +106,24 @@ class Devices:
         """Return the chief's number on every worker; each waits here until all have come."""
         return self.total(number if self.is_chief else 0)
 
-    def call(self) -> None:
-        """Let the workers that wait for the chief train with it."""
-        if not self._called:
-            self._called = True
-            self.from_chief(True)
+    def call(self, stage: str) -> None:
+        """Let the workers that wait for the chief do a stage, one of `SHARED_STAGES`, with it."""
+        self._called = stage
+        self.from_chief(SHARED_STAGES.index(stage) + 1)
 
     def dismiss(self) -> None:
-        """Let the workers that still wait end, where there is nothing to train."""
-        if not self._called:
-            self._called = True
-            self.from_chief(False)
+        """Let the workers that still wait end, where there is nothing more to train."""
+        if self._called != SHARED_STAGES[-1]:
+            self._called = SHARED_STAGES[-1]
+            self.from_chief(0)
 
-    def wait_for_call(self) -> bool:
-        """Wait until the chief calls to train, or dismisses."""
-        return bool(self.from_chief(0))
+    def wait_for_call(self) -> str:
+        """Wait until the chief calls to a stage, and return its name; empty where it dismisses, or where the last such stage is done."""
+        if self._called != SHARED_STAGES[-1]:
+            number = self.from_chief(0)
+            self._called = SHARED_STAGES[number - 1] if number else SHARED_STAGES[-1]
+            return self._called if number else ""
+        return ""
 
     def total(self, number: int) -> int:
         """Return the sum of a number over the workers; each waits here until all have come."""
