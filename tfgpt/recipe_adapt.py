@@ -126,12 +126,15 @@ class EncoderConfig:
 
     kind: Literal["none", "new", "copy"] = "none"
     """new = random weights; copy = the starting model's own blocks, without their causal mask (Rothe et al. 2020, "Leveraging Pre-trained
-    Checkpoints for Sequence Generation Tasks")."""
+    Checkpoints for Sequence Generation Tasks"). Token embeddings are the model's in both; positions, blocks and last norm its own."""
     layers: int = 0
-    """Blocks of the encoder; 0 = as many as the model has."""
+    """Blocks of the encoder; 0 = as many as the model has. Fewer of copy are chosen evenly, the first and the last among them."""
+    context: int = 0
+    """The most tokens of a source, its end-of-text token among them; a longer one keeps its first. 0 = data.source_length, or else data.length."""
 
     def __post_init__(self):
         check_at_least("adapt.encoder.layers", self.layers, 0)
+        check_at_least("adapt.encoder.context", self.context, 0)
 
 
 @dataclass(frozen=True)

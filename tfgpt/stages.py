@@ -74,7 +74,7 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     if recipe.model.init != "random":
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
     if is_adapted(recipe):
-        rehearse(build.start_config(recipe.model), recipe.adapt)
+        rehearse(build.start_config(recipe.model, recipe.data.length), recipe.adapt)
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
-from tfgpt.generation.decoding import bucketed, loop, placed
+from tfgpt.generation.decoding import bucketed, first_cache, loop, placed
 from tfgpt.generation.sampling import Constraints, changed, forced_at
 from tfgpt.models.block import StaticCache
 
@@ -86,7 +86,7 @@ class State(NamedTuple):
 
 
 def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Constraints, beams: tf.Tensor, length_penalty: tf.Tensor,
-           early_stopping: tf.Tensor, end_of_text: int) -> Searched:
+           early_stopping: tf.Tensor, end_of_text: int, sources: tf.RaggedTensor | None = None) -> Searched:
     """Find the best continuation of each prompt, as far as so many beams reach.
 
     With one beam it is the greedy one, whatever the length penalty and the early stopping.
@@ -101,6 +101,7 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
         length_penalty: float32 [batch]; the higher, the likelier a longer text wins; 0 = the likeliest text wins.
         early_stopping: int32 [], a number in `EARLY_STOPPING`.
         end_of_text: id of the token that ends a text.
+        sources: int32 [batch, (tokens)], for a model with an encoder (see `framed_sources`).
 
     Source: transformers 4.57, `GenerationMixin._beam_search`; for the penalty Wu et al. 2016, "Google's Neural Machine Translation System", section 7.
     """
@@ -113,7 +114,7 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
         finished=none,
         done=controls.max_new_tokens <= 0,
         origin=tf.repeat(tf.range(batch), beams),
-        cache=_read(model, written.tokens, written.length),
+        cache=_read(model, written.tokens, written.length, sources),
     )
     of_beams = tf.nest.map_structure(
         lambda of_rows: of_rows if of_rows.dtype == tf.string else tf.repeat(of_rows, beams, axis=0),  # texts to stop at are not looked at
@@ -145,12 +146,12 @@ class _Ends(NamedTuple):
         return log_prob / tf.pow(tf.cast(length, tf.float32), self.length_penalty)[:, tf.newaxis]
 
 
-def _read(model, ids, length):
-    """Return the cache of prompts, int32 [batch, places], of so many tokens, int32 [batch]."""
+def _read(model, ids, length, sources):
+    """Return the cache of prompts, int32 [batch, places], of so many tokens, int32 [batch], and of their sources."""
     batch, places = tf.shape(ids)[0], tf.shape(ids)[1]
     width = tf.minimum(bucketed(tf.reduce_max(tf.concat([length, [1]], axis=0))), places)
     positions = tf.broadcast_to(tf.range(width), [batch, width])
-    cache = model.empty_cache(batch, places)
+    cache = first_cache(model, batch, places, sources)
     return model.read(ids[:, :width], positions, tf.fill([batch, 1], width - 1), cache)[1]
 
 

@@ -16,6 +16,7 @@ from tfgpt.generation.lookup import Lookup, guess, learned
 from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
 from tfgpt.generation.stops import first_stop
 from tfgpt.models.block import StaticCache
+from tfgpt.models.cross_attention import Encoded
 
 BUCKET = 16
 """Prompts are read in multiples of that many tokens, so that few shapes are ever made ready for."""
@@ -74,13 +75,14 @@ class Decoder:
         self.model, self.end_of_text, self.texts = model, end_of_text, texts
         self.draft, self.draft_tokens = draft, draft_tokens if draft is not None else 0
 
-    def begin(self, prompts: tf.RaggedTensor, controls: Controls, top: int | tf.Tensor = 0) -> State:
+    def begin(self, prompts: tf.RaggedTensor, controls: Controls, top: int | tf.Tensor = 0, sources: tf.RaggedTensor | None = None) -> State:
         """Return the state before anything is read.
 
         Args:
             prompts: int32 [batch, (tokens)], 1 token at least; with its `max_new_tokens` each fits the context (see `fit_prompts`).
             controls: of each row.
             top: int32 []; how many of the likeliest tokens are noted at each place.
+            sources: int32 [batch, (tokens)], for a model with an encoder (see `framed_sources`).
         """
         written = placed(prompts, controls.max_new_tokens, self.model.config.n_positions, self.end_of_text)
         batch, places = tf.unstack(tf.shape(written.tokens))
@@ -96,8 +98,8 @@ class Decoder:
             top_log_probs=tf.zeros([batch, steps, top]),
             uniform=tf.cond(sampled, lambda: uniform_numbers(controls.seed, context), lambda: tf.zeros([batch, context])),
             lookup=Lookup.at_first(self._most_guessed(controls)),
-            cache=self.model.empty_cache(batch, places),
-            draft=Draft(self.draft.empty_cache(batch, places), tf.zeros([batch], tf.int32)) if self.draft is not None else (),
+            cache=first_cache(self.model, batch, places, sources),
+            draft=Draft(first_cache(self.draft, batch, places, sources), tf.zeros([batch], tf.int32)) if self.draft is not None else (),
         )
 
     def advance(self, state: State, controls: Controls, constraints: Constraints, rounds: int | tf.Tensor) -> State:
@@ -212,6 +214,21 @@ def _count(state):
 def running(state: State, controls: Controls) -> tf.Tensor:
     """Tell which rows go on, bool [batch]."""
     return ~state.stopped & (_count(state) < controls.max_new_tokens)
+
+
+def first_cache(model, batch: tf.Tensor, places: tf.Tensor, sources: tf.RaggedTensor | None) -> StaticCache:
+    """Return a model's cache before anything is written; where it has an encoder, that has read the sources, int32 [batch, (tokens)]."""
+    if model.encoder is None:
+        return model.empty_cache(batch, places)
+    return model.empty_cache(batch, places, encoded(model, sources))
+
+
+def encoded(model, sources: tf.RaggedTensor) -> Encoded:
+    """Return what a model's encoder makes of sources, int32 [batch, (tokens)] (see `framed_sources`)."""
+    lengths = tf.cast(sources.row_lengths(), tf.int32)
+    places = tf.minimum(bucketed(tf.reduce_max(tf.concat([lengths, [1]], axis=0))), model.encoder.context)
+    ids = sources.to_tensor(0)                                                            # [batch, longest]
+    return model.encode(tf.pad(ids, [[0, 0], [0, places - tf.shape(ids)[1]]]), lengths)
 
 
 def placed(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: int, filler: int) -> Written:

@@ -41,6 +41,21 @@ def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
     return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty), rows], axis=1)
 
 
+def framed_sources(rows: tf.RaggedTensor, context: int, end_of_text: int) -> tf.RaggedTensor:
+    """Return sources as an encoder is trained on them: the first tokens of each row, int32 [batch, (tokens)], and the end-of-text token behind them.
+
+    Args:
+        rows: int32 [batch, (tokens)].
+        context: tokens that the encoder takes, that token among them.
+        end_of_text: id of that token.
+
+    >>> framed_sources(tf.ragged.constant([[1, 2, 3], []], tf.int32), context=3, end_of_text=9).to_list()
+    [[1, 2, 9], [9]]
+    """
+    first = rows[:, : context - 1]
+    return tf.concat([first, tf.fill([rows.nrows(tf.int32), 1], end_of_text)], axis=1)
+
+
 def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
     """Return the last tokens of each row, as many as `most`, int32 [batch]; a shorter row is left as it is.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfgpt.generation.decoding import encoded
 from tfgpt.generation.rows import begun, last_tokens
 
 
@@ -39,7 +40,8 @@ def score(model, rows: tf.RaggedTensor, end_of_text: int, stride: tf.Tensor) -> 
     return tf.while_loop(lambda start, done, total: done < longest, window, start)[2]
 
 
-def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.RaggedTensor, end_of_text: int) -> tf.Tensor:
+def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.RaggedTensor, end_of_text: int,
+                        sources: tf.RaggedTensor | None = None) -> tf.Tensor:
     """Return the sum of the log-probabilities (nats) of each row's continuation behind its prompt, float32 [batch].
 
     The prompt is read as decoding reads it: by itself, or as the end-of-text token if it is empty. One that leaves too little room for its
@@ -50,19 +52,21 @@ def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.Ragge
         prompts: int32 [batch, (tokens)].
         continuations: int32 [batch, (tokens)], of the context's length at most.
         end_of_text: id of that token.
+        sources: int32 [batch, (tokens)], for a model with an encoder (see `framed_sources`).
     """
     counts = tf.cast(continuations.row_lengths(), tf.int32)
     prompts = last_tokens(begun(prompts, end_of_text), model.config.n_positions + 1 - counts)
     lengths = tf.cast(prompts.row_lengths(), tf.int32)                                    # [batch]
     ids = tf.concat([prompts, continuations], axis=1).to_tensor(end_of_text)              # [batch, width]
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], _logits(model, ids[:, :-1], first=0))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], _logits(model, ids[:, :-1], first=0, sources=sources))
     place = tf.range(1, tf.shape(ids)[1])[tf.newaxis]                                     # [1, width - 1], of each target
     counted = (place >= lengths[:, tf.newaxis]) & (place < (lengths + counts)[:, tf.newaxis])
     return -tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
 
 
-def _logits(model, ids, first):
+def _logits(model, ids, first, sources=None):
     """Return the logits behind each token from `first` on, float32 [batch, width - first, vocab], of rows of tokens, int32 [batch, width]."""
     batch, width = tf.unstack(tf.shape(ids))
     everywhere = tf.broadcast_to(tf.range(width), [batch, width])
-    return model.read(ids, positions=everywhere, last=everywhere[:, first:], cache=None)[0]
+    further = {} if sources is None else {"source": encoded(model, sources)}
+    return model.read(ids, positions=everywhere, last=everywhere[:, first:], cache=None, **further)[0]

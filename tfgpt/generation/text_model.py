@@ -14,7 +14,7 @@ from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import CONTROLS, Controls, controls_of
 from tfgpt.generation.decoding import Decoder, running
 from tfgpt.generation.results import Choice, Continuation, Score, Token
-from tfgpt.generation.rows import fit_prompts, unpadded
+from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.scoring import score, score_continuations
 from tfgpt.generation.stops import first_stop, sure_text
@@ -35,6 +35,9 @@ TOKEN_OUTPUTS = ("ids", "token_log_probs", "top_ids", "top_log_probs")
 
 class TextModel(tf.Module):
     """A causal language model that takes and gives text.
+
+    Of a model with an encoder the prompts are sources: the encoder reads them, framed as in training (a source longer than the encoder takes keeps its
+    first tokens), and a text is written from the end-of-text token on. All else is the same.
 
     Args:
         model: a `GPTLMHeadModel`, or a `LiteModel` of it.
@@ -59,7 +62,7 @@ class TextModel(tf.Module):
         if len(tokenizer) > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model only {model.config.vocab_size}; load the two from one run")
         if draft is not None:
-            _check_draft(model.config, draft.config, draft_tokens)
+            _check_draft(model, draft, draft_tokens)
         self.tokenizer = GraphTokenizer(tokenizer)
         self.weights = [variable for part in (model, draft) if part is not None for variable in part.all_variables]
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
@@ -174,16 +177,24 @@ class TextModel(tf.Module):
         return self._decode(unpadded(input_ids, attention_mask), controls, constraints, top)
 
     def _fitted(self, prompts, controls, constraints):
-        """Return prompts that fit the context, and controls and constraints of each row."""
+        """Return prompts that fit the context, controls and constraints of each row, and their sources: the prompts themselves where there is an encoder."""
+        prompts, sources = self._parted(prompts)
         batch = prompts.nrows(tf.int32)
         controls = Controls(*(tf.broadcast_to(control, [batch]) for control in controls))
         constraints = Constraints(*(tf.broadcast_to(table, [batch, tf.shape(table)[1]]) for table in constraints))
         prompts, most = fit_prompts(prompts, controls.max_new_tokens, self.model.config.n_positions, self.tokenizer.end_of_text)
-        return prompts, controls._replace(max_new_tokens=most), constraints
+        return prompts, controls._replace(max_new_tokens=most), constraints, sources
+
+    def _parted(self, prompts):
+        """Return what the decoder begins with and what the encoder reads, int32 [batch, (tokens)] each; `None` for the latter without one."""
+        if self.model.encoder is None:
+            return prompts, None
+        nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros_like(prompts.row_lengths()))
+        return nothing, framed_sources(prompts, self.model.encoder.context, self.tokenizer.end_of_text)
 
     def _decode(self, prompts, controls, constraints, top):
-        prompts, controls, constraints = self._fitted(prompts, controls, constraints)
-        state = self._decoder.begin(prompts, controls, top)
+        prompts, controls, constraints, sources = self._fitted(prompts, controls, constraints)
+        state = self._decoder.begin(prompts, controls, top, sources)
         return self._outputs(self._decoder.advance(state, controls, constraints, self.model.config.n_positions), constraints)
 
     def _outputs(self, state, constraints):
@@ -239,8 +250,8 @@ class TextModel(tf.Module):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
     def begin_graph(self, prompt, controls):
         """Return the state of decoding before anything is read, for prompts, string [batch]; and the controls as they fit the context."""
-        prompts, controls, _ = self._fitted(self.tokenizer.tokenize(prompt), controls, Constraints.none(1))
-        return self._decoder.begin(prompts, controls), controls
+        prompts, controls, _, sources = self._fitted(self.tokenizer.tokenize(prompt), controls, Constraints.none(1))
+        return self._decoder.begin(prompts, controls, sources=sources), controls
 
     @functools.cached_property
     def advance_graph(self):
@@ -314,9 +325,9 @@ class TextModel(tf.Module):
         Returns:
             `text` string, `token_count` int32, `log_prob` and `score` float32, `finish_reason` string, each [batch]; `ids` int32 [batch, steps].
         """
-        prompts, controls, constraints = self._fitted(self.tokenizer.tokenize(prompt), controls, constraints)
+        prompts, controls, constraints, sources = self._fitted(self.tokenizer.tokenize(prompt), controls, constraints)
         length_penalty = tf.broadcast_to(length_penalty, tf.shape(prompt))
-        found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, self.tokenizer.end_of_text)
+        found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, self.tokenizer.end_of_text, sources)
         return {
             "text": self.tokenizer.detokenize(found.ids),
             "token_count": found.token_count,
@@ -336,9 +347,12 @@ class TextModel(tf.Module):
             batch_size: texts that are scored together; their logits, of the context's length, are in memory at once.
 
         Raises:
-            ValueError: `texts` is one text and not a list; a stride that is negative or longer than the context.
+            ValueError: `texts` is one text and not a list; a stride that is negative or longer than the context; a model with an encoder, whose texts
+                have a likelihood with a source alone (see `score_targets`).
         """
         context = self.model.config.n_positions
+        if self.model.encoder is not None:
+            raise ValueError("score: this model has an encoder, so a text has a likelihood beside its source alone; call score_targets(sources, texts)")
         if isinstance(texts, str):
             raise ValueError("score: texts is one text; give a list of texts, such as [text]")
         if not 0 <= stride <= context:
@@ -347,12 +361,46 @@ class TextModel(tf.Module):
         columns = [self.score_graph(tf.constant(batch), tf.constant(stride)) for batch in batches]
         return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
 
+    def score_targets(self, sources: list[str], targets: list[str], batch_size: int = 8) -> list[Score]:
+        """Tell how likely each target is beside its source, for a model with an encoder.
+
+        Args:
+            sources: any text, read as `generate` reads it.
+            targets: one for each source; its end-of-text token counts, so `token_count` is one more than its own tokens.
+            batch_size: targets that are scored together.
+
+        Raises:
+            ValueError: a model without an encoder; one text and not a list, or not as many of one as of the other; a target longer than the context.
+        """
+        if self.model.encoder is None:
+            raise ValueError("score_targets: this model has no encoder that reads sources; call score(texts) or choose(prompts, answers)")
+        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+            raise ValueError(f"score_targets: {len(sources)} sources and {len(targets)} targets; give two lists, with one target for each source")
+        counts = self._checked_lengths("score_targets: the target", targets, least=0)
+        scores = []
+        for start in range(0, len(targets), batch_size):
+            rows = slice(start, start + batch_size)
+            of_batch = self.weigh_graph(tf.constant(sources[rows]), tf.constant(targets[rows])).numpy().tolist()
+            scores += [Score(log_prob, count, float(np.exp(-log_prob / count))) for log_prob, count in zip(of_batch, counts[rows])]
+        return scores
+
+    def _checked_lengths(self, what, texts, least):
+        """Return how many tokens each text has to the model, the end of a whole target among them; one that does not fit the context is refused."""
+        ends = int(self.model.encoder is not None)
+        most = self.model.config.n_positions - ends
+        lengths = self.tokenizer.tokenize(tf.constant(texts, tf.string, shape=[len(texts)])).row_lengths().numpy()
+        for text, length in zip(texts, lengths):
+            if not least <= length <= most:
+                raise ValueError(f"{what} {text[:40]!r} has {length} tokens; give {least} to {most}, the context{' without its end' if ends else ''}")
+        return [int(length) + ends for length in lengths]
+
     def choose(self, prompts: list[str], answers: list[str], batch_size: int = 8) -> list[Choice]:
         """Choose the likeliest of given answers to each prompt: the one that a search over all their tokens would find.
 
         Args:
             prompts: any text; one that leaves too little room for an answer keeps its last tokens.
-            answers: two or more; they are tokenized apart from the prompt, so one that begins a word wants its space: " yes".
+            answers: two or more; they are tokenized apart from the prompt, so one that begins a word wants its space: " yes". With an encoder they are
+                whole targets, which begin where a text begins, and whose end-of-text token counts.
             batch_size: answers that are weighed together.
 
         Raises:
@@ -365,10 +413,7 @@ class TextModel(tf.Module):
             raise ValueError("choose: prompts and answers are lists; give [text]")
         if len(answers) < 2:
             raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
-        context = self.model.config.n_positions
-        for answer, length in zip(answers, self.tokenizer.tokenize(tf.constant(answers)).row_lengths().numpy()):
-            if not 0 < length <= context:
-                raise ValueError(f"choose: the answer {answer[:40]!r} has {length} tokens; give 1 to {context}, the context")
+        self._checked_lengths("choose: the answer", answers, least=1)
         rows = [(prompt, answer) for prompt in prompts for answer in answers]
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         log_probs = [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
@@ -381,9 +426,15 @@ class TextModel(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def weigh_graph(self, prompt, answer):
-        """Return the log-probability (nats) of each answer behind its prompt, float32 [batch]; both string [batch]."""
-        tokenize = self.tokenizer.tokenize
-        return score_continuations(self.model, tokenize(prompt), tokenize(answer), self.tokenizer.end_of_text)
+        """Return the log-probability (nats) of each answer behind its prompt, float32 [batch]; both string [batch].
+
+        With an encoder the prompts are sources, and the answers are scored with the end-of-text token behind them.
+        """
+        end = self.tokenizer.end_of_text
+        (prompts, sources), answers = self._parted(self.tokenizer.tokenize(prompt)), self.tokenizer.tokenize(answer)
+        if sources is not None:
+            answers = tf.concat([answers, tf.fill([answers.nrows(tf.int32), 1], end)], axis=1)
+        return score_continuations(self.model, prompts, answers, end, sources)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
     def score_graph(self, text, stride):
@@ -400,7 +451,10 @@ class TextModel(tf.Module):
         return {"log_prob": log_prob, "token_count": token_count, "perplexity": tf.exp(-per_token)}
 
 
-def _check_draft(config, draft, draft_tokens):
+def _check_draft(model, draft, draft_tokens):
+    if draft.encoder is not None and model.encoder is None:
+        raise ValueError("draft: it has an encoder and the model has none; give a draft model without one")
+    config, draft = model.config, draft.config
     if draft.vocab_size != config.vocab_size or draft.n_positions < config.n_positions:
         raise ValueError(f"draft: its vocabulary of {draft.vocab_size} tokens must be the model's {config.vocab_size}, and its context of "
                          f"{draft.n_positions} no shorter than {config.n_positions}; give a model trained with the same tokenizer")

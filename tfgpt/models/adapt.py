@@ -36,6 +36,8 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
             model = mask_heads(model, attention.masked_heads)
         if attention.prune:
             model = prune_heads(model, least_important(importance(model), attention.prune))
+        if config.encoder.kind != "none":
+            model = surgery.add_encoder(model, config.encoder, seed)
         if config.bottleneck.width:
             model = surgery.add_bottleneck(model, config.bottleneck, seed)
         if config.prefix.tokens:
@@ -75,8 +77,7 @@ def rehearse(config: GPT2Config, adaptation: AdaptConfig) -> None:
     Raises:
         RecipeError: as `adapt`.
     """
-    narrow = GPT2Config.from_dict(config.to_dict() | {"n_embd": config.n_head, "n_inner": None, "vocab_size": 2, "n_positions": 2,
-                                                      "bos_token_id": 0, "eos_token_id": 0})  # fmt: skip
+    narrow = GPT2Config.from_dict(config.to_dict() | {"n_embd": config.n_head, "n_inner": None, "vocab_size": 2, "bos_token_id": 0, "eos_token_id": 0})
     model = GPTLMHeadModel(narrow)
     model.build_in_name_scope()
     adapt(model, adaptation, seed=0, importance=lambda model: {})

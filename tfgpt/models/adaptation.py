@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from transformers import GPT2Config
 
-from tfgpt.recipe import BottleneckConfig, LoraConfig, PrefixConfig
+from tfgpt.recipe import BottleneckConfig, EncoderConfig, LoraConfig, PrefixConfig
 
 VERSION = 1
 """Of the form; a folder with a newer one is refused."""
@@ -25,6 +25,8 @@ class Adaptation:
     lora: LoraConfig = field(default_factory=LoraConfig)
     bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """With the numbers of its layers and of the tokens it takes."""
     window: int = 0
     """Tokens that a token sees, itself among them; 0 = all before it."""
     masked_heads: tuple[str, ...] = ()

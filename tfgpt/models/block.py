@@ -18,6 +18,7 @@ from transformers.models.gpt2.modeling_tf_gpt2 import TFMLP, TFAttention, TFBloc
 from tfgpt.models import elementwise, gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
+from tfgpt.models.cross_attention import CrossAttention, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
 
 FIRST_NAMED_SALT = 2**16
@@ -66,7 +67,11 @@ class Shared:
         rank, lora = self.adaptation.rank_of(path), self.adaptation.lora
         if not rank:
             return None
-        return LowRank(nx, nf, rank, lora.alpha, Dropout(lora.dropout, self.clock, FIRST_NAMED_SALT + zlib.crc32(path.encode()) % FIRST_NAMED_SALT))
+        return LowRank(nx, nf, rank, lora.alpha, self.dropout(lora.dropout, path))
+
+    def dropout(self, rate: float, path: str) -> Dropout:
+        """Return a dropout that is told apart from others by its path."""
+        return Dropout(rate, self.clock, FIRST_NAMED_SALT + zlib.crc32(path.encode()) % FIRST_NAMED_SALT)
 
 
 class StaticCache(NamedTuple):
@@ -80,6 +85,8 @@ class StaticCache(NamedTuple):
     """One a layer, [batch, heads, slots, head width]."""
     values: tuple[tf.Tensor, ...]
     """One a layer, [batch, heads, slots, head width]."""
+    source: SourceKeys | tuple = ()
+    """Of each row, where there is an encoder; reading leaves it as it is."""
 
 
 class Prefix(NamedTuple):
@@ -280,6 +287,8 @@ class GPTBlock(TFBlock):
             place: Bottleneck(shared, f"{path}.bottleneck_{place}") for place in ("attn", "mlp") if bottleneck.width and place in bottleneck.places
         }
         self._compute, self._epsilon, self._is_gpt1 = shared.compute, config.layer_norm_epsilon, gpt1.is_gpt1(config)
+        if config.add_cross_attention:
+            self.crossattention = CrossAttention(shared, f"{path}.crossattention", name="crossattention")
 
     def build(self, input_shape=None):
         """Make the weights."""
@@ -292,18 +301,26 @@ class GPTBlock(TFBlock):
     def projections(self) -> list[Projection]:
         """Its dense layers."""
         narrow = [layer for pair in self.bottlenecks.values() for layer in (pair.down, pair.up)]
-        return [self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, *narrow]
+        across = self.crossattention.projections if hasattr(self, "crossattention") else []
+        return [self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, *across, *narrow]
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None):
-        """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives."""
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, source=None):
+        """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives.
+
+        `source` is a tuple (keys, values, mask) for its `CrossAttention`, which is left out without one.
+        """
         work = self._compute.elementwise(training)
         norm = {"epsilon": self._epsilon, "dtype": x.dtype if self._is_gpt1 else self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
         normed = x if self._is_gpt1 else work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
         attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training, before=before)
-        attended = self._narrowed("attn", attended, self.attn.c_proj.bias, training)
+        attended, bias = self._narrowed("attn", attended, self.attn.c_proj.bias, training), self.attn.c_proj.bias
+        if source is not None:
+            x, normed = work["add_norm"](x, attended, bias, self.ln_cross_attn.gamma, self.ln_cross_attn.beta, first_seed, rate=rate, **norm)
+            attended, bias = self.crossattention(normed, *source, training=training), self.crossattention.c_proj.bias
+            _, first_seed = self.crossattention.residual_dropout.draw(training)
         of_sum = self.ln_1 if self._is_gpt1 else self.ln_2
-        x, normed = work["add_norm"](x, attended, self.attn.c_proj.bias, of_sum.gamma, of_sum.beta, first_seed, rate=rate, **norm)
+        x, normed = work["add_norm"](x, attended, bias, of_sum.gamma, of_sum.beta, first_seed, rate=rate, **norm)
         inner = self._narrowed("mlp", self.mlp(normed, training=training), self.mlp.c_proj.bias, training)
         if self._is_gpt1:
             last = work["add_norm"](normed, inner, self.mlp.c_proj.bias, self.ln_2.gamma, self.ln_2.beta, second_seed, rate=rate, **norm)[1]

@@ -40,9 +40,9 @@ def new_config(config: ModelConfig, context: int, vocab: int, end_of_text: int) 
     )  # fmt: skip
 
 
-def start_config(config: ModelConfig) -> GPT2Config:
-    """Return the configuration of the model that a recipe starts from, whatever its vocabulary and context."""
-    return new_config(config, context=2, vocab=2, end_of_text=0) if config.init == "random" else config_of(config.init)
+def start_config(config: ModelConfig, length: int) -> GPT2Config:
+    """Return the configuration of the model that a recipe starts from, whatever its vocabulary; `length` is that of its data, in tokens."""
+    return new_config(config, config.shape.context or length, vocab=2, end_of_text=0) if config.init == "random" else config_of(config.init)
 
 
 def model_of(config: GPT2Config, tensors: Mapping[str, np.ndarray], seed: int = 0) -> GPTLMHeadModel:

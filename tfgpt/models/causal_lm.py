@@ -18,9 +18,11 @@ from tfgpt.models import checkpoint, gpt1, stored, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
+from tfgpt.models.cross_attention import Encoded, SourceKeys
+from tfgpt.models.encoder import Encoder
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
-from tfgpt.models.transformer import GPTTransformer, segment_mask
+from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
 
 
 class GPTLMHeadModel(TFGPT2LMHeadModel):
@@ -30,7 +32,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     cross-entropy over all trained tokens of the batch, summed and divided once, and cannot be replaced.
 
     A batch is a dict of int32 [batch, length]: `input_ids`; `labels`, next-token targets, -100 = not trained on; and optionally
-    `segment_ids`, 0 = padding, attention never crosses a segment; `position_ids`, which restart in each segment.
+    `segment_ids`, 0 = padding, attention never crosses a segment; `position_ids`, which restart in each segment. With an encoder also
+    `encoder_input_ids` and, if there are the others, `encoder_segment_ids` and `encoder_position_ids`: a segment sees the encoder's of its own number.
     Logs: `loss` in nats a token, `perplexity`, `accuracy`, `tokens` (trained so far in the epoch) and `tokens_per_second`; while training
     also `gradient_norm`, before clipping.
 
@@ -48,6 +51,10 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self.transformer.wpe.trainable = getattr(config, "positions", "learned") == "learned"
         self.lm_head = None if getattr(config, "tie_word_embeddings", True) else OutputMatrix(config)
         self.adaptation = Adaptation.of(config)
+        has_encoder = self.adaptation.encoder.kind != "none"
+        self.encoder = Encoder(config, self.transformer.compute, self.transformer.dropout_clock) if has_encoder else None
+        if has_encoder:
+            self.encoder.wpe.trainable = self.transformer.wpe.trainable
         self._trained, self._frozen = (weights.ADDED if self.adaptation.trains_additions else weights.ALL), ()
         self.distribute_reduction_method = "first"  # of what each replica logs: they are sums over all replicas already
         self.stored_output = None
@@ -98,6 +105,9 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         if self.lm_head is not None:
             with tf.name_scope(self.lm_head.name):
                 self.lm_head.build()
+        if self.encoder is not None:
+            with tf.name_scope(self.encoder.name):
+                self.encoder.build()
 
     def train_only(self, patterns: Sequence[str] = weights.ALL, freeze: Sequence[str] = ()) -> None:
         """Choose the weights that are trained; called before `compile`.
@@ -195,7 +205,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     @property
     def projections(self) -> list[Projection]:
         """The dense layers of all blocks; with the embedding table, their matrices are nearly all of the weights."""
-        return [layer for block in self.transformer.h for layer in block.projections]
+        of_encoder = [] if self.encoder is None else self.encoder.projections
+        return [layer for block in self.transformer.h for layer in block.projections] + of_encoder
 
     @property
     def all_variables(self) -> list[tf.Variable]:
@@ -204,17 +215,33 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         of_stored = [variable for module in (*kept, self.transformer.stored_table, self.stored_output) if module is not None for variable in module.variables]
         return list({id(variable): variable for variable in (*self.weights, *of_stored)}.values())
 
-    def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> StaticCache:
-        """Return a cache with room for `slots` tokens in each of `batch` rows."""
+    def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor, source: Encoded | None = None) -> StaticCache:
+        """Return a cache with room for `slots` tokens in each of `batch` rows, and with the keys and values of the rows' sources, if they have any."""
         zeros = tuple(tf.zeros([batch, heads, slots, width], self.compute_dtype) for heads, width in self.head_shapes)
-        return StaticCache(keys=zeros, values=zeros)
+        cache = StaticCache(keys=zeros, values=zeros)
+        if source is None:
+            return cache
+        keys, values = zip(*(block.crossattention.read(source.states) for block in self.transformer.h))
+        return cache._replace(source=SourceKeys(keys, values, source.seen))
+
+    def encode(self, ids: tf.Tensor, lengths: tf.Tensor) -> Encoded:
+        """Read sources with the encoder.
+
+        Args:
+            ids: int32 [batch, places], of sources as `tfgpt.generation.rows.framed_sources` frames them; as many places as the encoder takes at most.
+            lengths: int32 [batch], tokens of each, 1 or more; what follows is padding.
+        """
+        places = tf.range(tf.shape(ids)[1])[tf.newaxis]                                   # [1, places]
+        seen = places < lengths[:, tf.newaxis]                                            # [batch, places]
+        return Encoded(self.encoder(self.transformer.embed(ids), places, tf.cast(seen, tf.int32)), seen)
 
     @property
     def head_shapes(self) -> list[tuple[int, int]]:
         """Of each block the number of its heads and their width."""
         return [(block.attn.n_head, block.attn.head_width) for block in self.transformer.h]
 
-    def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None) -> tuple[tf.Tensor, StaticCache | None]:
+    def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None,
+             source: Encoded | None = None) -> tuple[tf.Tensor, StaticCache | None]:
         """Read tokens and tell what may come behind some of them.
 
         Args:
@@ -222,28 +249,35 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             positions: int32 [batch, width], of each token in its row; they rise by 1, those of padding at a row's end may not.
             last: int32 [batch, wanted], 0 to width - 1: behind which tokens logits are wanted. What follows the last of them is padding.
             cache: of the tokens before, from `empty_cache` or an earlier `read`; `None` = there are none.
+            source: of the rows, where there is an encoder and no cache, which would know it.
 
         Returns:
             Logits, float32 [batch, wanted, vocab]; and the cache with these tokens, `None` if there was none.
         """
         if cache is not None:
             shapes = [[None, heads, None, width] for heads, width in self.head_shapes]
-            cache = StaticCache(*(tuple(map(tf.ensure_shape, layers, shapes)) for layers in cache))  # a loop or a caller may not know
-        output = self.transformer(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
+            keys, values = (tuple(map(tf.ensure_shape, layers, shapes)) for layers in (cache.keys, cache.values))  # a loop or a caller may not know
+            cache = cache._replace(keys=keys, values=values)
+        states, seen = source or (None, None)
+        output = self.transformer(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None,
+                                  encoder_hidden_states=states, encoder_attention_mask=seen)
         return tf.cast(self.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32), output.past_key_values
 
     def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> LossTerms:
         """Return the sums of a batch: loss in nats, trained tokens, right predictions (see `LossTerms`).
 
         Raises:
-            ValueError: a batch without `input_ids` or `labels`.
+            ValueError: a batch without `input_ids` or `labels`, or without what an encoder reads where there is one, or the other way about.
         """
         _check_batch(batch)
         segments = batch.get("segment_ids")
+        states, seen = self._encoded(batch, training)
         hidden = self.transformer(
             input_ids=batch["input_ids"],
             position_ids=batch.get("position_ids"),
             attention_mask=None if segments is None else segment_mask(segments),
+            encoder_hidden_states=states,
+            encoder_attention_mask=seen,
             use_cache=False,
             training=training,
         ).last_hidden_state                                        # [batch, length, width]
@@ -252,6 +286,19 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
         return projected_loss(tf.cast(hidden, dtype), self.output_table(), batch["labels"], self._settings.objective,
                               differentiable=training, fixed_shapes=bool(self.jit_compile))
+
+    def _encoded(self, batch, training):
+        """Return the encoder's states of a batch and which of them each position sees; twice `None` without an encoder."""
+        if (self.encoder is not None) != ("encoder_input_ids" in batch):
+            raise ValueError(f"a batch has encoder_input_ids where the model has an encoder, and nowhere else; this one has {sorted(batch)}: prepare the data "
+                             "with data.examples: translation, or choose another model")
+        if self.encoder is None:
+            return None, None
+        ids = batch["encoder_input_ids"]
+        segments, source_segments = (batch.get(f"{side}segment_ids", tf.ones_like(batch[f"{side}input_ids"])) for side in ("", "encoder_"))
+        positions = batch.get("encoder_position_ids", tf.range(tf.shape(ids)[1])[tf.newaxis])
+        states = self.encoder(self.transformer.embed(ids), positions, source_segments, training=training)
+        return states, source_mask(segments, source_segments)
 
     def _stored_loss(self, hidden, labels):
         """Return what `projected_loss` does, for weights that are stored: the logits of all labels at once."""

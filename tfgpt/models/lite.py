@@ -50,6 +50,7 @@ class LiteModel:
     """
 
     all_variables = ()
+    encoder = None
 
     def __init__(self, model, weights: str = "float32", threads: int = 0):
         self.config = model.config

@@ -63,6 +63,8 @@ def write_lite(model, path: str | Path, weights: str) -> Table:
         raise ValueError(f"weights: engine lite has {' and '.join(KINDS)}, not {weights!r}")
     if model.stored_output is not None or model.compute_dtype != "float32":
         raise ValueError("engine lite: it takes a model whose weights are in float32; load it so")
+    if model.config.add_cross_attention:
+        raise ValueError("engine lite: it takes no model with an encoder or cross-attention; load it with engine graph")
     if model.lm_head is not None:
         raise ValueError("engine lite: it takes models whose output matrix is the embeddings' (adapt.embeddings.tie); this one has its own")
     flat, matrices = _converted(model), _matrices(model)

@@ -16,11 +16,14 @@ from tfgpt.models import weights
 from tfgpt.models.adaptation import matches
 from tfgpt.models.build import model_of
 from tfgpt.models.causal_lm import GPTLMHeadModel
-from tfgpt.recipe import BottleneckConfig, PrefixConfig
+from tfgpt.models.gpt1 import is_gpt1
+from tfgpt.recipe import BottleneckConfig, EncoderConfig, PrefixConfig
 
 OF_BLOCK = re.compile(r"^(transformer\.h\.)(\d+)(\..*)$")
 INTO_THE_STREAM = ("attn.c_proj.weight", "mlp.c_proj.weight")
 """The matrices by which a block adds to the residual stream."""
+OF_EVERY_BLOCK = ("ln_1", "attn", "ln_2", "mlp")
+"""Parts that a block has whether anything was added to it or not."""
 
 
 def changed(model: GPTLMHeadModel, tensors: Mapping[str, np.ndarray] | None = None, seed: int = 0, of_config: Mapping[str, object] | None = None,
@@ -70,9 +73,11 @@ def insert_blocks(model: GPTLMHeadModel, places: Sequence[int], seed: int = 0) -
         seed: of the new blocks.
 
     Raises:
-        ValueError: a place behind no block.
+        ValueError: a place behind no block; a GPT-1, whose blocks norm what comes out of them, so that none leaves it as it is.
     """
     layers = model.config.n_layer
+    if is_gpt1(model.config):
+        raise ValueError("adapt.insert_blocks: a new block of GPT-1 cannot leave the function as it is, since it norms what comes out; leave it out")
     if wrong := [place for place in places if not 0 <= place <= layers]:
         raise ValueError(f"adapt.insert_blocks: there is no block {wrong[0]}; give places from 0 to {layers}")
     count = Counter(places)
@@ -123,3 +128,43 @@ def prompt_as_prefix(model: GPTLMHeadModel) -> GPTLMHeadModel:
 def set_window(model: GPTLMHeadModel, window: int) -> GPTLMHeadModel:
     """Return a model each of whose tokens sees that many tokens in every block, itself among them; 0 = all before it (Beltagy et al. 2020)."""
     return changed(model, window=window)
+
+
+def add_encoder(model: GPTLMHeadModel, config: EncoderConfig, seed: int = 0) -> GPTLMHeadModel:
+    """Return a model that also reads a source: with an encoder, and in every block attention to its states, which adds nothing at first.
+
+    Args:
+        model: without an encoder.
+        config: kind, layers and the rest; a context of 0 = the model's.
+        seed: of what is new.
+
+    Raises:
+        ValueError: a model that has an encoder, or is a GPT-1; kind none; more to copy than the model has.
+    """
+    if is_gpt1(model.config):
+        raise ValueError("adapt.encoder.kind: GPT-1's blocks have no place for cross-attention; start from a GPT-2")
+    blocks, positions = model.config.n_layer, model.config.n_positions
+    config = replace(config, layers=config.layers or blocks, context=config.context or positions)
+    if model.encoder is not None or config.kind == "none":
+        raise ValueError(f"adapt.encoder.kind: {config.kind}, and the model has {'an' if model.encoder is not None else 'no'} encoder; "
+                         "give new or copy to one that has none")
+    tensors = weights.state(model)
+    if config.kind == "copy":
+        for key, wanted, there in (("layers", config.layers, blocks), ("context", config.context, positions)):
+            if wanted > there:
+                raise ValueError(f"adapt.encoder.{key}: {wanted} cannot be copied from a model that has {there}; set it to {there} or less, or "
+                                 "adapt.encoder.kind to new")
+        tensors |= _copied_encoder(weights.state(model, merged=True), np.linspace(0, blocks - 1, config.layers).round().astype(int), config.context)
+    return changed(model, tensors, seed, {"add_cross_attention": True}, encoder=config)
+
+
+def _copied_encoder(tensors, chosen, context):
+    """Return an encoder's weights of a model's, with the blocks of the numbers that are chosen."""
+    copied = {f"encoder.ln_f.{part}": tensors[f"transformer.ln_f.{part}"] for part in ("weight", "bias")}
+    copied["encoder.wpe.weight"] = tensors["transformer.wpe.weight"][:context]
+    for number, block in enumerate(chosen):
+        for name in (name for name in tensors if matches(f"transformer.h.{block}", name)):
+            part = name.removeprefix(f"transformer.h.{block}.")
+            if part.split(".")[0] in OF_EVERY_BLOCK:
+                copied[f"encoder.h.{number}.{part}"] = tensors[name]
+    return {name: array for name, array in copied.items() if not matches("**.prefix", name)}

@@ -4,8 +4,6 @@ Weights, their names and the outputs stay those of `transformers`; training, sco
 """
 from __future__ import annotations
 
-import functools
-
 import tensorflow as tf
 from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
@@ -15,6 +13,7 @@ from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedTokens
 from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
+from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
 
 
@@ -47,6 +46,20 @@ def segment_mask(segment_ids: tf.Tensor) -> tf.Tensor:
     length = tf.shape(segment_ids)[1]
     same = segment_ids[:, :, tf.newaxis] == segment_ids[:, tf.newaxis, :]  # [batch, length, length]
     return tf.logical_and(same, causal_mask(length, length))
+
+
+def source_mask(segment_ids: tf.Tensor, source_segment_ids: tf.Tensor) -> tf.Tensor:
+    """Return bool [batch, length, places]: which places of the sources each position sees, those of its segment's number.
+
+    Padding (segment 0) sees everything, so that no row of the mask is empty.
+
+    >>> source_mask(tf.constant([[1, 2, 0]]), tf.constant([[1, 1, 2]]))[0].numpy().astype(int)
+    array([[1, 1, 0],
+           [0, 0, 1],
+           [1, 1, 1]])
+    """
+    position = segment_ids[:, :, tf.newaxis]
+    return tf.logical_or(position == source_segment_ids[:, tf.newaxis, :], position == 0)
 
 
 class GPTTransformer(TFGPT2MainLayer):
@@ -105,15 +118,20 @@ class GPTTransformer(TFGPT2MainLayer):
                 the causal mask and must let every query see one key at least (see `segment_mask`).
             past_key_values: TFGPT2's tuple of tensors; or a `StaticCache`, where `position_ids` [batch, queries] says which slot each token is
                 written to, and the returned `past_key_values` is the new `StaticCache`; or a `Prefix`, and that of these tokens comes back.
+            encoder_hidden_states: float [batch, places, width], for a model with cross-attention; without them, and without a `StaticCache` that
+                knows a source, cross-attention is left out, as in PyTorch's GPT-2.
+            encoder_attention_mask: [batch, places] or [batch, queries, places], nonzero where a place is seen; `None` = everywhere.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; a head mask, or an encoder's states, which this model does not
-                take; a `StaticCache` without `position_ids`.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; a head mask, which this model does not take; an encoder's states
+                for a model without cross-attention; a `StaticCache` without `position_ids`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
-        if head_mask is not None or encoder_hidden_states is not None:
-            raise ValueError("head_mask and encoder_hidden_states are not taken by this model; leave them out")
+        if head_mask is not None:
+            raise ValueError("head_mask is not taken by this model; leave it out")
+        if encoder_hidden_states is not None and not self.config.add_cross_attention:
+            raise ValueError("encoder_hidden_states: this model has no cross-attention; give it an encoder (tfgpt.models.surgery.add_encoder)")
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids)                                       # [batch, queries, width]
         batch, queries = tf.shape(inputs_embeds)[0], tf.shape(inputs_embeds)[1]
@@ -126,13 +144,15 @@ class GPTTransformer(TFGPT2MainLayer):
         if token_type_ids is not None:
             hidden += self.embed(token_type_ids)
         hidden = self.drop(hidden, training=training)                                   # [batch, queries, width]
+        source = _source_of(past_key_values, encoder_hidden_states, encoder_attention_mask)
         presents, hidden_states, attentions = [], [], []
-        for block, past, before in zip(self.h, pasts, self.first_keys(training)):
+        for number, (block, past, before) in enumerate(zip(self.h, pasts, self.first_keys(training))):
             hidden_states.append(hidden)
             if training and self.compute.recompute:
-                hidden = tf.recompute_grad(functools.partial(_behind, block, mask))(hidden, *(before or ()))
+                hidden = _recomputed(block, hidden, mask, before, source)
                 continue
-            hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before)
+            of_block = _for_block(source, number, block, training)
+            hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before, source=of_block)
             presents.append(present)
             attentions.append(weights)
         if self.ln_f is not None:                                                       # GPT-1's last block has normed it
@@ -181,14 +201,46 @@ class GPTTransformer(TFGPT2MainLayer):
         return tf.pad(mask, [[0, 0], [0, 0], [0, 0], [self._first_tokens, 0]]) if self._first_tokens else mask
 
 
-def _behind(block, mask, hidden, *before):
-    """Return what a block makes of the residual stream in training; whatever has a gradient comes in as a tensor of its own."""
-    return block(hidden, None, mask, training=True, before=before or None)[0]
-
-
 def _additive(seen):
     """Return float32 [batch, 1, queries, keys] of bool [batch, queries, keys]."""
     return tf.where(seen, 0.0, float("-inf"))[:, tf.newaxis]
+
+
+def _source_of(past, states, seen):
+    """Return what is known of the rows' sources, `None` if nothing."""
+    if isinstance(past, StaticCache) and past.source:
+        return past.source
+    if states is None:
+        return None
+    return Encoded(states, tf.ones(tf.shape(states)[:2], tf.bool) if seen is None else tf.cast(seen, tf.bool))
+
+
+def _for_block(source, number, block, training):
+    """Return keys, values and mask for a block's cross-attention."""
+    if source is None:
+        return None
+    if isinstance(source, SourceKeys):
+        return source.keys[number], source.values[number], _seen_mask(source.seen)
+    return *block.crossattention.read(source.states, training), _seen_mask(source.seen)
+
+
+def _seen_mask(seen):
+    """Return float32 [batch, 1, queries or 1, places] of bool [batch, places] or [batch, queries, places]."""
+    return _additive(seen if seen.shape.rank == 3 else seen[:, tf.newaxis])
+
+
+def _recomputed(block, hidden, mask, before, source):
+    """Return what a block makes of its input in training, of which it keeps its inputs alone.
+
+    What has a gradient is an argument, since `tf.recompute_grad` gives none to other tensors.
+    """
+    states, keys = ([] if source is None else [source.states]), ([] if before is None else list(before))
+
+    def run(hidden, *others):
+        of_block = _for_block(source._replace(states=others[0]), 0, block, training=True) if states else None
+        return block(hidden, None, mask, training=True, before=others[len(states) :] if keys else None, source=of_block)[0]
+
+    return tf.recompute_grad(run)(hidden, *states, *keys)
 
 
 def _slots(batch, heads, position_ids):
@@ -202,5 +254,6 @@ def _slots(batch, heads, position_ids):
 
 def _join_presents(presents, past, use_cache):
     if isinstance(past, (StaticCache, Prefix)):
-        return type(past)(*zip(*presents))
+        keys, values = zip(*presents)
+        return past._replace(keys=keys, values=values)
     return tuple(presents) if use_cache else None

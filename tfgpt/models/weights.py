@@ -112,7 +112,7 @@ def fresh(model, variable: tf.Variable, seed: int) -> tf.Tensor:
         return tf.zeros(variable.shape)
     if matches("**.lora.a", short):
         return _normal(name, seed, variable.shape, 1.0 / math.sqrt(variable.shape[0]))
-    if short == "wpe.weight" and not model.transformer.wpe.trainable:
+    if short in ("wpe.weight", "encoder.wpe.weight") and not model.transformer.wpe.trainable:
         return sinusoids(*variable.shape) * (math.sqrt(2.0) * spread)  # as large as learned positions begin
     if name.endswith("c_proj.weight"):
         return _normal(name, seed, variable.shape, spread / math.sqrt(2 * model.config.n_layer))

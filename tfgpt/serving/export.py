@@ -19,7 +19,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     """Write FOLDER/<version>, which appears only when it is whole, and return its path.
 
     Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
-    send the prompt alone; a control of one row holds for all.
+    send the prompt alone; a control of one row holds for all. Of a model with an encoder the prompt is the source, and there is no signature `score`.
 
     Args:
         text_model: model and tokenizer.
@@ -88,4 +88,5 @@ def _signatures(text_model, max_new_tokens):
     def detokenize(ids):
         return {"text": text_model.tokenizer.detokenize(ids)}
 
-    return {"serving_default": generate, "generate": generate, "score": score, "tokenize": tokenize, "detokenize": detokenize}
+    of_text = {"score": score} if text_model.model.encoder is None else {}
+    return {"serving_default": generate, "generate": generate, **of_text, "tokenize": tokenize, "detokenize": detokenize}
