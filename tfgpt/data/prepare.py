@@ -30,6 +30,9 @@ from tfgpt.text.encode import BatchEncoder
 WINDOW = 4_000_000
 """Characters of a window: some 1 million tokens, or 4,000 sequences of 256."""
 
+NAMED = ("labels", "numbers", "tags")
+"""What data.examples may be where labels have names, of which labels.txt is a list."""
+
 WINDOWS_AT_ONCE = 2
 """Windows in work: while the tokenizer has the cores for one, the other is packed and written."""
 
@@ -57,11 +60,11 @@ def prepare(
         RecipeError: as `read_corpus`; or there is less text to train on than one sequence.
     """
     account, labels = Account(), ()
-    if config.examples == "labels":
+    if config.examples in NAMED:
         labels = find_labels(_read(config, records, Account(), tokenizer))
     makers = SplitMakers(config, tokenizer, labels)
     with whole_folder(Path(folder)) as partial:
-        writer = ShardWriter(partial, Layout.of(config, len(tokenizer)))
+        writer = ShardWriter(partial, Layout.of(config, max(len(tokenizer), len(labels))))
         counts = {split: SplitCounts() for split in config.splits()}
         examples = _counted(_read(config, records, account, tokenizer), advance)
         for of_window in _side_by_side(lambda number, window: write_window(number, window, makers, writer), windows(examples)):
@@ -141,8 +144,8 @@ def write_window(number: int, examples: list[Example], makers: SplitMakers, writ
 
 
 def find_labels(examples: Iterable[Example]) -> list[str]:
-    """Return the classes of labelled texts, sorted."""
-    return sort_labels({example.label for example in examples})
+    """Return the classes of labelled texts or words, sorted."""
+    return sort_labels({name for example in examples for name in example.label_names})
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

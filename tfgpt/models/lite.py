@@ -49,7 +49,7 @@ class LiteModel:
     True
     """
 
-    all_variables = ()
+    all_variables, head = (), None
 
     def __init__(self, model, weights: str = "float32", threads: int = 0):
         self.config = model.config

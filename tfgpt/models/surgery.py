@@ -5,16 +5,16 @@ A change is one of the configuration and of the weights by name; the model is th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tfgpt.models import weights
-from tfgpt.models.adaptation import matches
+from tfgpt.models import heads, weights
+from tfgpt.models.adaptation import Head, matches
 from tfgpt.models.build import model_of
 from tfgpt.models.causal_lm import GPTLMHeadModel
-from tfgpt.recipe import AdaptConfig, LoraConfig
+from tfgpt.recipe import AdaptConfig, HeadConfig, LoraConfig
 
 
 def changed(model: GPTLMHeadModel, tensors: Mapping[str, np.ndarray] | None = None, seed: int = 0, of_config: Mapping[str, object] | None = None,
@@ -32,19 +32,22 @@ def changed(model: GPTLMHeadModel, tensors: Mapping[str, np.ndarray] | None = No
     return model_of(config, weights.state(model) if tensors is None else tensors, seed)
 
 
-def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int) -> GPTLMHeadModel:
+def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, labels: Mapping[str, int] | None = None) -> GPTLMHeadModel:
     """Return a model with all layers that a recipe asks for, ready to be trained as it asks.
 
     Args:
         model: the starting model.
         config: of the recipe.
         seed: of what is new.
+        labels: that a head is to find, with how often each occurs in the training part.
 
     Raises:
         ValueError: a pattern that matches nothing, a block or head that there is not.
     """
     if config.lora.rank:
         model = add_lora(model, config.lora, seed)
+    if config.head.kind != "none":
+        model = add_head(model, config.head, labels or {}, seed)
     choose_trained(model, config)
     return model
 
@@ -81,3 +84,32 @@ def add_lora(model: GPTLMHeadModel, config: LoraConfig, seed: int = 0) -> GPTLMH
 def merge_lora(model: GPTLMHeadModel) -> GPTLMHeadModel:
     """Return a model without LoRA whose matrices hold its changes: the same function, and a plain GPT-2 again."""
     return changed(model, weights.state(model, merged=True), lora=LoraConfig())
+
+
+def add_head(model: GPTLMHeadModel, config: HeadConfig, labels: Mapping[str, int] | Sequence[str] = (), seed: int = 0) -> GPTLMHeadModel:
+    """Return a model with a head, which reads the final hidden state of the last token of what it judges; nothing else changes.
+
+    Args:
+        model: one with a head of the same kind and labels keeps that head's weights, one with another head loses them.
+        config: what the head finds, and how it is trained.
+        labels: the names (for a number: the numbers) in the order of data/labels.txt, or with how often each occurs; none for choice.
+        seed: of its weights.
+
+    Raises:
+        ValueError: too few labels, or one that is no number.
+
+    >>> add_head(model, HeadConfig("classes"), ["ham", "spam"]).head.weight.shape
+    TensorShape([32, 2])
+    """
+    head = heads.head_of(config, labels)
+    tensors, old = weights.state(model), model.adaptation.head
+    if (old.kind, old.labels) != (head.kind, head.labels):
+        tensors = {name: array for name, array in tensors.items() if not matches("head", name)}
+    elif head.kind == "number":
+        head = replace(head, center=old.center, spread=old.spread)                        # what its weights belong to
+    return changed(model, tensors, seed, head=head)
+
+
+def remove_head(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model without its head: the language model alone."""
+    return changed(model, {name: array for name, array in weights.state(model).items() if not matches("head", name)}, head=Head())
