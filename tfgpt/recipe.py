@@ -15,18 +15,19 @@ from tfgpt.recipe_adapt import (
     EmbeddingsConfig,
     EncoderConfig,
     HeadConfig,
+    HeadKind,
     LoraConfig,
     PrefixConfig,
     PretrainConfig,
 )
 from tfgpt.recipe_checks import RecipeError, check, check_at_least
-from tfgpt.recipe_data import BUILT_IN_CORPORA, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
+from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 from tfgpt.recipe_model import ModelConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
-__all__ = ["BUILT_IN_CORPORA", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
-           "EmbeddingsConfig", "EncoderConfig", "EvaluateConfig", "ExportConfig", "HeadConfig", "LoraConfig", "ModelConfig", "PrefixConfig", "PretrainConfig",
-           "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
+__all__ = ["BUILT_IN_CORPORA", "JUDGED", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
+           "EmbeddingsConfig", "EncoderConfig", "EvaluateConfig", "ExportConfig", "HeadConfig", "HeadKind", "LoraConfig", "ModelConfig", "PrefixConfig",
+           "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
 
 
 Weights = Literal["float32", "bfloat16", "int8"]

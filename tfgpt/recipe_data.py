@@ -13,6 +13,9 @@ BUILT_IN_CORPORA = ("python-docs", "python-stdlib")
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
 """What `data.clean.mask` can mask."""
 
+JUDGED = ("labels", "numbers", "tags", "choice")
+"""What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
+
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib"]
 Unit = Literal["file", "block", "line"]
 
@@ -24,13 +27,21 @@ class ColumnsConfig:
     text: str = "text"
     """The text of a document, or the text to classify."""
     prompt: str = "prompt"
-    """What the model is given, in pairs."""
+    """What the model is given, in pairs; what each choice follows on, in choice."""
     target: str = "target"
     """What the model is to write, in pairs and translations."""
     source: str = "source"
     """What the encoder reads, in translations."""
     label: str = "label"
-    """The class of a text, in labels."""
+    """The class of a text, in labels, or several: a list, or a text with | between them, | alone for none; the number of a text, in numbers."""
+    tokens: str = "tokens"
+    """The words of a text, in tags: a list, or a text with white space between them."""
+    tags: str = "tags"
+    """The class of each word, in tags: as many; null = not judged."""
+    choices: str = "choices"
+    """What may follow on the prompt, in choice: a list of texts, each with the space it begins with."""
+    answer: str = "answer"
+    """Which of them is right, in choice, counted from 0."""
     messages: str = "messages"
     """The turns of a chat: a list of {role, content}."""
 
@@ -101,9 +112,10 @@ class DataConfig:
     hf = a Hugging Face dataset, tfds = a TensorFlow dataset, by name or by the folder it was prepared in."""
     documents: Unit = "file"
     """What one document of a text file is: the whole file, a block between blank lines, or a line."""
-    examples: Literal["text", "pairs", "chat", "labels", "translation"] = "text"
+    examples: Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"] = "text"
     """What a record is: text to continue; prompt and target, of which the target is trained on; a chat, of which the assistant's turns are; a text
-    and its class; or source and target for an encoder-decoder."""
+    and its class or classes (labels), or its number (numbers); words and their classes (tags); a prompt, its choices and the right one (choice); or
+    source and target for an encoder-decoder."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Names of the columns used."""
     column_names: tuple[str, ...] = ()

@@ -14,22 +14,25 @@ from pathlib import Path
 from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.corpus import read_corpus
 from tfgpt.data.intake import Account
+from tfgpt.data.labels import count_labels, read_labels
 from tfgpt.data.pipeline import evaluation_batches, training_batches
 from tfgpt.data.prepare import tokenized_documents
 from tfgpt.data.shards import ShardedData
 from tfgpt.data.sources import input_files, inputs_sha256
 from tfgpt.data.unlabelled import check_unlabelled, prepare_unlabelled, unlabelled_data
 from tfgpt.evaluation.evaluate import figures, summed_loss
+from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, ngram_baseline
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
+from tfgpt.models.heads import for_head
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import AdaptConfig, DataConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
+from tfgpt.recipe import JUDGED, AdaptConfig, DataConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.recipe_model import Size
@@ -50,6 +53,9 @@ LANGUAGE_MODELLING = ("text", "pairs", "chat")
 IMPORTANCE_SEQUENCES = 512
 """Of the training part, on which it is measured how much each attention head matters."""
 
+EXAMPLES_OF = {"classes": "labels", "labels": "labels", "number": "numbers", "tags": "tags", "choice": "choice"}
+"""What data.examples must be for a head."""
+
 PACKING_KEYS = ("length", "stride", "source_length", "bpe_dropout", "tokenizations", "service")
 """Keys of data that change nothing in the text that a tokenizer is trained on."""
 
@@ -69,14 +75,24 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     vocab = None if recipe.tokenizer.init == "train" else len(_load_tokenizer(recipe.tokenizer.init))
     if not training:
         return
-    check(recipe.data.examples in LANGUAGE_MODELLING, f"data.examples: {recipe.data.examples} is not what a language model is trained on; set it to one of "
-          f"{', '.join(LANGUAGE_MODELLING)}, or prepare the data alone with tfgpt data prepare")
+    _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model, recipe.data.length), recipe.adapt)
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
+
+
+def _check_examples(examples, head):
+    if head != "none":
+        check(examples == EXAMPLES_OF[head], f"data.examples: {examples} is not what adapt.head.kind {head} is trained on; set it to {EXAMPLES_OF[head]}")
+        return
+    heads = " or ".join(kind for kind, wanted in EXAMPLES_OF.items() if wanted == examples)
+    check(examples not in JUDGED, f"data.examples: {examples} is for a head, and adapt.head.kind is none; set it to {heads}, or prepare the data alone "
+          "with tfgpt data prepare")
+    check(examples in LANGUAGE_MODELLING, f"data.examples: {examples} is not what a language model is trained on; set it to one of "
+          f"{', '.join(LANGUAGE_MODELLING)}, or prepare the data alone with tfgpt data prepare")
 
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
@@ -176,10 +192,20 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
         write_json(folder / "checkpoints" / "head-importance.json", found)
         return found
 
-    model = adapt(build.load_model(folder / start_of("adapt", recipe)), recipe.adapt, recipe.seed, importance)
+    labels = count_labels(folder / "data") if _has_head(recipe) else {}
+    model = adapt(build.load_model(folder / start_of("adapt", recipe)), recipe.adapt, recipe.seed, importance, labels)
     _save(model, folder / "checkpoints" / "initial")
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
+
+
+def _has_head(recipe):
+    return recipe.adapt.head.kind != "none"
+
+
+def _is_language_model(recipe):
+    """Tell whether a language model is trained, perhaps beside a head."""
+    return not _has_head(recipe) or recipe.adapt.head.weight < 1
 
 
 def is_adapted(recipe: Recipe) -> bool:
@@ -271,15 +297,21 @@ def _trained(recipe, folder, devices, training):
     data.check()
     with devices.strategy.scope():
         model = build.load_model(folder / start_of(stage, recipe))
+    judges = stage == "train" and _has_head(recipe)
     if stage == "train":
         choose_trained(model, recipe.adapt)
+    if judges:
+        model.name_labels(read_labels(folder / training.shards))
     model.seed_dropout(recipe.seed)
     weights = [source.weight for source in training.data.sources if source.weight is not None]
 
-    def batches(first_step, **worker):
-        return training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker)
+    def as_trained(batches):
+        return batches.map(for_head) if judges else batches
 
-    validation = evaluation_batches(data, "validation", recipe.evaluate.batch_size)
+    def batches(first_step, **worker):
+        return as_trained(training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker))
+
+    validation = as_trained(evaluation_batches(data, "validation", recipe.evaluate.batch_size))
     fit = functools.partial(train, model, settings, batches, validation, folder / training.checkpoints, folder / training.logs, devices=devices)
     if not devices.is_chief:
         console.print(f"{stage}: worker {devices.worker} of {devices.workers}; what is to be seen, the chief shows")
@@ -310,10 +342,15 @@ def _shown(recipe, folder, model, devices, training) -> dict:
         prompt, text = next(iter(written.items()))
         return draw_views(model, tokenizer, prompt + text)
 
-    bytes_per_token = {split: stats[split]["bytes"] * _tokenizations(recipe, split) / stats[split]["tokens"] for split in ("train", "validation")}
+    # The bytes of what a head judges are no text that is written.
+    judges = training.stage == "train" and _has_head(recipe)
+    bytes_per_token = {} if judges else {
+        split: stats[split]["bytes"] * _tokenizations(recipe, split) / stats[split]["tokens"] for split in ("train", "validation")
+    }
+    writes = settings.sample_prompts and not (judges and not _is_language_model(recipe))
     return {
-        "sample": sample if settings.sample_prompts else None,
-        "draw": draw if settings.sample_prompts else None,
+        "sample": sample if writes else None,
+        "draw": draw if writes else None,
         "figures": RunFigures(bytes_per_token, needed.flops_per_token, peak_flops(settings.precision) * devices.replicas),
         "hparams": _hparams(recipe) if training.stage == "train" else None,
     }
@@ -352,23 +389,52 @@ def vocabulary_of(recipe: Recipe) -> int:
 
 
 def evaluate_model(recipe: Recipe, folder: Path) -> None:
-    """Measure the trained model on the validation part, beside an n-gram model; write evaluation.json and report.html."""
+    """Measure the trained model on the validation part, beside a baseline; write evaluation.json and report.html."""
     start = time.monotonic()
-    of_split = _read_stats(folder / "data")["splits"]["validation"]
     model = build.load_model(folder / "model")
-    batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
-    with progress_bar("evaluate: model", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
-        loss_sum, tokens, correct = summed_loss(model, batches, advance)
-    evaluation = figures(loss_sum, tokens, of_split["bytes"]) | {
-        "tokens": tokens,
+    of_language = _language_evaluation(recipe, folder, model) if _is_language_model(recipe) else {}
+    of_head = _head_evaluation(recipe, folder, model) if _has_head(recipe) else {}
+    evaluation = (of_language | {"head": of_head} if of_language and of_head else of_language or of_head) | {
         "split": "validation",
-        "baseline": _baseline(recipe, folder, of_split["bytes"]),
-        "metrics": {"accuracy": _share_with_interval(correct, tokens)},
         "seconds": round(time.monotonic() - start, 1),
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
     }
     write_report(folder, recipe, evaluation)
     write_json(folder / "evaluation.json", evaluation)
+
+
+def _head_evaluation(recipe, folder, model):
+    """Return a head's figures beside its baselines'."""
+    with progress_bar("evaluate: head", total=_validation_batches(recipe, folder), unit="batches") as advance:
+        found = evaluate_head(model, folder / "data", "validation", recipe.evaluate.batch_size, recipe.seed, advance)
+    with progress_bar("evaluate: baselines of the head"):
+        return found | baselines(model, recipe.data, "validation", recipe.seed)
+
+
+def _language_evaluation(recipe, folder, model):
+    """Return the language model's figures beside an n-gram model's on the same tokens."""
+    settings, total = recipe.evaluate, _validation_batches(recipe, folder)
+    if _has_head(recipe):
+        texts = TextModel(model, load_tokenizer(folder / "tokenizer")).tokenizer.texts.numpy()
+        with progress_bar("evaluate: model", total=total, unit="batches") as advance:
+            found = evaluate_language(model, folder / "data", "validation", settings.batch_size, texts, advance)
+        with progress_bar(f"evaluate: {settings.ngram_order}-gram baseline"):
+            baseline = ngram_baseline(model, folder / "data", "validation", settings.ngram_order, settings.ngram_tokens, texts)
+        accuracy = _share_with_interval(found.pop("correct"), found["tokens"])
+        return found | {"baseline": baseline, "metrics": {"accuracy": accuracy}}
+    text_bytes = _read_stats(folder / "data")["splits"]["validation"]["bytes"]
+    batches = evaluation_batches(ShardedData(folder / "data"), "validation", settings.batch_size)
+    with progress_bar("evaluate: model", total=total, unit="batches") as advance:
+        loss_sum, tokens, correct = summed_loss(model, batches, advance)
+    return figures(loss_sum, tokens, text_bytes) | {
+        "tokens": tokens,
+        "baseline": _baseline(recipe, folder, text_bytes),
+        "metrics": {"accuracy": _share_with_interval(correct, tokens)},
+    }
+
+
+def _validation_batches(recipe, folder):
+    return -(-_read_stats(folder / "data")["splits"]["validation"]["sequences"] // recipe.evaluate.batch_size)
 
 
 def export_model(recipe: Recipe, folder: Path) -> None:
@@ -384,10 +450,16 @@ def export_model(recipe: Recipe, folder: Path) -> None:
 
 
 def _cost_of_weights(recipe, folder, model):
-    """Return the perplexity of the weights that are exported beside the one of float32, on the validation part."""
+    """Return the figures of the weights that are exported beside those of float32, on the validation part: the perplexity; of a head its metrics."""
     of_split, before = _read_stats(folder / "data")["splits"]["validation"], json.loads((folder / "evaluation.json").read_text("utf-8"))
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", recipe.evaluate.batch_size)
     weights = recipe.export.weights
+    if _has_head(recipe):
+        before = before.get("head", before)
+        after = evaluate_head(model, folder / "data", "validation", recipe.evaluate.batch_size, recipe.seed)
+        of_each = {name: {"float32": of["value"], weights: after["metrics"][name]["value"]} for name, of in before["metrics"].items()}
+        return {"weights": weights, "split": "validation", "judged": after["judged"], "loss": {"float32": before["loss"], weights: after["loss"]},
+                "metrics": of_each}
     with progress_bar(f"export: {weights} weights", total=-(-of_split["sequences"] // recipe.evaluate.batch_size), unit="batches") as advance:
         loss_sum, tokens, _ = summed_loss(model, batches, advance)
     after = figures(loss_sum, tokens, of_split["bytes"])

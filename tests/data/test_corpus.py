@@ -148,7 +148,7 @@ def test_half_a_character_in_a_chat_is_replaced():
     assert next(examples_of([{"messages": turns}], DataConfig(path="x", examples="chat"), Account())).text.startswith("User: \ufffd\n")
 
 
-@pytest.mark.parametrize("label", ["", "  ", None, "two\nlines", [1], {"a": 1}])
+@pytest.mark.parametrize("label", ["", "  ", None, "two\nlines", [[1]], {"a": 1}])
 def test_a_label_that_is_none_is_refused(label):
     with pytest.raises(RecipeError, match="record 1: column 'label' holds .*, not a label; write a name of one line, or a number"):
         next(examples_of([{"text": "a", "label": label}], DataConfig(path="x", examples="labels"), Account()))

@@ -76,7 +76,7 @@ def prepare_with_beam(
         check_not_empty(config, account)
         shards = [shard for window in result["windows"] for shard in window["shards"]]
         local.check_enough(config, counts, shards)
-        write_index(partial, Layout.of(config, len(tokenizer)), shards)
+        write_index(partial, Layout.of(config, max(len(tokenizer), len(result["labels"]))), shards)
         stats = local.statistics(config, len(tokenizer), account, counts, inputs_sha256(config))
         write_json(partial / "stats.json", stats)
         if result["labels"]:
@@ -113,7 +113,8 @@ def _build(pipeline, config, tokenizer, folder):
     accounts = read.accounts | "accounts" >> beam.Map(lambda item: (item[0], item[2]))
     used, later_accounts = _deduplicated(read.examples, config)
     labels = beam.pvalue.AsSingleton(
-        used | "labels" >> beam.Map(lambda item: item[1].label) | beam.Distinct() | "to a list" >> beam.combiners.ToList() | beam.Map(_sorted_labels)
+        used | "labels" >> beam.FlatMap(lambda item: item[1].label_names) | beam.Distinct() | "to a list" >> beam.combiners.ToList()
+        | beam.Map(local.sort_labels)
     )
     windows = (
         used
@@ -162,7 +163,7 @@ class Write(beam.DoFn):
         """Yield the window's counts and its shards' entries for the index."""
         number, members = window
         examples = [example for _, example in sorted(members, key=lambda member: member[0])]
-        writer = ShardWriter(self._folder, Layout.of(self._config, len(self._tokenizer)))
+        writer = ShardWriter(self._folder, Layout.of(self._config, max(len(self._tokenizer), len(labels))))
         counts = local.write_window(number, examples, local.SplitMakers(self._config, self._tokenizer, labels), writer)
         yield {"counts": {split: vars(of_split) for split, of_split in counts.items()}, "shards": writer.shards}
 
@@ -242,10 +243,6 @@ def _windows_of(item, before):
     (file, number), example = item
     for place, section in enumerate(in_sections([dataclasses.replace(example, offset=before[file] + example.offset)])):
         yield section.offset // local.WINDOW, ((file, number, place), section)
-
-
-def _sorted_labels(labels):
-    return [] if labels == [None] else local.sort_labels(labels)
 
 
 def _write_result(path, accounts, windows, labels):

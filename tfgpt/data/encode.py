@@ -9,7 +9,7 @@ import numpy as np
 
 from tfgpt.data.examples import Example
 from tfgpt.data.packing import IGNORED, Tokens, cut_documents, last_pieces, pack, trained_pieces
-from tfgpt.recipe import DataConfig
+from tfgpt.recipe import JUDGED, DataConfig
 from tfgpt.text.encode import BatchEncoder
 
 
@@ -21,7 +21,7 @@ class SplitCounts:
     bytes: int = 0
     """Of the text that is trained on, in UTF-8."""
     tokens: int = 0
-    """That are trained on: of the text, and an end-of-text token for each document."""
+    """That are trained on: of the text, and an end-of-text token for each document; where a head is to judge, the labels."""
     sequences: int = 0
     """Packed ones."""
     filled: int = 0
@@ -48,12 +48,13 @@ class SequenceMaker:
         config: how examples are framed, cut and packed.
         encoder: of the tokenizer.
         end_of_text: its end-of-text token.
-        labels: names of the classes, for texts to classify.
+        labels: names of the classes, for texts or words to classify.
     """
 
     def __init__(self, config: DataConfig, encoder: BatchEncoder, end_of_text: int, labels: Sequence[str] = ()):
         self._config, self._encoder, self._end_of_text = config, encoder, end_of_text
         self._label_ids: Mapping[str, int] = {label: number for number, label in enumerate(labels)}
+        self._judges = config.examples in JUDGED and bool(labels or config.examples == "choice")
 
     def sequences(self, examples: Sequence[Example], stride: int, counts: SplitCounts) -> Iterator[dict[str, np.ndarray]]:
         """Yield blocks of packed sequences (see `pack`) of examples that are packed together, and fill in `counts`.
@@ -65,8 +66,12 @@ class SequenceMaker:
         """
         length = self._config.length
         tokens = self.tokens(examples)
-        pieces = last_pieces(tokens.sizes, length) if self._label_ids else cut_documents(tokens.sizes, length, stride)
-        too_long = tokens.sizes > length
+        room = length if tokens.groups is None else length // np.bincount(tokens.groups)[tokens.groups]  # choices share a sequence
+        by_their_ends = self._judges and self._config.examples != "tags"
+        pieces = last_pieces(tokens.sizes, room) if by_their_ends else cut_documents(tokens.sizes, length, stride)
+        too_long = tokens.sizes > room
+        if tokens.groups is not None:
+            too_long = np.bincount(tokens.groups, too_long, len(examples)) > 0
         if tokens.encoder_sizes is not None:  # what the encoder reads is cut at its end already, and what is written is cut likewise
             pieces = pieces.take(pieces.starts == (np.cumsum(tokens.sizes) - tokens.sizes)[pieces.documents])
             too_long |= tokens.encoder_cut
@@ -84,20 +89,23 @@ class SequenceMaker:
     def tokens(self, examples: Sequence[Example]) -> Tokens:
         """Return examples tokenized: each begins with the end-of-text token, and that is the label of its last token.
 
-        The last label is trained on if the last part is. A text to classify has its class as the label of its last token, and no other.
+        The last label is trained on if the last part is. A text to classify has its class as the label of its last token, and no other; words
+        have theirs as that of the last token of each. Choices are documents of their own, with 2 x their number, and 1 more where it is the right
+        one, as that of their last token.
         A section that continues a document does not begin with that token, and one that is unfinished does not end with it.
         """
-        ids, part_sizes, words_cut = self._encoder.encode([text for example in examples for text, _ in example.parts])
-        parts = np.array([len(example.parts) for example in examples], np.int64)
+        documents = [document for example in examples for document in example.documents]
+        ids, part_sizes, words_cut = self._encoder.encode([text for document in documents for text, _ in document])
+        parts = np.array([len(document) for document in documents], np.int64)
         last_part = np.cumsum(parts) - 1
         sizes = np.add.reduceat(np.append(part_sizes, 0), np.append(0, last_part[:-1] + 1)) if len(parts) else parts
         ends = np.cumsum(sizes)
         inputs = np.insert(ids, ends - sizes, self._end_of_text)
-        if self._label_ids:
-            labels = np.full(len(inputs), IGNORED, np.int32)
-            labels[np.cumsum(sizes + 1) - 1] = [self._label_ids[example.label] for example in examples]
+        if self._judges:
+            last_of_parts = np.cumsum(part_sizes) + np.repeat(np.arange(len(parts)), parts)        # an end-of-text token before each document
+            return self._judged(Tokens(inputs, np.full(len(inputs), IGNORED, np.int32), sizes + 1, words_cut=words_cut), last_of_parts, examples)
         else:
-            trained = np.array([trained for example in examples for _, trained in example.parts], bool)
+            trained = np.array([trained for document in documents for _, trained in document], bool)
             of_token = np.insert(np.repeat(trained, part_sizes), ends, trained[last_part])
             labels = np.where(of_token, np.insert(ids, ends, self._end_of_text), IGNORED).astype(np.int32)
         if self._config.examples != "translation":
@@ -108,6 +116,20 @@ class SequenceMaker:
         within = np.arange(len(read)) - np.repeat(np.cumsum(read_sizes) - read_sizes, read_sizes)
         closed = np.insert(read[within < most], np.cumsum(kept_sizes), self._end_of_text)  # what the encoder reads is never empty
         return Tokens(inputs, labels, sizes + 1, closed, kept_sizes + 1, read_sizes > most, words_cut + more_cut)
+
+    def _judged(self, tokens, last_of_parts, examples) -> Tokens:
+        """Give tokens the labels that a head is to find, where the token of each part's end is known."""
+        last_of_documents = np.cumsum(tokens.sizes) - 1
+        if self._config.examples == "choice":
+            tokens.labels[last_of_documents] = [2 * number + (number == example.answer) for example in examples for number in range(len(example.parts) - 1)]
+            return dataclasses.replace(tokens, groups=np.repeat(np.arange(len(examples)), [len(example.parts) - 1 for example in examples]))
+        if self._config.examples == "tags":
+            tags = [tag for example in examples for tag in example.tags]
+            judged = [number for number, tag in enumerate(tags) if tag is not None]
+            tokens.labels[last_of_parts[judged]] = [self._label_ids[tags[number]] for number in judged]
+        else:
+            tokens.labels[last_of_documents] = [self._label_ids[example.label] for example in examples]
+        return tokens
 
 
 def _without_false_ends(tokens, examples) -> Tokens:

@@ -1,13 +1,18 @@
 """From records to examples: what the model is given, and what of it is trained on."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import Record
 from tfgpt.recipe import ColumnsConfig, DataConfig, RecipeError, SourceConfig
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_parts, marks_what_is_trained_on
+
+SEPARATOR = "|"
+"""Between the classes of a text that has any number of them; alone for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,11 @@ class Example:
     encoder_text: str | None = None
     """What an encoder reads."""
     label: str | None = None
-    """The class of the text."""
+    """The class of the text, its classes with `SEPARATOR` between them, or its number."""
+    tags: tuple[str | None, ...] | None = None
+    """The class of each part, a word; `None` = not judged."""
+    answer: int | None = None
+    """Which of the parts behind the first, the prompt, is right."""
     split: str = "train"
     offset: int = 0
     """Characters of the corpus that were read before it."""
@@ -41,6 +50,21 @@ class Example:
         """All of its text, for hashes and lengths."""
         texts = [text for text, _ in self.parts]
         return "".join(texts) if self.encoder_text is None else "\n".join([self.encoder_text, *texts])
+
+    @property
+    def documents(self) -> list[tuple[tuple[str, bool], ...]]:
+        """What is read apart from each other: the parts themselves, or the prompt with each of its choices."""
+        return [self.parts] if self.answer is None else [(self.parts[0], choice) for choice in self.parts[1:]]
+
+    @property
+    def answer_count(self) -> int:
+        """How many choices there are."""
+        return len(self.parts) - 1
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names among which its labels are."""
+        return tuple(tag for tag in self.tags or (self.label,) if tag is not None)
 
 
 class UnusableError(ValueError):
@@ -62,6 +86,7 @@ class ExampleMaker:
     def __init__(self, config: DataConfig, chat_template: str = ""):
         self._make: Callable = getattr(self, f"_{config.examples}")
         self._template = chat_template or config.chat_template or DEFAULT_TEMPLATE
+        self._most_choices = config.length // 2
         if config.examples == "chat" and not marks_what_is_trained_on(self._template):
             raise RecipeError("data.chat_template: the template (the tokenizer's own, if the recipe gives none) has no {% generation %} ... "
                               "{% endgeneration %} around what the assistant writes, so nothing would be trained on; add them")
@@ -100,6 +125,27 @@ class ExampleMaker:
     def _labels(self, fields):
         text, label = fields.text("text"), fields.label("label")
         return {"parts": ((text, False),), "label": label} if text.strip() else None
+
+    def _numbers(self, fields):
+        text, number = fields.text("text"), fields.number("label")
+        return {"parts": ((text, False),), "label": repr(number)} if text.strip() else None
+
+    def _tags(self, fields):
+        words, tags = fields.words("tokens"), fields.tags("tags")
+        if len(words) != len(tags):
+            raise UnusableError("other number of tags", f"{len(words)} in column {fields.name('tokens')!r} and {len(tags)} in {fields.name('tags')!r}",
+                                "give each word one tag, or null")
+        return {"parts": tuple((text, False) for text in spaced(words)), "tags": tags} if any(tags) else None
+
+    def _choice(self, fields):
+        prompt, choices, answer = fields.text("prompt"), fields.words("choices"), fields.number("answer")
+        if not 2 <= len(choices) <= self._most_choices:
+            raise UnusableError("no choice", f"column {fields.name('choices')!r} holds {len(choices)} texts", f"give 2 to {self._most_choices}, or raise "
+                                "data.length, which all choices of a prompt share")
+        if answer not in range(len(choices)):
+            raise UnusableError("no answer", f"column {fields.name('answer')!r} holds {answer:g}, and there are {len(choices)} choices",
+                                f"write a number from 0 to {len(choices) - 1}")
+        return {"parts": ((prompt, False), *((choice, False) for choice in choices)), "answer": int(answer)}
 
     def _chat(self, fields):
         messages = fields.value("messages")
@@ -153,17 +199,79 @@ class Fields:
         return self._intake.mend(text, self._record.place)
 
     def label(self, use: str) -> str:
-        """Return a label as text: a name, a number, true or false.
+        """Return a label as text: a name, a number, true or false; of a list its names, sorted, with `SEPARATOR` between them.
 
         Raises:
             UnusableError: there is no such column, or it holds no such value.
         """
-        value = self.value(use)
-        value = value.item() if getattr(value, "ndim", 1) == 0 else value  # a number of NumPy's
-        label = self.mend(str(value)).strip() if isinstance(value, str | int | float | bool) else ""
-        if not label or len(label.splitlines()) > 1:
+        value = self._plain(use)
+        names = [self._name(one) for one in (value if isinstance(value, list) else [value])]
+        if not all(names):
             raise UnusableError("no label", f"column {self.name(use)!r} holds {_kind(value)}, not a label", "write a name of one line, or a number")
-        return label
+        return SEPARATOR.join(sorted(set(names))) or SEPARATOR
+
+    def tags(self, use: str) -> tuple[str | None, ...]:
+        """Return the class of each word, `None` where there is none.
+
+        Raises:
+            UnusableError: there is no such column, or it holds no such values.
+        """
+        value = self._plain(use)
+        values = value.split() if isinstance(value, str) else value
+        names = [one if one is None else self._name(one) for one in values] if isinstance(values, list) else [""]
+        if not all(name or name is None for name in names):
+            raise UnusableError("no tags", f"column {self.name(use)!r} holds {_kind(value)}, not tags", "write a list of names, numbers and null")
+        return tuple(names)
+
+    def number(self, use: str) -> float:
+        """Return a number.
+
+        Raises:
+            UnusableError: there is no such column, or it holds no finite number.
+        """
+        value = self._plain(use)
+        try:
+            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            shown = f"the text {value[:40]!r}" if isinstance(value, str) else _kind(value)
+            raise UnusableError("no number", f"column {self.name(use)!r} holds {shown}, not a number", "write a number such as 3 or 0.5")
+        return number
+
+    def words(self, use: str) -> list[str]:
+        """Return a list of texts; of one text its words, which white space is between.
+
+        Raises:
+            UnusableError: there is no such column, it holds no such list, or one with an empty text.
+        """
+        value = self._plain(use)
+        texts = value.split() if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+            raise UnusableError("no list of texts", f"column {self.name(use)!r} holds {_kind(value)}, not a list of texts", "write [\"one\", \"two\"]")
+        return [self.mend(text) for text in texts]
+
+    def _plain(self, use):
+        """Return a value with Python's own lists and numbers for NumPy's."""
+        value = self.value(use)
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        return list(value) if isinstance(value, tuple) else value
+
+    def _name(self, value) -> str:
+        """Return a name or number as a text of one line, empty for anything else."""
+        name = self.mend(str(value)).strip() if isinstance(value, str | int | float | bool) else ""
+        return name if len(name.splitlines()) == 1 else ""
+
+
+def spaced(words: Sequence[str]) -> list[str]:
+    """Return words as they stand in a text: with a space before each that follows on another, unless one of the two is white space itself.
+
+    >>> spaced(["Two", "lines", "\\n", "here"])
+    ['Two', ' lines', '\\n', 'here']
+    """
+    later = (word if word.isspace() or before.isspace() else f" {word}" for before, word in itertools.pairwise(words))
+    return [*words[:1], *later]
 
 
 def _kind(value):

@@ -36,6 +36,8 @@ class Tokens:
     """bool [documents], whether the encoder's side was longer than there is room, and cut at its end."""
     words_cut: int = 0
     """Words without end that were cut to be tokenized."""
+    groups: np.ndarray | None = None
+    """int64 [documents], rising: documents of a group share a sequence; None = each is alone."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def cut_documents(sizes: np.ndarray, length: int, stride: int) -> Pieces:
     return Pieces(starts, np.minimum(length, sizes[documents] - within), np.where(number > 0, length - stride, 0), documents)
 
 
-def last_pieces(sizes: np.ndarray, length: int) -> Pieces:
-    """Return the last `length` tokens of each document: a text to classify is classified by its end."""
+def last_pieces(sizes: np.ndarray, length: int | np.ndarray) -> Pieces:
+    """Return the last `length` tokens of each document, or of each its own number: a text to classify is classified by its end."""
     kept = np.minimum(sizes, length)
     return Pieces(np.cumsum(sizes) - kept, kept, np.zeros_like(kept), np.arange(len(sizes)))
 
@@ -147,7 +149,11 @@ def pack(tokens: Tokens, pieces: Pieces, length: int, encoder_length: int = 0) -
         `encoder_input_ids`, `encoder_segment_ids` and `encoder_position_ids`, int32 [sequences, encoder_length].
     """
     sizes = pieces.sizes
-    if tokens.encoder_sizes is None:
+    if tokens.groups is not None:
+        of_piece = tokens.groups[pieces.documents]
+        bins, count = best_fit(np.bincount(of_piece, sizes).astype(np.int64), length)
+        bins = bins[of_piece]
+    elif tokens.encoder_sizes is None:
         bins, count = best_fit(sizes, length)
     else:
         # An item as large as the larger of its two shares of a sequence: where those fit, both sides fit.

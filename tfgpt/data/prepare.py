@@ -30,6 +30,9 @@ from tfgpt.text.encode import BatchEncoder
 WINDOW = 4_000_000
 """Characters of a window: some 1 million tokens, or 4,000 sequences of 256."""
 
+NAMED = ("labels", "numbers", "tags")
+"""What data.examples may be where labels have names, of which labels.txt is a list."""
+
 WINDOWS_AT_ONCE = 2
 """Windows in work: while the tokenizer has the cores for one, the other is packed and written."""
 
@@ -57,7 +60,7 @@ def prepare(
         RecipeError: as `read_corpus`; or there is less text to train on than one sequence.
     """
     account, labels = Account(), ()
-    if config.examples == "labels":
+    if config.examples in NAMED:
         labels = find_labels(_read(config, records, Account(), tokenizer))
     examples = _counted(_read(config, records, account, tokenizer), advance)
     return write_data(config, tokenizer, Path(folder), examples, account, None if records is not None else inputs_sha256(config), labels)
@@ -81,7 +84,7 @@ def write_data(config: DataConfig, tokenizer: GPT2TokenizerFast, folder: Path, e
     """
     makers = SplitMakers(config, tokenizer, labels)
     with whole_folder(folder) as partial:
-        writer = ShardWriter(partial, Layout.of(config, len(tokenizer)))
+        writer = ShardWriter(partial, Layout.of(config, max(len(tokenizer), len(labels))))
         counts = {split: SplitCounts() for split in config.splits()}
         for of_window in _side_by_side(lambda number, window: write_window(number, window, makers, writer), windows(examples)):
             for split, of_split in of_window.items():
@@ -160,8 +163,8 @@ def write_window(number: int, examples: list[Example], makers: SplitMakers, writ
 
 
 def find_labels(examples: Iterable[Example]) -> list[str]:
-    """Return the classes of labelled texts, sorted."""
-    return sort_labels({example.label for example in examples})
+    """Return the classes of labelled texts or words, sorted."""
+    return sort_labels({name for example in examples for name in example.label_names})
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

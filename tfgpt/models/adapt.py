@@ -1,7 +1,7 @@
 """The `adapt` section of a recipe, carried out on a model."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from transformers import GPT2Config
 
@@ -12,7 +12,8 @@ from tfgpt.models.pruning import least_important, mask_heads, prune_heads
 from tfgpt.recipe import AdaptConfig, RecipeError
 
 
-def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Callable[[GPTLMHeadModel], dict[str, float]]) -> GPTLMHeadModel:
+def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Callable[[GPTLMHeadModel], dict[str, float]],
+          labels: Mapping[str, int]) -> GPTLMHeadModel:
     """Return a model with all layers that a recipe asks for, ready to be trained as it asks.
 
     Args:
@@ -20,6 +21,7 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
         config: of the recipe.
         seed: of what is new.
         importance: tells how much each head of a model matters, by block.head; called if heads are to be pruned.
+        labels: that an output head is to find, with how often each occurs in the training part.
 
     Raises:
         RecipeError: a pattern that matches nothing, a block or a head that there is not.
@@ -44,6 +46,8 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
             model = surgery.add_prefix(model, config.prefix, seed)
         if config.lora.rank:
             model = add_lora(model, config.lora, seed)
+        if config.head.kind != "none":
+            model = surgery.add_head(model, config.head, labels, seed)
         choose_trained(model, config)
     except ValueError as error:
         raise RecipeError(str(error)) from error
@@ -80,4 +84,4 @@ def rehearse(config: GPT2Config, adaptation: AdaptConfig) -> None:
     narrow = GPT2Config.from_dict(config.to_dict() | {"n_embd": config.n_head, "n_inner": None, "vocab_size": 2, "bos_token_id": 0, "eos_token_id": 0})
     model = GPTLMHeadModel(narrow)
     model.build_in_name_scope()
-    adapt(model, adaptation, seed=0, importance=lambda model: {})
+    adapt(model, adaptation, seed=0, importance=lambda model: {}, labels={} if adaptation.head.kind == "choice" else {"0": 1, "1": 1})

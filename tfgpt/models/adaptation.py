@@ -12,10 +12,32 @@ from fnmatch import fnmatchcase
 
 from transformers import GPT2Config
 
-from tfgpt.recipe import BottleneckConfig, EncoderConfig, LoraConfig, PrefixConfig
+from tfgpt.recipe import BottleneckConfig, EncoderConfig, HeadKind, LoraConfig, PrefixConfig
 
 VERSION = 1
 """Of the form; a folder with a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output layer beside the language model's; see `tfgpt.models.heads`."""
+
+    kind: HeadKind = "none"
+    labels: tuple[str, ...] = ()
+    """Names of what it tells apart, in the order of its outputs."""
+    weight: float = 1.0
+    """Share of its loss in what is trained; the language model's loss has the rest."""
+    dropout: float = 0.0
+    """Share of its input dropped in training."""
+    center: float = 0.0
+    """Of numbers, the mean of those trained on."""
+    spread: float = 1.0
+    """Of numbers, their standard deviation."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it gives for a token."""
+        return 1 if self.kind in ("number", "choice") else len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,7 @@ class Adaptation:
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """With the numbers of its layers and of the tokens it takes."""
+    head: Head = field(default_factory=Head)
     window: int = 0
     """Tokens that a token sees, itself among them; 0 = all before it."""
     masked_heads: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.encoder import Encoder
+from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
@@ -34,8 +35,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     A batch is a dict of int32 [batch, length]: `input_ids`; `labels`, next-token targets, -100 = not trained on; and optionally
     `segment_ids`, 0 = padding, attention never crosses a segment; `position_ids`, which restart in each segment. With an encoder also
     `encoder_input_ids` and, if there are the others, `encoder_segment_ids` and `encoder_position_ids`: a segment sees the encoder's of its own number.
+    A model with a head (see `tfgpt.models.surgery.add_head`) is trained on batches with `head_labels` instead of `labels` (see
+    `tfgpt.models.heads.for_head`).
     Logs: `loss` in nats a token, `perplexity`, `accuracy`, `tokens` (trained so far in the epoch) and `tokens_per_second`; while training
-    also `gradient_norm`, before clipping.
+    also `gradient_norm`, before clipping. For a head `loss` is its own in nats a text (word, question), of which `judged` counts those so far; beside a
+    language model the weighted sum of `head_loss` and `language_loss`.
 
     >>> model = GPTLMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=8, n_layer=1, n_head=2))
     >>> model.compile(optimizer=tf_keras.optimizers.AdamW(1e-3))
@@ -55,6 +59,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self.encoder = Encoder(config, self.transformer.compute, self.transformer.dropout_clock) if has_encoder else None
         if has_encoder:
             self.encoder.wpe.trainable = self.transformer.wpe.trainable
+        self.head = TaskHead(self.adaptation.head, config.n_embd, self.transformer.dropout_clock) if self.adaptation.head.kind != "none" else None
+        self._targets = targets_of(self.adaptation.head, self.adaptation.head.labels) if self.adaptation.head.kind in ("classes", "tags") else None
         self._trained, self._frozen = (weights.ADDED if self.adaptation.trains_additions else weights.ALL), ()
         self.distribute_reduction_method = "first"  # of what each replica logs: they are sums over all replicas already
         self.stored_output = None
@@ -102,12 +108,10 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def build(self, input_shape=None):
         """Make the weights."""
         super().build(input_shape)
-        if self.lm_head is not None:
-            with tf.name_scope(self.lm_head.name):
-                self.lm_head.build()
-        if self.encoder is not None:
-            with tf.name_scope(self.encoder.name):
-                self.encoder.build()
+        for layer in (self.lm_head, self.encoder, self.head):
+            if layer is not None:
+                with tf.name_scope(layer.name):
+                    layer.build()
 
     def train_only(self, patterns: Sequence[str] = weights.ALL, freeze: Sequence[str] = ()) -> None:
         """Choose the weights that are trained; called before `compile`.
@@ -167,6 +171,27 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def seed_dropout(self, seed: int) -> None:
         """Choose the dropout masks of a training; they depend on this seed, the layer and the optimizer step."""
         self.transformer.dropout_clock.seed = seed
+
+    def name_labels(self, values: Sequence[str]) -> None:
+        """Tell what the numbers in `head_labels` stand for, before training or evaluation; for classes and tags the head's own labels, unless it is told.
+
+        Args:
+            values: lines of data/labels.txt.
+
+        Raises:
+            ValueError: a label that the head does not know, or that is no number.
+        """
+        self._targets = targets_of(self.adaptation.head, values)
+
+    def judge(self, ids: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+        """Return what the head finds at some tokens, float32 [batch, wanted, outputs]: logits, or a number in standard deviations from the mean.
+
+        Args:
+            ids: int32 [batch, width], from an end-of-text token on.
+            last: int32 [batch, wanted], 0 to width - 1; what follows the last of them is padding.
+        """
+        hidden = self.transformer(input_ids=ids, use_cache=False).last_hidden_state
+        return self.head(tf.gather(hidden, last, batch_dims=1))
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
@@ -263,16 +288,32 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
                                   encoder_hidden_states=states, encoder_attention_mask=seen)
         return tf.cast(self.project(tf.gather(output.last_hidden_state, last, batch_dims=1)), tf.float32), output.past_key_values
 
-    def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False) -> LossTerms:
-        """Return the sums of a batch: loss in nats, trained tokens, right predictions (see `LossTerms`).
+    def loss_terms(self, batch: dict[str, tf.Tensor], training: bool = False, balance: tf.Tensor | float = 1.0) -> LossTerms | HeadTerms:
+        """Return the sums of a batch: loss in nats, trained tokens, right predictions (see `LossTerms`, and `HeadTerms` for a batch with `head_labels`).
+
+        Args:
+            batch: a packed one.
+            training: whether dropout is on and gradients are wanted.
+            balance: of `balance`, for the whole batch that this one is a part of.
 
         Raises:
-            ValueError: a batch without `input_ids` or `labels`, or without what an encoder reads where there is one, or the other way about.
+            ValueError: a batch without `input_ids`, or without `labels` and `head_labels`; `head_labels` where there is no head, or none that knows
+                what they stand for; one without what an encoder reads where there is one, or the other way about.
         """
+        hidden = self._hidden(batch, training)                     # [batch, length, width]
+        if "head_labels" in batch:
+            return self._head_terms(hidden, batch, training, balance)
+        return self._language_terms(hidden, batch["labels"], training)
+
+    def head_outputs(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Return what the head finds at each token of a packed batch, float32 [batch, length, outputs]."""
+        return self.head(self._hidden(batch, training=False))
+
+    def _hidden(self, batch, training):
         _check_batch(batch)
         segments = batch.get("segment_ids")
         states, seen = self._encoded(batch, training)
-        hidden = self.transformer(
+        return self.transformer(
             input_ids=batch["input_ids"],
             position_ids=batch.get("position_ids"),
             attention_mask=None if segments is None else segment_mask(segments),
@@ -280,11 +321,13 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             encoder_attention_mask=seen,
             use_cache=False,
             training=training,
-        ).last_hidden_state                                        # [batch, length, width]
+        ).last_hidden_state
+
+    def _language_terms(self, hidden, labels, training):
         if self.stored_output is not None:
-            return self._stored_loss(hidden, batch["labels"])
+            return self._stored_loss(hidden, labels)
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
-        return projected_loss(tf.cast(hidden, dtype), self.output_table(), batch["labels"], self._settings.objective,
+        return projected_loss(tf.cast(hidden, dtype), self.output_table(), labels, self._settings.objective,
                               differentiable=training, fixed_shapes=bool(self.jit_compile))
 
     def _encoded(self, batch, training):
@@ -300,6 +343,36 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         states = self.encoder(self.transformer.embed(ids), positions, source_segments, training=training)
         return states, source_mask(segments, source_segments)
 
+    def _head_terms(self, hidden, batch, training, balance):
+        head = self.adaptation.head
+        if self.head is None or (self._targets is None and head.kind != "choice"):
+            missing = "the model has no head; add one (tfgpt.models.surgery.add_head)" if self.head is None else "call name_labels before"
+            raise ValueError(f"head_labels: {missing}")
+        found = judge(head, self.head(hidden, training=training), batch["head_labels"], self._targets, self._settings.objective.label_smoothing)
+        padding, places = _padding(batch)
+        if head.weight == 1:
+            nothing = (tf.zeros([]), *[tf.zeros([], tf.int64)] * 2)
+            return HeadTerms(found.objective, found.loss, places - padding, found.correct, found.count, *nothing)
+        language = self._language_terms(hidden, next_tokens(head, batch, self.config.eos_token_id), training)
+        objective = head.weight * found.objective + (1.0 - head.weight) * balance * language.objective
+        return HeadTerms(objective, found.loss, places - padding, found.correct, found.count, *language[1:])
+
+    def balance(self, batch: dict[str, tf.Tensor]) -> tf.Tensor | float:
+        """Return what the language model's summed loss is multiplied by beside a head's, so that one divisor, of what is judged, makes means of both.
+
+        It is the ratio of their numbers in the whole batch, over all replicas: micro steps and replicas that have more of one than of the other then
+        weigh right. Called in replica context.
+        """
+        head = self.adaptation.head
+        if "head_labels" not in batch or head.weight == 1:
+            return 1.0
+        tokens = tf.math.count_nonzero(next_tokens(head, batch, self.config.eos_token_id) != IGNORED)
+        counts = tf.stack([judged_count(head, batch["head_labels"]), tokens])
+        replicas = tf.distribute.get_replica_context()
+        if replicas.num_replicas_in_sync > 1:
+            counts = replicas.all_reduce(tf.distribute.ReduceOp.SUM, counts)
+        return tf.cast(tf.math.divide_no_nan(*tf.unstack(tf.cast(counts, tf.float64))), tf.float32)
+
     def _stored_loss(self, hidden, labels):
         """Return what `projected_loss` does, for weights that are stored: the logits of all labels at once."""
         trained = labels != IGNORED
@@ -313,20 +386,34 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
         _check_batch(batch)
-        scale = self.guard.loss_scale(self._settings, tf.size(batch["labels"]))
+        scale = self.guard.loss_scale(self._settings, tf.size(batch["input_ids"]))
         terms, gradients = summed_gradients(self, batch, self._settings, scale)
         terms, padding, places = summed_over_replicas(terms, *_padding(batch))
-        norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.tokens, scale, self._settings)
-        zero_if_skipped = [tf.where(finite, term, 0) for term in (*terms, norm)]
-        sums = self._running.add(*zero_if_skipped, steps=tf.cast(finite, tf.int64), padding=padding, places=places)
+        norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.divisor, scale, self._settings)
+        zero_if_skipped = {name: tf.where(finite, term, 0) for name, term in (terms._asdict() | {"gradient_norm": norm}).items()}
+        sums = self._running.add(**zero_if_skipped, steps=tf.cast(finite, tf.int64), padding=padding, places=places)
         counts = {name: tf.identity(self.guard.variables[name]) for name in ("skipped", "skipped_in_a_row")}
-        return _figures(sums) | counts | {"gradient_norm": _share(sums, "gradient_norm", "steps"), "padding": _share(sums, "padding", "places")}
+        return self._figures(terms, sums) | counts | {"gradient_norm": _share(sums, "gradient_norm", "steps"), "padding": _share(sums, "padding", "places")}
 
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
         terms, *_ = summed_over_replicas(self.loss_terms(batch))
-        return _figures(self._running.add(*terms))
+        return self._figures(terms, self._running.add(**terms._asdict()))
+
+    def _figures(self, terms, sums):
+        """Return what is logged, by the sums so far of such terms."""
+        tokens, loss = tf.cast(sums["tokens"], tf.float32), _share(sums, "loss", terms.counted)
+        accuracy = {} if self.adaptation.head.kind == "number" and terms.counted == "judged" else {"accuracy": _share(sums, "correct", terms.counted)}
+        if terms.counted == "tokens":
+            return {"loss": loss, "perplexity": tf.exp(loss), **accuracy, "tokens": tokens}
+        counts = {"tokens": tokens, "judged": tf.cast(sums["judged"], tf.float32)}
+        if (weight := self.adaptation.head.weight) == 1:
+            return {"loss": loss, **accuracy, **counts}
+        language = _share(sums, "language_loss", "language_tokens")
+        counts["language_tokens"] = tf.cast(sums["language_tokens"], tf.float32)
+        return {"loss": weight * loss + (1.0 - weight) * language, "head_loss": loss, "language_loss": language, "perplexity": tf.exp(language),
+                **accuracy, **counts}
 
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
@@ -398,22 +485,17 @@ class OutputMatrix(tf_keras.layers.Layer):
 
 
 def _check_batch(batch):
-    if not isinstance(batch, dict) or not {"input_ids", "labels"} <= set(batch):
+    if not isinstance(batch, dict) or "input_ids" not in batch or not {"labels", "head_labels"} & set(batch):
         found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets), got {found}; see tfgpt.pack_texts")
+        raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets; head_labels for a head), got {found}; see tfgpt.pack_texts")
 
 
 def _padding(batch):
     """Return the places without a token, and all places, int64 []."""
-    places = tf.size(batch["labels"], out_type=tf.int64)
+    places = tf.size(batch["input_ids"], out_type=tf.int64)
     if "segment_ids" not in batch:
         return tf.zeros([], tf.int64), places
     return tf.math.count_nonzero(batch["segment_ids"] == 0), places
-
-
-def _figures(sums):
-    loss = _share(sums, "loss", "tokens")
-    return {"loss": loss, "perplexity": tf.exp(loss), "accuracy": _share(sums, "correct", "tokens"), "tokens": tf.cast(sums["tokens"], tf.float32)}
 
 
 def _share(sums, part, whole):
@@ -423,7 +505,7 @@ def _share(sums, part, whole):
 class _RunningSums:
     """Sums over an epoch and all replicas, in one variable. No Keras layer, so that it is not taken for a weight of the model."""
 
-    names = ("objective", "loss", "tokens", "correct", "gradient_norm", "steps", "padding", "places")
+    names = (*HeadTerms._fields, "gradient_norm", "steps", "padding", "places")
 
     def __init__(self):
         self._sums = tf.Variable(tf.zeros([len(self.names)], tf.float64), trainable=False, name="running_sums",
@@ -433,9 +515,10 @@ class _RunningSums:
         """Start anew."""
         self._sums.assign(tf.zeros_like(self._sums))
 
-    def add(self, objective, loss, tokens, correct, gradient_norm=0.0, steps=0, padding=0, places=0):
-        """Add what all replicas together have, and return the sums so far by name, float64 []."""
-        self._sums.assign_add(tf.stack([tf.cast(term, tf.float64) for term in (objective, loss, tokens, correct, gradient_norm, steps, padding, places)]))
+    def add(self, **terms):
+        """Add what all replicas together have, by name, and return the sums so far, float64 []."""
+        assert not terms.keys() - set(self.names)
+        self._sums.assign_add(tf.stack([tf.cast(terms.get(name, 0), tf.float64) for name in self.names]))
         return dict(zip(self.names, tf.unstack(tf.convert_to_tensor(self._sums))))
 
 

@@ -49,8 +49,7 @@ class LiteModel:
     True
     """
 
-    all_variables = ()
-    encoder = None
+    all_variables, encoder, head = (), None, None
 
     def __init__(self, model, weights: str = "float32", threads: int = 0):
         self.config = model.config

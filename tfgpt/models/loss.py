@@ -43,6 +43,15 @@ class LossTerms(NamedTuple):
     correct: tf.Tensor
     """int64 [], tokens than which the model finds no other likelier."""
 
+    dtypes = (tf.float32, tf.float32, tf.int64, tf.int64)
+    counted = "tokens"
+    """What a mean loss is over."""
+
+    @property
+    def divisor(self) -> tf.Tensor:
+        """What the summed objective is divided by."""
+        return self.tokens
+
 
 def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objective: Objective = Objective(), *, differentiable: bool = True,
                    fixed_shapes: bool = False) -> LossTerms:

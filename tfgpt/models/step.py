@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import tensorflow as tf
 
+from tfgpt.models.heads import HeadTerms
 from tfgpt.models.loss import LossTerms, Objective
 
 PRECISIONS = {"float32": None, "bfloat16": tf.bfloat16, "float16": tf.float16}
@@ -42,27 +43,29 @@ class StepSettings:
             raise ValueError(f"accumulate: {self.accumulate} micro steps; give 1 or more")
 
 
-def summed_gradients(model, batch: dict[str, tf.Tensor], settings: StepSettings, loss_scale: tf.Tensor | float) -> tuple[LossTerms, list[tf.Tensor]]:
+def summed_gradients(
+    model, batch: dict[str, tf.Tensor], settings: StepSettings, loss_scale: tf.Tensor | float
+) -> tuple[LossTerms | HeadTerms, list[tf.Tensor]]:
     """Return a replica's sums over a batch, and the gradients of its summed objective times the loss scale, one for each trainable variable.
 
     Raises:
         ValueError: the batch cannot be cut into so many micro steps.
     """
     variables, clock = model.trainable_variables, model.transformer.dropout_clock
-    rows = tf.shape(batch["labels"])[0]
+    rows, balance = tf.shape(batch["input_ids"])[0], model.balance(batch)
     first_row = tf.distribute.get_replica_context().replica_id_in_sync_group * rows  # of this replica in the global batch
 
     def micro_step(number, part):
         clock.set(model.optimizer.iterations, first_row + number * (rows // settings.accumulate))
         with tf.GradientTape() as tape:
-            terms = model.loss_terms(part, training=True)
+            terms = model.loss_terms(part, training=True, balance=balance)
             scaled = terms.objective * loss_scale
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return terms, [tf.convert_to_tensor(gradient) for gradient in gradients]  # dense: a repeated row of IndexedSlices has the wrong norm
 
     if settings.accumulate == 1:
         return micro_step(0, batch)
-    known = batch["labels"].shape[0]
+    known = batch["input_ids"].shape[0]
     if known is None or known % settings.accumulate:
         raise ValueError(f"accumulate: {known or 'an unknown number of'} rows of a batch cannot be cut into {settings.accumulate} micro steps; "
                          f"give batches of a multiple of {settings.accumulate} rows, with drop_remainder=True")
@@ -70,21 +73,22 @@ def summed_gradients(model, batch: dict[str, tf.Tensor], settings: StepSettings,
 
     def step(number, sums, total):
         terms, gradients = micro_step(number, {key: value[number] for key, value in parts.items()})
-        return number + 1, LossTerms(*map(tf.add, sums, terms)), [before + gradient for before, gradient in zip(total, gradients)]
+        return number + 1, kind(*map(tf.add, sums, terms)), [before + gradient for before, gradient in zip(total, gradients)]
 
-    nothing = LossTerms(tf.constant(0.0), tf.constant(0.0), tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    kind = HeadTerms if "head_labels" in batch else LossTerms
+    nothing = kind(*(tf.zeros([], dtype) for dtype in kind.dtypes))
     start = (0, nothing, [tf.zeros(variable.shape) for variable in variables])
     _, terms, gradients = tf.while_loop(lambda number, *_: number < settings.accumulate, step, start)
     return terms, gradients
 
 
-def summed_over_replicas(terms: LossTerms, *counts: tf.Tensor) -> tuple:
+def summed_over_replicas(terms: LossTerms | HeadTerms, *counts: tf.Tensor) -> tuple:
     """Return the terms of all replicas together, and further counts in their dtypes; called in replica context."""
     replicas, tensors = tf.distribute.get_replica_context(), [*terms, *counts]
     if replicas.num_replicas_in_sync > 1:
         sums = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([tf.cast(tensor, tf.float64) for tensor in tensors]))
         tensors = [tf.cast(total, tensor.dtype) for total, tensor in zip(tf.unstack(sums), tensors)]
-    return LossTerms(*tensors[: len(terms)]), *tensors[len(terms) :]
+    return type(terms)(*tensors[: len(terms)]), *tensors[len(terms) :]
 
 
 class StepGuard:
@@ -111,14 +115,14 @@ class StepGuard:
             return 1.0
         return self.variables["loss_scale"] / tf.cast(positions, tf.float32)
 
-    def apply(self, optimizer, gradients, variables, tokens, scale, settings: StepSettings) -> tuple[tf.Tensor, tf.Tensor]:
+    def apply(self, optimizer, gradients, variables, divisor, scale, settings: StepSettings) -> tuple[tf.Tensor, tf.Tensor]:
         """Take the step, or skip it; called in replica context.
 
         Args:
             optimizer: of Keras; its `iterations` count a skipped step too.
             gradients: of this replica's summed objective times `scale`.
             variables: that they belong to.
-            tokens: int64 [], the trained tokens of all replicas.
+            divisor: int64 [], the trained tokens of all replicas, or what a head judged.
             scale: of `loss_scale`.
             settings: of the step.
 
@@ -128,7 +132,7 @@ class StepGuard:
         replicas = tf.distribute.get_replica_context()
         if replicas.num_replicas_in_sync > 1:
             gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        factor = 1.0 / (tf.maximum(tf.cast(tokens, tf.float32), 1.0) * scale)
+        factor = 1.0 / (tf.maximum(tf.cast(divisor, tf.float32), 1.0) * scale)
         if settings.l2:
             gradients = [gradient + settings.l2 / factor * variable if is_matrix(variable) else gradient
                          for gradient, variable in zip(gradients, variables)]

@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.models import weights
-from tfgpt.models.adaptation import matches
+from tfgpt.models.adaptation import Head, matches
 from tfgpt.models.build import model_of
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.gpt1 import is_gpt1
-from tfgpt.recipe import BottleneckConfig, EncoderConfig, PrefixConfig
+from tfgpt.models.heads import head_of
+from tfgpt.recipe import BottleneckConfig, EncoderConfig, HeadConfig, PrefixConfig
 
 OF_BLOCK = re.compile(r"^(transformer\.h\.)(\d+)(\..*)$")
 INTO_THE_STREAM = ("attn.c_proj.weight", "mlp.c_proj.weight")
@@ -168,3 +169,32 @@ def _copied_encoder(tensors, chosen, context):
             if part.split(".")[0] in OF_EVERY_BLOCK:
                 copied[f"encoder.h.{number}.{part}"] = tensors[name]
     return {name: array for name, array in copied.items() if not matches("**.prefix", name)}
+
+
+def add_head(model: GPTLMHeadModel, config: HeadConfig, labels: Mapping[str, int] | Sequence[str] = (), seed: int = 0) -> GPTLMHeadModel:
+    """Return a model with a head, which reads the final hidden state of the last token of what it judges; nothing else changes.
+
+    Args:
+        model: one with a head of the same kind and labels keeps that head's weights, one with another head loses them.
+        config: what the head finds, and how it is trained.
+        labels: the names (for a number: the numbers) in the order of data/labels.txt, or with how often each occurs; none for choice.
+        seed: of its weights.
+
+    Raises:
+        ValueError: too few labels, or one that is no number.
+
+    >>> add_head(model, HeadConfig("classes"), ["ham", "spam"]).head.weight.shape
+    TensorShape([32, 2])
+    """
+    head = head_of(config, labels)
+    tensors, old = weights.state(model), model.adaptation.head
+    if (old.kind, old.labels) != (head.kind, head.labels):
+        tensors = {name: array for name, array in tensors.items() if not matches("head", name)}
+    elif head.kind == "number":
+        head = replace(head, center=old.center, spread=old.spread)                        # what its weights belong to
+    return changed(model, tensors, seed, head=head)
+
+
+def remove_head(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model without its head: the language model alone."""
+    return changed(model, {name: array for name, array in weights.state(model).items() if not matches("head", name)}, head=Head())

@@ -160,6 +160,10 @@ class BarCallback(StepCallback):
         """Say the evaluation's result."""
         line = f"step {self.step}: loss {logs['loss']:.3f}, {logs['tokens_per_second']:,.0f} tokens/s"
         if "val_loss" in logs:
-            line += f"; validation loss {logs['val_loss']:.3f}, perplexity {logs['val_perplexity']:.1f}"
+            line += f"; validation loss {logs['val_loss']:.3f}"
+        if "val_perplexity" in logs:
+            line += f", perplexity {logs['val_perplexity']:.1f}"
+        if "judged" in logs and "val_accuracy" in logs:
+            line += f", accuracy {logs['val_accuracy']:.3f}"
         self._say(line)
         self._advance(completed=self.step, note=line)

@@ -16,7 +16,7 @@ from tfgpt.files import write_text
 from tfgpt.training.control import StepCallback
 
 COLUMNS = ("step", "split", "loss", "perplexity", "bits_per_byte", "accuracy", "learning_rate", "gradient_norm", "weight_norm", "tokens_per_second",
-           "utilization", "memory_gigabytes", "padding")
+           "utilization", "memory_gigabytes", "padding", "head_loss", "language_loss")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RunFigures:
     """What a run knows of its data and its machine, for figures that a model alone cannot give."""
 
     bytes_per_token: dict[str, float]
-    """Of text, by split."""
+    """Of text, by split; empty where it says nothing of the loss."""
     flops_per_token: int
     """Of a training step."""
     peak_flops: float
@@ -45,11 +45,11 @@ class Curves(StepCallback):
     def __init__(self, record: Callable[[dict], None], log_every: int, figures: RunFigures | None = None):
         super().__init__()
         self._record, self._log_every, self._figures = record, log_every, figures
-        self._before = dict.fromkeys(("tokens", "loss", "accuracy"), 0.0)
+        self._before: dict[str, float] = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         """Start anew with Keras's sums."""
-        self._before = dict.fromkeys(self._before, 0.0)
+        self._before = {}
 
     def on_train_batch_end(self, batch, logs=None):
         """Record every `log_every` steps; only then are the figures fetched from the device."""
@@ -61,22 +61,26 @@ class Curves(StepCallback):
         """Record the evaluation, and what was trained since the last record."""
         self._record_training(logs)
         if "val_loss" in logs:
-            values = {name: float(logs[f"val_{name}"]) for name in ("loss", "accuracy", "tokens_per_second")}
-            self._record({"step": self.step, "split": "validation"} | values | self._of_loss("validation", values["loss"]))
+            values = {name: float(logs[f"val_{name}"]) for name in (*_means(logs), "loss", "tokens_per_second")}
+            self._record({"step": self.step, "split": "validation"} | values | self._of_loss("validation", values, logs))
 
     def _record_training(self, logs):
-        sums = {"tokens": float(logs["tokens"])} | {name: float(logs[name]) * float(logs["tokens"]) for name in ("loss", "accuracy")}
-        since = {name: sums[name] - self._before[name] for name in sums}
+        means = _means(logs)
+        counts = {count: float(logs[count]) for count in ("tokens", *means.values())}
+        sums = counts | {name: float(logs[name]) * counts[count] for name, count in means.items()}
+        since = {name: value - self._before.get(name, 0.0) for name, value in sums.items()}
         self._before = sums
         if since["tokens"]:
-            loss = since["loss"] / since["tokens"]
+            values = {name: since[name] / since[count] for name, count in means.items()}
+            if "head_loss" in values:
+                share = self.model.adaptation.head.weight
+                values["loss"] = share * values["head_loss"] + (1.0 - share) * values["language_loss"]
             rate = float(logs["tokens_per_second"])
             self._record({
                 "step": self.step,
                 "split": "train",
-                "loss": loss,
-                **self._of_loss("train", loss),
-                "accuracy": since["accuracy"] / since["tokens"],
+                **values,
+                **self._of_loss("train", values, logs),
                 "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
                 "gradient_norm": float(logs["gradient_norm"]),
                 "weight_norm": float(tf.linalg.global_norm([tf.convert_to_tensor(variable) for variable in self.model.trainable_variables])),
@@ -86,10 +90,22 @@ class Curves(StepCallback):
                 "padding": float(logs["padding"]),
             })
 
-    def _of_loss(self, split, loss):
-        """Return the figures that follow from a loss."""
-        per_byte = {"bits_per_byte": loss / math.log(2) / self._figures.bytes_per_token[split]} if self._figures else {}
+    def _of_loss(self, split, values, logs):
+        """Return the figures that follow from a language model's loss."""
+        if "judged" in logs and "language_loss" not in values:
+            return {}
+        loss, bytes_per_token = values.get("language_loss", values["loss"]), self._figures.bytes_per_token if self._figures else {}
+        per_byte = {"bits_per_byte": loss / math.log(2) / bytes_per_token[split]} if split in bytes_per_token else {}
         return {"perplexity": math.exp(min(loss, 700.0))} | per_byte  # a float ends at exp(709)
+
+
+def _means(logs):
+    """Return the means among logs, each with the count that it is over."""
+    if "head_loss" in logs:
+        over = {"head_loss": "judged", "language_loss": "language_tokens", "accuracy": "judged"}
+    else:
+        over = dict.fromkeys(("loss", "accuracy"), "judged" if "judged" in logs else "tokens")
+    return {name: count for name, count in over.items() if name in logs}
 
 
 class CurvesFile(Curves):
@@ -159,7 +175,7 @@ def plot_losses(rows: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure  # here: it takes a second, which a training without a picture need not wait for
 
     figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats a token)")
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss (nats)")
     for split, style in (("train", "-"), ("validation", "o-")):
         points = [(int(row["step"]), float(row["loss"])) for row in rows if row["split"] == split]
         if points:

@@ -1,0 +1,147 @@
+"""Figures of what judges texts: a model's head, or a baseline. Both give findings on the same texts, which are measured alike.
+
+Metrics are scikit-learn's; the intervals are of the bootstrap (Efron 1979), over whole texts, since the words of a text depend on each other.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from sklearn import metrics
+
+from tfgpt.data.packing import IGNORED
+from tfgpt.models.adaptation import Head
+
+RESAMPLES = 1000
+"""Of the bootstrap; the ends of an interval are then off by about a twentieth of its width."""
+LEAST_PROBABILITY = 1e-9
+"""That a loss counts with, so that one impossible text does not make it infinite."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of texts, words or questions, beside what is right."""
+
+    head: Head
+    right: np.ndarray
+    """classes, tags, choice: int64 [judged]; labels: bool [judged, labels]; number: float64 [judged], the number itself."""
+    found: np.ndarray
+    """classes, tags, choice: float64 [judged, classes or choices], probabilities; labels: float64 [judged, labels], of each; number: float64 [judged]."""
+    text: np.ndarray
+    """int64 [judged], the text that each belongs to, from 0."""
+
+
+def find(model, targets: np.ndarray | None, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None) -> Findings:
+    """Return what a model's head finds.
+
+    Args:
+        model: a `GPTLMHeadModel` with a head.
+        targets: of `tfgpt.models.heads.targets_of`.
+        batches: of packed sequences, with `head_labels`.
+        advance: called after each batch.
+    """
+    outputs, labels, texts, count = [], [], [], 0
+    graph = tf.function(model.head_outputs)
+    for batch in batches:
+        given, segments = batch["head_labels"].numpy(), batch["segment_ids"].numpy()
+        judged = given != IGNORED
+        keys = (np.arange(len(given))[:, np.newaxis] * (segments.max() + 1) + segments)[judged]
+        distinct, text = np.unique(keys, return_inverse=True)
+        outputs.append(graph(batch).numpy()[judged])
+        labels.append(given[judged])
+        texts.append(text + count)
+        count += len(distinct)
+        advance()
+    return _findings(model.adaptation.head, *map(np.concatenate, (outputs, labels, texts)), targets)
+
+
+def _findings(head, outputs, labels, texts, targets) -> Findings:
+    outputs = outputs.astype(np.float64)
+    if head.kind == "choice":
+        return _of_choices(head, outputs[:, 0], labels)
+    if head.kind == "number":
+        right, found = (head.center + head.spread * values.astype(np.float64) for values in (targets[labels], outputs[:, 0]))
+        return Findings(head, right, found, texts)
+    if head.kind == "labels":
+        return Findings(head, targets[labels] > 0, 1.0 / (1.0 + np.exp(-outputs)), texts)
+    return Findings(head, targets[labels].astype(np.int64), _softmax(outputs), texts)
+
+
+def _of_choices(head, scores, labels) -> Findings:
+    """Put the choices of each question, which follow on each other, into a row."""
+    question = np.cumsum(labels // 2 == 0) - 1
+    table = np.full([question.max() + 1, labels.max() // 2 + 1], -np.inf)
+    table[question, labels // 2] = scores
+    right = np.zeros(len(table), np.int64)
+    right[question[labels % 2 == 1]] = labels[labels % 2 == 1] // 2
+    return Findings(head, right, _softmax(table), np.arange(len(table)))
+
+
+def _softmax(logits):
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+def measure(findings: Findings, seed: int) -> dict:
+    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also the `confusion` of each with each.
+
+    Args:
+        findings: of one or more texts.
+        seed: of the bootstrap.
+    """
+    texts = int(findings.text.max()) + 1
+    values = figures_of(findings, np.ones(len(findings.right)))
+    rng, draws = np.random.default_rng(seed), {name: [] for name in values}
+    for _ in range(RESAMPLES):
+        drawn = np.bincount(rng.integers(texts, size=texts), minlength=texts)
+        for name, value in figures_of(findings, drawn[findings.text].astype(float)).items():
+            draws[name].append(value)
+    measured = {name: {"value": value, "interval": np.quantile(draws[name], [0.025, 0.975]).tolist()} for name, value in values.items()}
+    return {"loss": mean_loss(findings), "metrics": measured} | _confusion(findings)
+
+
+def mean_loss(findings: Findings) -> float:
+    """Return nats a text (word, question); of numbers half the squared error in standard deviations of those trained on."""
+    right, found = findings.right, findings.found
+    if findings.head.kind == "number":
+        return float(np.mean(0.5 * np.square((found - right) / findings.head.spread)))
+    if findings.head.kind == "labels":
+        of_right = np.where(right, found, 1.0 - found)
+        return float(-np.log(np.maximum(of_right, LEAST_PROBABILITY)).sum(axis=1).mean())
+    return float(-np.log(np.maximum(found[np.arange(len(right)), right], LEAST_PROBABILITY)).mean())
+
+
+def figures_of(findings: Findings, weights: np.ndarray) -> dict[str, float]:
+    """Return the metrics of findings that count so many times each, float64 [judged]."""
+    right, found, kind = findings.right, findings.found, findings.head.kind
+    if kind == "number":
+        spread = np.average(np.square(right - np.average(right, weights=weights)), weights=weights)
+        error = np.average(np.square(right - found), weights=weights)
+        return {"mean absolute error": float(metrics.mean_absolute_error(right, found, sample_weight=weights)),
+                "R2": float(1.0 - error / spread) if spread else 0.0}  # scikit-learn's r2_score warns at every draw of one text
+    chosen = found > 0.5 if kind == "labels" else found.argmax(axis=1)
+    accuracy = float(metrics.accuracy_score(right, chosen, sample_weight=weights))
+    if kind == "choice":
+        return {"accuracy": accuracy}
+    labels = findings.head.labels
+    of_each = metrics.f1_score(right, chosen, labels=np.arange(len(labels)), average=None, sample_weight=weights, zero_division=0.0)
+    there = np.array([_occurs(findings, chosen, weights, number) for number in range(len(labels))])
+    each = {f"F1 of {label}": float(value) for label, value in zip(labels, of_each)}
+    return {"accuracy": accuracy, "macro F1": float(of_each[there].mean()) if there.any() else 0.0} | each
+
+
+def _occurs(findings, chosen, weights, number):
+    """Tell whether a label is found or right anywhere; one that is neither has no F1, and the mean is over the others."""
+    if findings.head.kind == "labels":
+        return bool(weights[findings.right[:, number] | chosen[:, number]].any())
+    return bool(weights[(findings.right == number) | (chosen == number)].any())
+
+
+def _confusion(findings):
+    if findings.head.kind not in ("classes", "tags"):
+        return {}
+    labels = findings.head.labels
+    table = metrics.confusion_matrix(findings.right, findings.found.argmax(axis=1), labels=np.arange(len(labels)))
+    return {"confusion": {"labels": list(labels), "rows are right, columns found": table.tolist()}}
