@@ -168,3 +168,19 @@ def _copied_encoder(tensors, chosen, context):
             if part.split(".")[0] in OF_EVERY_BLOCK:
                 copied[f"encoder.h.{number}.{part}"] = tensors[name]
     return {name: array for name, array in copied.items() if not matches("**.prefix", name)}
+
+
+def untie_output(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model whose output matrix is its own, `lm_head`, and begins as a copy of the embeddings: the same function. One that has its own keeps it."""
+    if model.lm_head is not None:
+        return model
+    tensors = weights.state(model) | {"lm_head.weight": model.output_table().numpy()}
+    return changed(model, tensors, of_config={"tie_word_embeddings": False})
+
+
+def tie_output(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model whose output matrix is the embeddings; what it had of its own is gone."""
+    if model.lm_head is None:
+        return model
+    tensors = {name: array for name, array in weights.state(model).items() if name != "lm_head.weight"}
+    return changed(model, tensors, of_config={"tie_word_embeddings": True})
