@@ -14,8 +14,10 @@ import tensorflow as tf
 
 from tfgpt.data.corpus import read_corpus
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import build
-from tfgpt.recipe import DataConfig, ExportConfig, ModelConfig
+from tfgpt.models import build, surgery
+from tfgpt.models.adaptation import matches
+from tfgpt.models.weights import short_name
+from tfgpt.recipe import DataConfig, EncoderConfig, ExportConfig, ModelConfig
 from tfgpt.serving.export import export
 from tfgpt.text.bpe import load_tokenizer, train_tokenizer
 
@@ -59,6 +61,19 @@ def build_larger(variable, number):
     if variable.name.endswith(("/bias:0", "/gamma:0", "/beta:0")):
         return variable + tf.random.stateless_normal(variable.shape, seed=[7, number], stddev=0.2)
     return variable * 10.0
+
+
+@pytest.fixture(scope="session")
+def translator(model):
+    """The model with an encoder of one layer and room for 32 tokens, every weight of which counts. Not to be trained."""
+    translator = surgery.add_encoder(model, EncoderConfig(kind="new", layers=1, context=32), seed=6)
+    for number, variable in enumerate(translator.weights):
+        name = short_name(variable)
+        if matches("encoder", name) or matches("**.ln_cross_attn", name):
+            variable.assign(build_larger(variable, number))
+        elif matches("**.crossattention", name):
+            variable.assign(tf.random.stateless_normal(variable.shape, seed=[8, number], stddev=0.4))
+    return translator
 
 
 @pytest.fixture(scope="session")

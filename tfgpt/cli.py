@@ -233,6 +233,10 @@ def _print_summary(recipe, folder):
     print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
     for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
         print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
+    if "translated" in evaluation:
+        print(f"\n{evaluation['translated']:,} sources, written out:{'':<12}{'this model':>10}{evaluation['baseline']['metrics_of']:>22}")
+        for name, of in evaluation["baseline"]["metrics"].items():
+            print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
     prompt = settings.prompts[0] if settings.prompts else "The"
     body = json.dumps({"instances": [{"prompt": prompt, "max_new_tokens": 40}]})

@@ -20,14 +20,16 @@ from tfgpt.data.prepare import tokenized_documents
 from tfgpt.data.shards import ShardedData
 from tfgpt.data.sources import input_files, inputs_sha256
 from tfgpt.data.unlabelled import check_unlabelled, prepare_unlabelled, unlabelled_data
-from tfgpt.evaluation.evaluate import figures, summed_loss
+from tfgpt.evaluation.evaluate import figures, share_with_interval, summed_loss
 from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, ngram_baseline
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
+from tfgpt.evaluation.translation import check_packages, evaluate_translation, held_out_pairs
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
+from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.heads import for_head
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
@@ -47,7 +49,7 @@ from tfgpt.training.fit import train
 from tfgpt.training.tensorboard import PROJECTED_TOKENS, write_projector
 from tfgpt.training.views import draw_views
 
-LANGUAGE_MODELLING = ("text", "pairs", "chat")
+LANGUAGE_MODELLING = ("text", "pairs", "chat", "translation")
 """What data.examples may be where a language model is trained."""
 
 IMPORTANCE_SEQUENCES = 512
@@ -78,8 +80,9 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
+    _check_encoder(recipe)
     if is_adapted(recipe):
-        rehearse(build.start_config(recipe.model, recipe.data.length), recipe.adapt)
+        rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
 
@@ -93,6 +96,37 @@ def _check_examples(examples, head):
           "with tfgpt data prepare")
     check(examples in LANGUAGE_MODELLING, f"data.examples: {examples} is not what a language model is trained on; set it to one of "
           f"{', '.join(LANGUAGE_MODELLING)}, or prepare the data alone with tfgpt data prepare")
+
+
+def _check_encoder(recipe):
+    """Refuse sources that nothing would read, and an encoder that nothing is given."""
+    data, asked = recipe.data, adapt_config(recipe).encoder
+    there = Adaptation.of(build.start_config(recipe.model, data.length)).encoder
+    encoder = there if there.kind != "none" else asked
+    named = "model.init: its model" if there.kind != "none" else f"adapt.encoder.kind: {asked.kind}"
+    if encoder.kind == "none":
+        check(data.examples != "translation", "data.examples: translation needs a model with an encoder; set adapt.encoder.kind to new or copy, or prepare "
+              "the data alone with tfgpt data prepare")
+        return
+    check(data.examples == "translation", f"{named} reads sources, which data.examples: {data.examples} has not; set data.examples to translation")
+    check(_source_length(data) <= encoder.context, f"data.source_length: {_source_length(data)} tokens is longer than the {encoder.context} that the encoder "
+          f"takes; set it to {encoder.context} or less" + ("" if there.kind != "none" else ", or raise adapt.encoder.context"))
+    check(there.kind == "none" or not is_pretrained(recipe), "adapt.pretrain.steps: the model of model.init has an encoder, and text without sources does not "
+          "train it; set it to 0")
+    if recipe.evaluate.translations >= 0:
+        check_packages()
+
+
+def _source_length(data):
+    return data.source_length or data.length
+
+
+def adapt_config(recipe: Recipe) -> AdaptConfig:
+    """Return how the model is changed; an encoder takes sources as long as the data's, unless it is said otherwise."""
+    encoder = recipe.adapt.encoder
+    if encoder.kind == "none":
+        return recipe.adapt
+    return dataclasses.replace(recipe.adapt, encoder=dataclasses.replace(encoder, context=encoder.context or _source_length(recipe.data)))
 
 
 def tokenizer_settings(recipe: Recipe) -> tuple:
@@ -186,17 +220,22 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
     """Write the model with all its layers to checkpoints/initial."""
     def importance(model):
         data, most = ShardedData(folder / "data"), IMPORTANCE_SEQUENCES // recipe.train.global_batch_size
-        batches = training_batches(data, recipe.train.global_batch_size, recipe.seed).take(max(most, 1))
+        batches = training_batches(data, recipe.train.global_batch_size, recipe.seed).take(max(most, 1)).map(_without_sources)
         with progress_bar("adapt: which heads matter"):
             found = head_importance(model, batches)
         write_json(folder / "checkpoints" / "head-importance.json", found)
         return found
 
     labels = count_labels(folder / "data") if _has_head(recipe) else {}
-    model = adapt(build.load_model(folder / start_of("adapt", recipe)), recipe.adapt, recipe.seed, importance, labels)
+    model = adapt(build.load_model(folder / start_of("adapt", recipe)), adapt_config(recipe), recipe.seed, importance, labels)
     _save(model, folder / "checkpoints" / "initial")
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
+
+
+def _without_sources(batch):
+    """Return a batch as a model has it before it gets an encoder."""
+    return {key: value for key, value in batch.items() if not key.startswith("encoder_")}
 
 
 def _has_head(recipe):
@@ -350,7 +389,7 @@ def _shown(recipe, folder, model, devices, training) -> dict:
     writes = settings.sample_prompts and not (judges and not _is_language_model(recipe))
     return {
         "sample": sample if writes else None,
-        "draw": draw if writes else None,
+        "draw": draw if writes and model.encoder is None else None,  # a text without its source would show a decoder that sees nothing
         "figures": RunFigures(bytes_per_token, needed.flops_per_token, peak_flops(settings.precision) * devices.replicas),
         "hparams": _hparams(recipe) if training.stage == "train" else None,
     }
@@ -420,17 +459,27 @@ def _language_evaluation(recipe, folder, model):
             found = evaluate_language(model, folder / "data", "validation", settings.batch_size, texts, advance)
         with progress_bar(f"evaluate: {settings.ngram_order}-gram baseline"):
             baseline = ngram_baseline(model, folder / "data", "validation", settings.ngram_order, settings.ngram_tokens, texts)
-        accuracy = _share_with_interval(found.pop("correct"), found["tokens"])
+        accuracy = share_with_interval(found.pop("correct"), found["tokens"])
         return found | {"baseline": baseline, "metrics": {"accuracy": accuracy}}
     text_bytes = _read_stats(folder / "data")["splits"]["validation"]["bytes"]
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", settings.batch_size)
     with progress_bar("evaluate: model", total=total, unit="batches") as advance:
         loss_sum, tokens, correct = summed_loss(model, batches, advance)
-    return figures(loss_sum, tokens, text_bytes) | {
+    evaluation = figures(loss_sum, tokens, text_bytes) | {
         "tokens": tokens,
         "baseline": _baseline(recipe, folder, text_bytes),
-        "metrics": {"accuracy": _share_with_interval(correct, tokens)},
+        "metrics": {"accuracy": share_with_interval(correct, tokens)},
     }
+    return _with_translations(recipe, folder, model, evaluation) if model.encoder is not None and settings.translations >= 0 else evaluation
+
+
+def _with_translations(recipe, folder, model, evaluation):
+    """Return an evaluation with the metrics of written targets, and beside those of the n-gram model, which writes none, those of copied sources."""
+    pairs, batch_size = held_out_pairs(recipe.data, "validation", recipe.evaluate.translations), recipe.evaluate.batch_size
+    with progress_bar("evaluate: translations", total=-(-len(pairs) // batch_size), unit="batches") as advance:
+        found = evaluate_translation(TextModel(model, load_tokenizer(folder / "tokenizer")), pairs, batch_size, advance)
+    return evaluation | {"translated": found["translated"], "metrics": evaluation["metrics"] | found["metrics"],
+                         "baseline": evaluation["baseline"] | {"metrics_of": "the source, copied", "metrics": found["copied"]}}
 
 
 def _validation_batches(recipe, folder):
@@ -497,14 +546,6 @@ def _baseline(recipe, folder, text_bytes):
         ngram = NgramModel(train, order, len(tokenizer), tokenizer.eos_token_id)
         seen = f", first {tokens:,} tokens" if tokens >= most > 0 else ""
         return {"name": f"{order}-gram, modified Kneser-Ney{seen}"} | figures(*ngram.summed_loss(held_out, counted), text_bytes)
-
-
-def _share_with_interval(hits: int, trials: int) -> dict:
-    """Return a share with its 95 % Wilson score interval (Wilson 1927), which takes the tokens as independent."""
-    z, share = 1.959964, hits / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return {"value": share, "interval": [middle - half, middle + half]}
 
 
 def _load_tokenizer(source):

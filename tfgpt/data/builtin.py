@@ -1,11 +1,15 @@
-"""The two corpora that every machine with Python has: its language reference (`pydoc_data.topics`) and the source of its standard library."""
+"""Corpora that every machine with Python has, its language reference (`pydoc_data.topics`) and the source of its standard library, or makes: numbers."""
 from __future__ import annotations
 
+import functools
 import importlib
+import itertools
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+
+from tfgpt.recipe import RecipeError
 
 SECTION = re.compile(r"\n(?=[^\n]{3,}\n[*=\-~]{3,}\n)")
 """Where a section of Python's reference begins: before a heading that is underlined."""
@@ -31,6 +35,29 @@ def python_reference() -> Iterator[tuple[str, str]]:
         if len(text) >= 200:  # what is left of a repeated topic is its heading
             for section in SECTION.split(text):
                 yield section, f"pydoc_data.topics[{name!r}]"
+
+
+NUMBERS, SMALL, STRIDE = 20_000, 1000, 611_953
+"""How many numbers there are, how many of them are the first ones, and how far apart the others are: the stride has no divisor in common with a million."""
+
+
+@functools.cache
+def number_words() -> tuple[dict[str, str], ...]:
+    """Return numbers below a million in digits, in English and in German words: all below 1,000, and others from all over, no number twice.
+
+    Raises:
+        RecipeError: num2words is not installed.
+
+    >>> number_words()[342]["de"], len({row["digits"] for row in number_words()})
+    ('dreihundertzweiundvierzig', 20000)
+    """
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise RecipeError("data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt[translation]'") from error
+    scattered = (place * STRIDE % 1_000_000 for place in range(1, 1_000_000))
+    numbers = [*range(SMALL), *itertools.islice((number for number in scattered if number >= SMALL), NUMBERS - SMALL)]
+    return tuple({"digits": str(number), "en": num2words(number), "de": num2words(number, lang="de")} for number in numbers)
 
 
 def stdlib_files() -> list[Path]:

@@ -1,0 +1,83 @@
+"""How well a model writes targets from their sources: held-out pairs, beside the sources themselves as answers.
+
+BLEU and chrF are sacrebleu's. Exact matches have a Wilson interval: where nearly all are exact, a bootstrap of them has next to no width.
+"""
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfgpt.data.corpus import read_corpus
+from tfgpt.evaluation.evaluate import share_with_interval
+from tfgpt.generation.text_model import TextModel
+from tfgpt.recipe import DataConfig, RecipeError
+
+RESAMPLES = 1000
+"""Of the bootstrap (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"), whose seed is sacrebleu's, always the same."""
+
+
+def check_packages() -> None:
+    """Refuse to begin what could not be measured in the end.
+
+    Raises:
+        RecipeError: sacrebleu is not installed.
+    """
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise RecipeError("evaluate.translations: BLEU and chrF need the package sacrebleu, which is not installed; pip install 'tfgpt[translation]', or set "
+                          "evaluate.translations to -1")
+
+
+def held_out_pairs(config: DataConfig, split: str, most: int) -> list[tuple[str, str]]:
+    """Return (source, target) pairs of a split.
+
+    Args:
+        config: of the data, which is read again; its examples are translations.
+        split: that they are taken from.
+        most: how many, evenly from beginning to end; 0 = all.
+    """
+    pairs = [(example.encoder_text, "".join(text for text, _ in example.parts)) for example in read_corpus(config) if example.split == split]
+    return pairs if not 0 < most < len(pairs) else [pairs[place] for place in np.arange(most) * len(pairs) // most]
+
+
+def evaluate_translation(text_model: TextModel, pairs: Sequence[tuple[str, str]], batch_size: int, advance: Callable[[], None] = lambda: None) -> dict:
+    """Return the `metrics` of greedy answers to sources, `translated`, how many they are, and `copied`, the metrics of the sources as answers.
+
+    Args:
+        text_model: with an encoder.
+        pairs: of sources and targets, one at least.
+        batch_size: sources that are answered together; changes the speed alone.
+        advance: called after each batch.
+    """
+    sources, targets = map(list, zip(*pairs))
+    answers = []
+    for start in range(0, len(sources), batch_size):
+        rows = text_model.generate(sources[start : start + batch_size], text_model.model.config.n_positions)
+        answers += [row.text for row in rows]
+        advance()
+    return {"translated": len(pairs), "metrics": measure(answers, targets), "copied": measure(sources, targets)}
+
+
+def measure(answers: Sequence[str], targets: Sequence[str]) -> dict[str, dict]:
+    """Return `exact_match` (share, 0 to 1), `chrf` and `bleu` (0 to 100), each with `value` and a 95 % `interval`.
+
+    White space at an answer's or a target's ends does not count as a difference.
+
+    >>> found = measure(["one two", "three four five six"], ["one two", "three four five"])
+    >>> found["exact_match"]["value"], round(found["bleu"]["value"], 1)
+    (0.5, 75.5)
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    answers, targets = ([text.strip() for text in texts] for texts in (answers, targets))
+    exact = sum(answer == target for answer, target in zip(answers, targets))
+    return {"exact_match": share_with_interval(exact, len(targets)), "chrf": _scored(CHRF(), answers, targets), "bleu": _scored(BLEU(), answers, targets)}
+
+
+def _scored(metric, answers, targets):
+    score = metric.corpus_score(answers, [targets], n_bootstrap=RESAMPLES)
+    told = json.loads(score.format(is_json=True, width=6, signature=metric.get_signature().format()))  # mean and half width of the resamples' interval
+    middle, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)
+    return {"value": min(score.score, 100.0), "interval": [max(middle - half, 0.0), min(middle + half, 100.0)]}
