@@ -7,7 +7,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib")
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings")
 """Corpora that every machine with Python has."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
@@ -16,7 +16,7 @@ PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
 JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
-Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib"]
+Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings"]
 Unit = Literal["file", "block", "line"]
 
 
@@ -104,7 +104,7 @@ class DataConfig:
 
     path: str = ""
     """One source: a file, a folder, a glob, a URL (s3://, gs://, https://: what fsspec opens), a dataset's name (kind hf, tfds), or a built-in
-    corpus: python-docs (Python's language reference), python-stdlib (its source)."""
+    corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""
     kind: Kind = "auto"

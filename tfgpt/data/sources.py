@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fsspec.core import url_to_fs
 
-from tfgpt.data.builtin import python_reference, stdlib_files
+from tfgpt.data.builtin import docstrings, python_reference, stdlib_files
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import COMPRESSIONS, READERS, Record
 from tfgpt.files import sha256_of_file, sha256_of_parts
@@ -42,6 +42,9 @@ class InputFile:
         if self.kind == "python-docs":
             for text, place in python_reference():
                 yield Record({"text": text}, place)
+        elif self.kind == "python-docstrings":
+            for text, package, place in docstrings():
+                yield Record({"text": text, "label": package}, place)
         else:
             yield from READERS[self.kind](self.path, self.source, intake)
 
@@ -69,6 +72,8 @@ def inputs_sha256(config: DataConfig) -> str:
     for file in input_files(config):
         if file.kind == "python-docs":
             parts += [text.encode("utf-8", "surrogatepass") for text, _ in python_reference()]
+        elif file.kind == "python-docstrings":
+            parts += [f"{package} {text}".encode("utf-8", "surrogatepass") for text, package, _ in docstrings()]
         elif "://" in file.path:
             system, root = url_to_fs(file.path)
             parts.append(f"{file.path} {system.ukey(root)}".encode())
@@ -89,7 +94,7 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
     kind = source.kind if source.path not in BUILT_IN_CORPORA else source.path
     if kind == "python-stdlib":
         return [InputFile(str(path), "text", number, source) for path in stdlib_files()], []
-    if kind in ("python-docs", "hf", "tfds"):
+    if kind in ("python-docs", "python-docstrings", "hf", "tfds"):
         return [InputFile(source.path, kind, number, source)], []
     if kind == "auto" and any((Path(source.path) / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise RecipeError(f"{key}: {source.path} is a dataset that Hugging Face's save_to_disk wrote; set data.kind to hf")

@@ -85,7 +85,7 @@ def _softmax(logits):
 
 
 def measure(findings: Findings, seed: int) -> dict:
-    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also the `confusion` of each with each.
+    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also `confusion`: right in rows, found in columns.
 
     Args:
         findings: of one or more texts.
@@ -144,4 +144,4 @@ def _confusion(findings):
         return {}
     labels = findings.head.labels
     table = metrics.confusion_matrix(findings.right, findings.found.argmax(axis=1), labels=np.arange(len(labels)))
-    return {"confusion": {"labels": list(labels), "rows are right, columns found": table.tolist()}}
+    return {"confusion": {"labels": list(labels), "rows": table.tolist()}}
