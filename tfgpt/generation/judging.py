@@ -77,7 +77,7 @@ class TextJudge(tf.Module):
         An empty text is no choice, and has a score of 0.
         """
         batch, most = tf.unstack(tf.shape(choices))
-        prompts = tf.repeat(self._tokenizer.tokenize(prompt), most, axis=0)
+        prompts = tf.gather(self._tokenizer.tokenize(prompt), tf.repeat(tf.range(batch), most))
         rows = tf.concat([prompts, self._tokenizer.tokenize(tf.reshape(choices, [-1]))], axis=1)
         logits = tf.where(choices == "", float("-inf"), tf.reshape(self._judge(rows), [batch, most]))
         return {"label": tf.gather(choices, tf.argmax(logits, axis=1), batch_dims=1), "scores": tf.where(choices == "", 0.0, tf.nn.softmax(logits))}
@@ -125,10 +125,14 @@ def check_texts(kind: str, texts: Sequence[Text]) -> None:
         raise ValueError("classify: texts is one text; give a list of texts, such as [text]")
     for number, text in enumerate(texts):
         if kind == "choice":
-            if isinstance(text, str) or len(text) != 2 or isinstance(text[1], str) or len(text[1]) < 2 or not all(text[1]):
+            if isinstance(text, str) or len(text) != 2 or isinstance(text[1], str) or len(text[1]) < 2 or not _are_words(text[1]):
                 raise ValueError(f"classify: texts[{number}] is not a prompt with two choices or more; give (prompt, [choice, choice, ...])")
-        elif not isinstance(text, str) and not (kind == "tags" and all(isinstance(word, str) and word for word in text)):
+        elif not isinstance(text, str) and not (kind == "tags" and _are_words(text)):
             raise ValueError(f"classify: texts[{number}] is a {type(text).__name__}; give a text{' or a list of words' if kind == 'tags' else ''}")
+
+
+def _are_words(value):
+    return isinstance(value, Sequence) and all(isinstance(word, str) and word for word in value)
 
 
 def head_signatures(judge: TextJudge) -> dict[str, tf.types.experimental.PolymorphicFunction]:
