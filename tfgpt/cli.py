@@ -17,6 +17,7 @@ from tfgpt.recipe import RecipeError
 
 HOST = "127.0.0.1"
 PORT = 8501
+SAMPLE = "Some text of yours"
 
 
 def run(arguments: list[str]) -> int:
@@ -88,8 +89,8 @@ def serve(arguments: list[str]) -> int:
 
 
 def client(arguments: list[str]) -> int:
-    """Ask a server: `tfgpt client generate` continues prompts, `tfgpt client score` scores texts."""
-    return _act("client", client.__doc__, {"generate": _client_generate, "score": _client_score}, arguments)
+    """Ask a server: `tfgpt client generate` continues prompts, `tfgpt client score` scores texts, `tfgpt client classify` tells what a head finds."""
+    return _act("client", client.__doc__, {"generate": _client_generate, "score": _client_score, "classify": _client_classify}, arguments)
 
 
 def bench(arguments: list[str]) -> int:
@@ -196,6 +197,16 @@ def _client_score(arguments):
     return DONE
 
 
+def _client_classify(arguments):
+    parser = _client_parser("classify", "Classify texts on a server, by a model with a head for classes or labels.", "A text; may be given again.")
+    given = parse(parser, arguments)
+    from tfgpt.serving.client import Client
+
+    for text, answer in zip(given.text, Client(given.url, given.timeout_seconds).classify(given.text)):
+        print(json.dumps({"text": text} | answer, ensure_ascii=False) if given.json else answer["label"])
+    return DONE
+
+
 def _print_estimate(recipe, vocab, needed):
     """Print what a training takes, one figure a line."""
     settings = recipe.train
@@ -218,30 +229,52 @@ def _print_estimate(recipe, vocab, needed):
         print(f"{name:<32}{text}")
 
 
+def _print_head(name, split, found):
+    """Print a head's figures beside those of its baselines."""
+    rows = (found["baseline"], found["most_frequent"])
+    names = "".join(f"  {row['name']}" for row in rows)
+    print(f"\nOn {found['judged']:,} labels of the {split} part:\n\n{'':<30}{name[:24]:>24}  {'95 % interval':<18}{names}")
+    print(f"  {'loss':<28}{found['loss']:>24.4f}  {'':<18}" + "".join(f"  {row['loss']:<{len(row['name'])}.4f}" for row in rows))
+    for metric, of in found["metrics"].items():
+        low, high = of["interval"]
+        beside = "".join(f"  {row['metrics'][metric]['value']:<{len(row['name'])}.4f}" for row in rows)
+        print(f"  {metric:<28}{of['value']:>24.4f}  {f'{low:.4f} to {high:.4f}':<18}{beside}")
+
+
+def _sample_request(kind):
+    return {"prompt": "Some", "choices": [" text", " yours"]} if kind == "choice" else {"text": SAMPLE}
+
+
 def _print_summary(recipe, folder):
     """Print what the exported model writes, loaded by a fresh process, its figures, and what to do next."""
     from tfgpt.serving.ask import ask_in_fresh_process
 
-    settings = recipe.evaluate
-    if settings.prompts:
+    settings, judges = recipe.evaluate, recipe.adapt.head.kind != "none" and recipe.adapt.head.weight == 1
+    if settings.prompts and not judges:
         answers = ask_in_fresh_process(folder / "export" / recipe.name / str(recipe.export.version), list(settings.prompts),
                                        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed)
         print("\nThe exported model, loaded by a fresh process, continues:")
         for prompt, answer in zip(settings.prompts, answers):
             print(f"\n  [{prompt}]{answer['text']}".replace("\n", "\n  "))
     evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
-    print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
-    for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
-        print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
+    if not judges:
+        print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
+        for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
+            print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
     if "translated" in evaluation:
         print(f"\n{evaluation['translated']:,} sources, written out:{'':<12}{'this model':>10}{evaluation['baseline']['metrics_of']:>22}")
         for name, of in evaluation["baseline"]["metrics"].items():
             print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
+    if judges or "head" in evaluation:
+        _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
     prompt = settings.prompts[0] if settings.prompts else "The"
-    body = json.dumps({"instances": [{"prompt": prompt, "max_new_tokens": 40}]})
+    body = json.dumps({"instances": [_sample_request(recipe.adapt.head.kind) if judges else {"prompt": prompt, "max_new_tokens": 40}]})
     print("\nWatch the training:  tensorboard --logdir " + shlex.quote(str(folder / "logs")))
     print(f"Serve the model:     tfgpt serve --model {shlex.quote(recipe.name)}={base}")
-    print(f"Ask it:              tfgpt client generate --url {url} --prompt {shlex.quote(prompt)}")
+    if not judges:
+        print(f"Ask it:              tfgpt client generate --url {url} --prompt {shlex.quote(prompt)}")
+    elif recipe.adapt.head.kind in ("classes", "labels"):
+        print(f"Ask it:              tfgpt client classify --url {url} --text {shlex.quote(SAMPLE)}")
     print(f"Ask it with curl:    curl -d {shlex.quote(body)} {url}:predict")
     print(f"Read the report:     {folder / 'report.html'}")

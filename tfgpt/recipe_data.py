@@ -7,7 +7,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "number-words")
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "number-words")
 """Corpora that every machine with Python has, or makes (number-words, with the package num2words)."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
@@ -16,7 +16,8 @@ PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
 JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
-Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "number-words"]
+Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
+               "number-words"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 
 
@@ -104,8 +105,8 @@ class DataConfig:
 
     path: str = ""
     """One source: a file, a folder, a glob, a URL (s3://, gs://, https://: what fsspec opens), a dataset's name (kind hf, tfds), or a built-in
-    corpus: python-docs (Python's language reference), python-stdlib (its source), number-words (20,000 numbers with columns digits, en and de: in
-    English and in German words)."""
+    corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label),
+    number-words (20,000 numbers with columns digits, en and de: in English and in German words)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""
     kind: Kind = "auto"

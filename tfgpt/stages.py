@@ -29,8 +29,8 @@ from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
-from tfgpt.models.adaptation import Adaptation
-from tfgpt.models.heads import for_head
+from tfgpt.models.adaptation import Adaptation, Head
+from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
 from tfgpt.progress import console, progress_bar
@@ -221,6 +221,8 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
     def importance(model):
         data, most = ShardedData(folder / "data"), IMPORTANCE_SEQUENCES // recipe.train.global_batch_size
         batches = training_batches(data, recipe.train.global_batch_size, recipe.seed).take(max(most, 1)).map(_without_sources)
+        if _has_head(recipe):
+            batches = batches.map(lambda batch: for_language(for_head(batch), Head(recipe.adapt.head.kind), model.config.eos_token_id))
         with progress_bar("adapt: which heads matter"):
             found = head_importance(model, batches)
         write_json(folder / "checkpoints" / "head-importance.json", found)

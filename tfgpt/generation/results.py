@@ -49,3 +49,12 @@ class Choice(NamedTuple):
     """Of this answer, if it must be one of those given."""
     log_probs: tuple[float, ...]
     """Of every answer given, in nats, under the model itself."""
+
+
+class Classification(NamedTuple):
+    """What a head finds of a text."""
+
+    label: str | float | tuple[str, ...]
+    """classes: the likeliest; labels: those above the threshold; number: the number; tags: one for each word; choice: the likeliest choice."""
+    scores: tuple[float, ...]
+    """Probabilities: of each class or label in the order of `model.adaptation.head.labels`; of each word's tag; of each choice. Empty for a number."""

@@ -13,7 +13,8 @@ from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import CONTROLS, Controls, controls_of
 from tfgpt.generation.decoding import Decoder, running
-from tfgpt.generation.results import Choice, Continuation, Score, Token
+from tfgpt.generation.judging import TextJudge, check_texts
+from tfgpt.generation.results import Choice, Classification, Continuation, Score, Token
 from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.scoring import score, score_continuations
@@ -423,6 +424,35 @@ class TextModel(tf.Module):
             best = int(np.argmax(of_prompt))
             choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
         return choices
+
+    @functools.cached_property
+    def judge(self) -> TextJudge:
+        """The model's head with the tokenizer."""
+        return TextJudge(self.model, self.tokenizer)
+
+    def classify(self, texts: Sequence, threshold: float = 0.5, batch_size: int = 32) -> list[Classification]:
+        """Tell what the model's head finds of each text (see `tfgpt.models.surgery.add_head`).
+
+        Args:
+            texts: any text; one longer than the context keeps its last tokens. For a head of kind tags a text, whose words white space is between, or a
+                list of words; words before the last tokens that the context takes have the tag "". For choice pairs of a prompt and its choices.
+            threshold: probability above which a text has a label, for a head of kind labels.
+            batch_size: texts that are read together.
+
+        Raises:
+            ValueError: a model without a head, or behind LiteRT; `texts` is one text and not a list, or what the head cannot judge.
+
+        >>> from tfgpt.models.surgery import add_head
+        >>> from tfgpt.recipe import HeadConfig
+        >>> judge = TextModel(add_head(model, HeadConfig("classes"), ["ham", "spam"]), tokenizer)
+        >>> found = judge.classify(["Call now!"])[0]
+        >>> found.label in ("ham", "spam"), round(sum(found.scores), 5)
+        (True, 1.0)
+        """
+        if self.model.head is None:
+            raise ValueError("classify: the model has no head (or engine lite, which runs none); train one with adapt.head.kind, and load it with engine graph")
+        check_texts(self.model.adaptation.head.kind, texts)
+        return list(self.judge.classify(texts, threshold, batch_size))
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
     def weigh_graph(self, prompt, answer):

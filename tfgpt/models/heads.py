@@ -122,6 +122,11 @@ def for_head(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {"head_labels" if key == "labels" else key: value for key, value in batch.items()}
 
 
+def for_language(batch: Mapping[str, tf.Tensor], head: Head, end_of_text: int) -> dict[str, tf.Tensor]:
+    """Return a batch with `head_labels` as a language model takes it: its `labels` are the next tokens."""
+    return {key: value for key, value in batch.items() if key != "head_labels"} | {"labels": next_tokens(head, batch, end_of_text)}
+
+
 def targets_of(head: Head, values: Sequence[str]) -> np.ndarray | None:
     """Return what a head is to find for each label of prepared data.
 

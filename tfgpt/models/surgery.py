@@ -181,11 +181,13 @@ def add_head(model: GPTLMHeadModel, config: HeadConfig, labels: Mapping[str, int
         seed: of its weights.
 
     Raises:
-        ValueError: too few labels, or one that is no number.
+        ValueError: too few labels, or one that is no number; a model with an encoder.
 
     >>> add_head(model, HeadConfig("classes"), ["ham", "spam"]).head.weight.shape
     TensorShape([32, 2])
     """
+    if model.encoder is not None:
+        raise ValueError("adapt.head.kind: the model has an encoder, beside which no head judges; start from one without")
     head = head_of(config, labels)
     tensors, old = weights.state(model), model.adaptation.head
     if (old.kind, old.labels) != (head.kind, head.labels):

@@ -42,6 +42,10 @@ class Client:
         """Return `log_prob`, `token_count` and `perplexity` of each text; raises as `generate`."""
         return self._post({"signature_name": "score", "instances": [{"text": text} for text in texts]})["predictions"]
 
+    def classify(self, texts: list[str]) -> list[dict]:
+        """Return `label` and `scores` of each text, by a model with such a head; raises as `generate`."""
+        return self._post({"signature_name": "classify", "instances": [{"text": text} for text in texts]})["predictions"]
+
     def _post(self, body):
         if not 0 < self._timeout < threading.TIMEOUT_MAX:
             raise ServerError(f"timeout_seconds: {self._timeout} is no time to wait; give seconds above 0")

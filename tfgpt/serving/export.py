@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tfgpt.files import whole_folder
 from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
 from tfgpt.models.lite import LiteModel
@@ -20,6 +22,8 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
 
     Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
     send the prompt alone; a control of one row holds for all. Of a model with an encoder the prompt is the source, and there is no signature `score`.
+    A model with a head has a signature for it (see `head_signatures`), which is also `serving_default`, unless the head was trained beside a language
+    model; the names of its labels are the asset `labels.txt`.
 
     Args:
         text_model: model and tokenizer.
@@ -37,7 +41,12 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
-        tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
+        with tempfile.TemporaryDirectory() as scratch:
+            if text_model.model.adaptation.head.labels:
+                labels = Path(scratch) / "labels.txt"
+                labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
+                kept.labels = tf.saved_model.Asset(str(labels))
+            tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
         if assets:
             (partial / "assets.extra").mkdir()
         for asset in assets:
@@ -89,4 +98,7 @@ def _signatures(text_model, max_new_tokens):
         return {"text": text_model.tokenizer.detokenize(ids)}
 
     of_text = {"score": score} if text_model.model.encoder is None else {}
-    return {"serving_default": generate, "generate": generate, **of_text, "tokenize": tokenize, "detokenize": detokenize}
+    of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
+    judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
+    default = next(iter(of_head.values())) if judges else generate
+    return {"serving_default": default, "generate": generate, **of_text, **of_head, "tokenize": tokenize, "detokenize": detokenize}
