@@ -1,5 +1,6 @@
-"""Corpora that every machine with Python has: its language reference (`pydoc_data.topics`), the source of its standard library, and that library's
-docstrings; or makes: numbers in words.
+"""Corpora that every machine with Python has, or makes.
+
+They are its language reference (`pydoc_data.topics`), the source of its standard library, that library's docstrings, and numbers in words.
 """
 from __future__ import annotations
 
