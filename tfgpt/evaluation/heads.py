@@ -76,7 +76,7 @@ def evaluate_language(model, folder: Path, split: str, batch_size: int, texts: n
         texts: string [vocab], the bytes of each token.
         advance: called after each batch.
     """
-    terms, sums, size = tf.function(model.loss_terms), np.zeros(3), 0
+    terms, sums, size = tf.function(model.loss_terms, autograph=False), np.zeros(3), 0
     model.name_labels(read_labels(folder))
     for batch in head_batches(folder, split, batch_size):
         sums += [float(value) for value in terms(batch)[5:]]

@@ -42,7 +42,7 @@ def find(model, targets: np.ndarray | None, batches: tf.data.Dataset, advance: C
         advance: called after each batch.
     """
     outputs, labels, texts, count = [], [], [], 0
-    graph = tf.function(model.head_outputs)
+    graph = tf.function(model.head_outputs, autograph=False)
     for batch in batches:
         given, segments = batch["head_labels"].numpy(), batch["segment_ids"].numpy()
         judged = given != IGNORED

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from transformers import GPT2Config
 
 from tfgpt.models import surgery
+from tfgpt.models.adaptation import matches
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lora import add_lora, merge_lora
 from tfgpt.models.pruning import least_important, mask_heads, prune_heads
@@ -50,6 +51,8 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
         if config.head.kind != "none":
             model = surgery.add_head(model, config.head, labels, seed)
         choose_trained(model, config)
+        if config.head.kind != "none" and not any(matches("head", name) for name in model.trained_names):
+            raise ValueError(f"adapt.train: {list(config.train)} without {list(config.freeze)} (adapt.freeze) leaves the head as it is; add head")
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return model

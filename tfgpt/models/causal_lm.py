@@ -156,6 +156,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return [weights.short_name(variable) for variable in self.weights]
 
     @property
+    def trained_names(self) -> list[str]:
+        """The names of the weights that are trained."""
+        return [weights.short_name(variable) for variable in self.trainable_weights]
+
+    @property
     def trainable_weights(self) -> list[tf.Variable]:
         """The weights that are trained."""
         def trains(name):
