@@ -399,3 +399,26 @@ def test_an_adaptation_that_cannot_be_is_refused_before_any_work(recipe, tmp_pat
     assert done.returncode == cli.USAGE
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_starting_model_takes_another_vocabulary_context_and_dropout(finished, recipe, tmp_path):
+    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", finished[0] / "model", "--tokenizer.vocab", "450", "--data.length", "48", "--adapt.context", "48",
+                     "--adapt.dropout", "0.0", "--adapt.embeddings.vocabulary", "tokenizer", "--adapt.embeddings.untie", "true", "--train.steps", "10")
+
+    assert done.returncode == 0, done.stderr
+    model = build.load_model(tmp_path / "model")
+    assert (model.config.vocab_size, model.config.n_positions, model.config.resid_pdrop) == (450, 48, 0.0)
+    assert model.lm_head is not None and not np.array_equal(model.output_table(), model.transformer.table())
+    curves = (tmp_path / "logs" / "curves.csv").read_text().splitlines()
+    first = float(curves[1].split(",")[2])
+    assert first < np.log(450) - 0.5  # what the starting model knows is not lost with its vocabulary: from random weights it would be ln(450)
+
+
+def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, tmp_path):
+    shutil.copytree(finished[0] / "model", tmp_path / "alone")
+
+    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "alone", "--adapt.embeddings.vocabulary", "tokenizer")
+
+    assert done.returncode == cli.USAGE
+    assert "adapt.embeddings.vocabulary: tokenizer needs the one that model.init" in done.stderr and "Traceback" not in done.stderr

@@ -124,7 +124,9 @@ class Recipe:
         micro = self.train.accumulate
         check(self.train.global_batch_size % micro == 0, f"train.accumulate: {self.train.global_batch_size} sequences (train.global_batch_size) cannot be "
               f"cut into {micro} micro steps; set train.global_batch_size to a multiple of {micro}")
-        context = self.model.shape.context
+        check(self.model.init != "random" or self.adapt.embeddings.vocabulary == "keep", "adapt.embeddings.vocabulary: tokenizer exchanges that of a starting "
+              "model, and model.init is random; leave it out")
+        context = self.adapt.context or self.model.shape.context
         if self.model.init == "random" and context:
             check(self.data.length <= context, f"data.length: {self.data.length} tokens is longer than the model's context of "
                   f"{context}; set it to {context} or less, or raise model.context")

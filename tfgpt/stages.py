@@ -28,7 +28,7 @@ from tfgpt.evaluation.translation import check_packages, evaluate_translation, h
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
-from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
+from tfgpt.models.adapt import adapt, choose_trained, finished, fitted, rehearse
 from tfgpt.models.adaptation import Adaptation, Head
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.lora import save_lora
@@ -41,6 +41,7 @@ from tfgpt.recipe_model import Size
 from tfgpt.serving.export import export
 from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with_special_tokens
 from tfgpt.text.chat import DEFAULT_TEMPLATE
+from tfgpt.text.tokens import load_old_tokenizer
 from tfgpt.training.control import BarCallback
 from tfgpt.training.curves import RunFigures
 from tfgpt.training.devices import Devices
@@ -79,12 +80,28 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         return
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
-        build.check_start(recipe.model.init, recipe.data.length, recipe.tokenizer.vocab if vocab is None else vocab)
+        _check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)
     _check_encoder(recipe)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
+
+
+def _check_start(recipe, vocab):
+    exchanged = recipe.adapt.embeddings.vocabulary == "tokenizer"
+    build.check_start(recipe.model.init, recipe.data.length, None if exchanged else vocab, recipe.adapt.context)
+    if exchanged:
+        _old_tokenizer(recipe)
+
+
+def _old_tokenizer(recipe):
+    """Return the tokenizer of the starting model."""
+    try:
+        return load_old_tokenizer(recipe.model.init)
+    except (FileNotFoundError, OSError) as error:
+        raise RecipeError(f"adapt.embeddings.vocabulary: tokenizer needs the one that model.init ({recipe.model.init}) was trained with ({error}); put it "
+                          "beside the model") from error
 
 
 def _check_examples(examples, head):
@@ -147,7 +164,8 @@ def train_settings(recipe: Recipe) -> tuple:
 
 def model_settings(recipe: Recipe) -> tuple:
     """Return what the model at the start depends on."""
-    return recipe.model, recipe.seed, _files_of(recipe.model.init)
+    adapt, tokenizer = recipe.adapt, recipe.adapt.embeddings
+    return recipe.model, recipe.seed, _files_of(recipe.model.init), adapt.context, adapt.positions, adapt.dropout, tokenizer.vocabulary, tokenizer.new_rows
 
 
 def pretrain_settings(recipe: Recipe) -> tuple:
@@ -208,8 +226,9 @@ def make_model(recipe: Recipe, folder: Path) -> None:
     if recipe.model.init == "random":
         model = build.new_model(recipe.model, recipe.model.shape.context or recipe.data.length, tokenizer, recipe.seed)
     else:
-        build.check_start(recipe.model.init, recipe.data.length, len(tokenizer))
+        _check_start(recipe, len(tokenizer))
         model = build.load_model(recipe.model.init)
+    model = fitted(model, recipe.adapt, tokenizer, lambda: _old_tokenizer(recipe))
     _save(model, folder / "checkpoints" / "start")
     config = model.config
     console.print(f"model: {model.count_params():,} weights in {config.n_layer} layers of width {config.n_embd}, "

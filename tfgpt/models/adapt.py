@@ -9,8 +9,12 @@ from tfgpt.models import surgery
 from tfgpt.models.adaptation import matches
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lora import add_lora, merge_lora
+from tfgpt.models.positions import extend_context, set_positions
 from tfgpt.models.pruning import least_important, mask_heads, prune_heads
+from tfgpt.models.vocabulary import exchange_vocabulary
 from tfgpt.recipe import AdaptConfig, EmbeddingsConfig, RecipeError
+from tfgpt.text.bpe import GPT2TokenizerFast
+from tfgpt.text.tokens import OldTokenizer
 
 
 def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Callable[[GPTLMHeadModel], dict[str, float]],
@@ -53,6 +57,32 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
         choose_trained(model, config)
         if config.head.kind != "none" and not any(matches("head", name) for name in model.trained_names):
             raise ValueError(f"adapt.train: {list(config.train)} without {list(config.freeze)} (adapt.freeze) leaves the head as it is; add head")
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    return model
+
+
+def fitted(model: GPTLMHeadModel, config: AdaptConfig, tokenizer: GPT2TokenizerFast, old_tokenizer: Callable[[], OldTokenizer]) -> GPTLMHeadModel:
+    """Return a starting model that takes a recipe's data: with its context, positions, dropout and vocabulary.
+
+    Args:
+        model: the starting model.
+        config: of the recipe.
+        tokenizer: of the recipe.
+        old_tokenizer: gives the one that the model was trained with; called if the vocabulary is exchanged.
+
+    Raises:
+        RecipeError: a vocabulary that cannot be exchanged.
+    """
+    try:
+        if config.context:
+            model = extend_context(model, config.context)
+        if config.positions != "keep":
+            model = set_positions(model, config.positions)
+        if config.dropout is not None:
+            model = surgery.set_dropout(model, config.dropout)
+        if config.embeddings.vocabulary == "tokenizer":
+            model = exchange_vocabulary(model, old_tokenizer(), tokenizer, config.embeddings.new_rows)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return model

@@ -106,13 +106,14 @@ def config_of(source: str | Path) -> GPT2Config:
     return checkpoint.config_in(checkpoint.folder_of(source, weights=False))
 
 
-def check_start(init: str, length: int, vocab: int | None = None) -> None:
+def check_start(init: str, length: int, vocab: int | None = None, context: int = 0) -> None:
     """Check that the model to start from takes the data.
 
     Args:
         init: folder or hub id.
         length: tokens in a packed sequence.
-        vocab: the tokenizer's, if it is known already.
+        vocab: the tokenizer's, if it is known already and the model's is not to be exchanged for it.
+        context: that the model is given; 0 = its own.
 
     Raises:
         RecipeError: no such model, or one with a shorter context or a smaller vocabulary.
@@ -125,9 +126,10 @@ def check_start(init: str, length: int, vocab: int | None = None) -> None:
         raise RecipeError(f"model.init: {error}; give random, a folder or a hub id") from error
     except ValueError as error:
         raise RecipeError(f"model.init: {error}") from error
-    if length > config.n_positions:
-        raise RecipeError(f"data.length: {length} tokens is longer than the model's context of {config.n_positions} (model.init: {init}); "
-                          f"set it to {config.n_positions} or less")
+    context = context or config.n_positions
+    if length > context:
+        raise RecipeError(f"data.length: {length} tokens is longer than the model's context of {context} (model.init: {init}); "
+                          f"set it to {context} or less, or raise adapt.context")
     if vocab is not None and vocab > config.vocab_size:
         raise RecipeError(f"tokenizer.init: its {vocab} tokens are more than the {config.vocab_size} of model.init: {init}; "
-                          f"set tokenizer.init to {init} too")
+                          f"set tokenizer.init to {init} too, or adapt.embeddings.vocabulary to tokenizer")

@@ -98,6 +98,11 @@ def insert_blocks(model: GPTLMHeadModel, places: Sequence[int], seed: int = 0) -
     return changed(model, tensors, seed, {"n_layer": layers + len(places)}, **heads)
 
 
+def set_dropout(model: GPTLMHeadModel, rate: float) -> GPTLMHeadModel:
+    """Return a model that drops another share of embeddings, attention weights and what attention and MLP add, in training."""
+    return changed(model, of_config={"embd_pdrop": rate, "attn_pdrop": rate, "resid_pdrop": rate})
+
+
 def add_bottleneck(model: GPTLMHeadModel, config: BottleneckConfig, seed: int = 0) -> GPTLMHeadModel:
     """Return a model with small layers behind attention and MLP, which change nothing at first and are what is trained (Houlsby et al. 2019)."""
     return changed(model, seed=seed, bottleneck=config)
