@@ -28,6 +28,7 @@ from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, choose_trained, finished, rehearse
+from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.heads import for_head
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
@@ -82,6 +83,9 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         rehearse(build.start_config(recipe.model, recipe.data.length), recipe.adapt)
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
+        has_encoder = Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder.kind != "none"
+        check(not has_encoder, f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, for which text "
+              "without labels has nothing to read; set it to 0")
 
 
 def _check_examples(examples, head):

@@ -86,8 +86,9 @@ def prepare_unlabelled(data: DataConfig, pretrain: PretrainConfig, tokenizer: GP
 def documents_of(example: Example) -> Iterator[Example]:
     """Yield all text of an example of a task as documents of which every token is trained on: what an encoder reads is one of its own."""
     sides = [((example.encoder_text, True),)] if example.encoder_text is not None else []
-    for parts in (*sides, tuple((text, True) for text, _ in example.parts)):
-        yield dataclasses.replace(example, parts=parts, encoder_text=None, label=None)
+    for parts in (*sides, *example.documents):
+        all_trained = tuple((text, True) for text, _ in parts)
+        yield dataclasses.replace(example, parts=all_trained, encoder_text=None, label=None, tags=None, answer=None)
 
 
 def _of_task(data, template, account) -> Iterator[Example]:
