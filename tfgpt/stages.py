@@ -86,6 +86,9 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
+        has_encoder = Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder.kind != "none"
+        check(not has_encoder, f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, for which text "
+              "without labels has nothing to read; set it to 0")
 
 
 def _check_start(recipe, vocab):

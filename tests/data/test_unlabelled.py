@@ -16,6 +16,9 @@ ROWS = 120
 EXAMPLES = {
     "labels": lambda n: {"text": f"Message number {n} of the lot, free of charge.", "label": "ham" if n % 3 else "spam"},
     "pairs": lambda n: {"prompt": f"What is {n} plus one?", "target": f" It is {n + 1}, I think."},
+    "numbers": lambda n: {"text": f"Message number {n} of the lot.", "label": n / 7},
+    "tags": lambda n: {"tokens": ["Miss", f"Smith-{n}", "left", "at", "once"], "tags": ["O", "NAME", "O", None, "O"]},
+    "choice": lambda n: {"prompt": f"One and {n} is", "choices": [f" {n + 1}.", f" {n + 2}."], "answer": n % 2},
     "translation": lambda n: {"source": f"Das ist Satz {n}.", "target": f"This is sentence {n}."},
     "chat": lambda n: {"messages": [{"role": "user", "content": f"Is {n} odd?"}, {"role": "assistant", "content": f"See for yourself: {n % 2}."}]},
 }
@@ -50,6 +53,8 @@ def test_all_text_of_the_training_part_and_none_of_the_held_out_parts(examples, 
     training = [example for example in read_corpus(data) if example.split == "train"]
     if examples == "translation":
         expected = [side for example in training for side in (example.encoder_text, example.parts[0][0])]
+    elif examples == "choice":
+        expected = [example.parts[0][0] + choice for example in training for choice, _ in example.parts[1:]]
     else:
         expected = [example.text for example in training]
     assert found == sorted(expected)
