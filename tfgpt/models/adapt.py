@@ -9,7 +9,7 @@ from tfgpt.models import surgery
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lora import add_lora, merge_lora
 from tfgpt.models.pruning import least_important, mask_heads, prune_heads
-from tfgpt.recipe import AdaptConfig, RecipeError
+from tfgpt.recipe import AdaptConfig, EmbeddingsConfig, RecipeError
 
 
 def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Callable[[GPTLMHeadModel], dict[str, float]],
@@ -28,6 +28,7 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
     """
     attention = config.attention
     try:
+        model = with_output(model, config.embeddings)
         if config.insert_blocks:
             model = surgery.insert_blocks(model, config.insert_blocks, seed)
         if config.reinitialize:
@@ -52,6 +53,13 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return model
+
+
+def with_output(model: GPTLMHeadModel, config: EmbeddingsConfig) -> GPTLMHeadModel:
+    """Return a model whose output matrix is the embeddings or its own, as a recipe says; where it says nothing, as it is."""
+    if config.untie:
+        return surgery.untie_output(model)
+    return surgery.tie_output(model) if config.tie else model
 
 
 def choose_trained(model: GPTLMHeadModel, config: AdaptConfig) -> None:

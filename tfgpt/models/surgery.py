@@ -198,3 +198,19 @@ def add_head(model: GPTLMHeadModel, config: HeadConfig, labels: Mapping[str, int
 def remove_head(model: GPTLMHeadModel) -> GPTLMHeadModel:
     """Return a model without its head: the language model alone."""
     return changed(model, {name: array for name, array in weights.state(model).items() if not matches("head", name)}, head=Head())
+
+
+def untie_output(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model whose output matrix is its own, `lm_head`, and begins as a copy of the embeddings: the same function. One that has its own keeps it."""
+    if model.lm_head is not None:
+        return model
+    tensors = weights.state(model) | {"lm_head.weight": model.output_table().numpy()}
+    return changed(model, tensors, of_config={"tie_word_embeddings": False})
+
+
+def tie_output(model: GPTLMHeadModel) -> GPTLMHeadModel:
+    """Return a model whose output matrix is the embeddings; what it had of its own is gone."""
+    if model.lm_head is None:
+        return model
+    tensors = {name: array for name, array in weights.state(model).items() if name != "lm_head.weight"}
+    return changed(model, tensors, of_config={"tie_word_embeddings": True})

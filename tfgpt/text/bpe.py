@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2TokenizerFast
+from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 from tfgpt.text.encode import cut_text
 
+SPACE = bytes_to_unicode()[ord(" ")]
+"""How a byte-level vocabulary writes the space."""
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: what a document starts from and what ends it."""
 
@@ -110,9 +112,19 @@ def load_tokenizer(source: str | Path) -> GPT2TokenizerFast:
 
     Raises:
         FileNotFoundError: neither a folder with tokenizer files nor a hub id that can be had.
+        ValueError: a tokenizer that is not byte-level, such as GPT-1's.
     """
     try:
-        return GPT2TokenizerFast.from_pretrained(str(source))
+        tokenizer = GPT2TokenizerFast.from_pretrained(str(source))
     except (OSError, TypeError) as error:  # TypeError: transformers' answer to a folder without vocab.json
         raise FileNotFoundError(f"{source} is neither a folder with vocab.json and merges.txt (or tokenizer.json) "
                                 f"nor a model of the hub that can be reached") from error
+    if not is_byte_level(tokenizer):
+        raise ValueError(f"{source}: its tokenizer is no byte-level BPE as GPT-2's, and GPT-1's (openai-gpt) is none; set tokenizer.init to train or gpt2, "
+                         "and adapt.embeddings.vocabulary to tokenizer")
+    return tokenizer
+
+
+def is_byte_level(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Tell whether a tokenizer spells texts in bytes, the space among them."""
+    return tokenizer.backend_tokenizer.token_to_id(SPACE) is not None
