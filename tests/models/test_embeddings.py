@@ -266,7 +266,7 @@ def test_a_tied_output_is_the_embeddings_again(model, tmp_path):
 def test_a_recipe_replaces_the_output_matrix_and_trains_it_alone(model):
     config = AdaptConfig(embeddings=EmbeddingsConfig(untie=True), reinitialize=("lm_head",), train=("lm_head",))
 
-    changed = adapt(model, config, seed=5, importance=lambda model: {})
+    changed = adapt(model, config, seed=5, importance=lambda model: {}, labels={})
 
     before, after = table_of(model), table_of(changed, "lm_head.weight")
     assert abs(after.std() - 0.02) < 0.001 and np.abs(after - before).min() > 0  # 16,384 draws of standard deviation 0.02
