@@ -54,7 +54,7 @@ def test_all_text_of_the_training_part_and_none_of_the_held_out_parts(examples, 
     if examples == "translation":
         expected = [side for example in training for side in (example.encoder_text, example.parts[0][0])]
     elif examples == "choice":
-        expected = [example.parts[0][0] + choice for example in training for choice, _ in example.parts[1:]]
+        expected = ["".join(text for text, _ in example.documents[example.answer]) for example in training]  # and no wrong one
     else:
         expected = [example.text for example in training]
     assert found == sorted(expected)

@@ -12,8 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 from tests.conftest import build_larger
 from tfgpt.data.packing import IGNORED, Tokens, cut_documents, pack
 from tfgpt.models import build, surgery, weights
+from tfgpt.models.adapt import adapt
 from tfgpt.models.adaptation import matches
 from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.lora import add_lora, merge_lora
 from tfgpt.models.step import StepSettings, summed_gradients
 from tfgpt.recipe import AdaptConfig, BottleneckConfig, EncoderConfig, LoraConfig, PrefixConfig
 
@@ -175,7 +177,7 @@ def test_a_copied_encoder_is_the_models_own_blocks(plain):
 
 
 def test_a_copied_encoder_has_loras_changes_in_its_matrices(plain):
-    changed = surgery.add_lora(plain, LoraConfig(rank=2), seed=1)
+    changed = add_lora(plain, LoraConfig(rank=2), seed=1)
     for variable in changed.weights:
         if matches("**.lora.b", weights.short_name(variable)):
             variable.assign(tf.ones(variable.shape))
@@ -376,11 +378,11 @@ def test_stored_weights_give_nearly_the_same_loss(translator, tmp_path, kind):
 
 def test_lora_may_change_the_encoder_and_cross_attention(plain):
     lora = LoraConfig(rank=2, matrices=("encoder.h.*.attn.c_attn", "h.*.crossattention.*"))
-    model = surgery.adapt(plain, AdaptConfig(encoder=EncoderConfig(kind="new"), lora=lora), seed=1)
+    model = adapt(plain, AdaptConfig(encoder=EncoderConfig(kind="new"), lora=lora), seed=1, importance=lambda model: {}, labels={})
 
     names = [name for name in model.weight_names if matches("**.lora", name)]
     assert {"encoder.h.0.attn.c_attn.lora.a", "h.2.crossattention.q_attn.lora.b"} <= set(names) and len(names) == 2 * (3 + 3 * 3)
-    merged = surgery.merge_lora(model)
+    merged = merge_lora(model)
     assert loss_of(merged, several_rows()) == loss_of(model, several_rows())
 
 
