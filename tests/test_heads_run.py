@@ -144,7 +144,7 @@ def test_the_recipe_runs_from_texts_to_a_served_classifier(tmp_path):
     assert done.returncode == 0, done.stderr
     evaluation = read_json(tmp_path / "evaluation.json")
     assert evaluation["metrics"]["accuracy"]["value"] > evaluation["most_frequent"]["metrics"]["accuracy"]["value"] + 0.1
-    labels = (tmp_path / "export" / "classification" / "1" / "assets" / "labels.txt").read_text("utf-8").split()
+    labels = (tmp_path / "export" / "finetune_classification" / "1" / "assets" / "labels.txt").read_text("utf-8").split()
     assert labels == evaluation["confusion"]["labels"] and "asyncio" in labels
 
 
