@@ -68,11 +68,13 @@ def test_a_stage_starts_from_what_the_last_one_before_it_wrote():
 
 
 def test_pretraining_is_as_the_training_but_for_its_own_steps_and_peak():
-    train = TrainConfig(steps=50, optimizer="lion", profile=(1, 2), schedule=ScheduleConfig(kind="wsd", peak=0.5, floor=0.1, decay_steps=30))
+    train = TrainConfig(steps=50, optimizer="lion", profile=(1, 2), l2_start=0.1, layer_decay=0.5, unfreeze_every=3,
+                        schedule=ScheduleConfig(kind="wsd", peak=0.5, floor=0.1, decay_steps=30))
 
     config = stages.pretrain_config(Recipe(DataConfig(path="x"), train=train, adapt=AdaptConfig(pretrain=PretrainConfig(steps=7, peak=0.01))))
 
     assert (config.steps, config.optimizer, config.profile, config.global_batch_size) == (7, "lion", (), 16)
+    assert (config.l2_start, config.layer_decay, config.unfreeze_every) == (0, 1, 0)
     assert config.schedule == ScheduleConfig(kind="wsd", peak=0.01, floor=0.01, decay_steps=7)
 
 

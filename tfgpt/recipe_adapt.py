@@ -151,7 +151,7 @@ class PretrainConfig:
     documents: Unit = "line"
     """As data.documents, of adapt.pretrain.path and adapt.pretrain.sources."""
     peak: float = 1.0e-3
-    """Highest learning rate; all else is as in train."""
+    """Highest learning rate; all else is as in train, but for l2_start, layer_decay and unfreeze_every, which are the fine-tune's alone."""
 
     def __post_init__(self):
         check_at_least("adapt.pretrain.steps", self.steps, 0)

@@ -57,6 +57,15 @@ class TrainConfig:
     """Decoupled weight decay on matrices; embeddings count as matrices, biases and layer norms do not. 0 = none."""
     l2: float = 0.0
     """Weight of half the squared matrices in what is minimized (not decoupled); 0 = none."""
+    l2_start: float = 0.0
+    """Weight of half the squared distance to the weights that a fine-tune starts from (L2-SP), against forgetting; new weights are free. 0 = none. Set
+    weight_decay to 0 beside it, which draws to 0 instead."""
+    layer_decay: float = 1.0
+    """What the learning rate is multiplied by from each layer to the one below: heads and the last norm have all of it, embeddings and positions the least.
+    1 = the same for all; 0.8 to 0.95 is usual."""
+    unfreeze_every: int = 0
+    """Optimizer steps after which one more block, from the top, begins to be trained, and at last the embeddings (gradual unfreezing); at first the topmost
+    of what is trained learns alone. 0 = all are trained from the first step."""
     label_smoothing: float = 0.0
     """Share of each target's probability spread over the vocabulary; 0 = none. The losses reported are without it."""
     z_loss: float = 0.0
@@ -96,7 +105,8 @@ class TrainConfig:
     def __post_init__(self):
         for key in ("steps", "global_batch_size", "accumulate", "max_skipped", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
             check_at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("weight_decay", "l2", "z_loss", "clip_norm", "early_stopping", "checkpoint_every"):
+        check(0 < self.layer_decay <= 1, f"train.layer_decay: {self.layer_decay} is not in (0, 1]; 1 gives every layer the same learning rate")
+        for key in ("weight_decay", "l2", "l2_start", "unfreeze_every", "z_loss", "clip_norm", "early_stopping", "checkpoint_every"):
             check_at_least(f"train.{key}", getattr(self, key), 0)
         for key in ("label_smoothing", "beta_1", "beta_2", "ema"):
             check(0 <= getattr(self, key) < 1, f"train.{key}: {getattr(self, key)} is not in [0, 1)")

@@ -33,6 +33,7 @@ from tfgpt.models.adaptation import Adaptation, Head
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
+from tfgpt.models.regularization import new_weights
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import JUDGED, AdaptConfig, DataConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
@@ -84,6 +85,8 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     _check_encoder(recipe)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
+    check(not recipe.train.l2_start or recipe.model.init != "random" or is_pretrained(recipe), f"train.l2_start: {recipe.train.l2_start} would hold a new "
+          "model near its random weights; set it to 0, or give a model.init or adapt.pretrain.steps")
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
         has_encoder = Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder.kind != "none"
@@ -329,10 +332,10 @@ def pretrain_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
 
 
 def pretrain_config(recipe: Recipe) -> TrainConfig:
-    """Return how a model is trained on text without labels: as the recipe trains, but for steps and peak of the learning rate."""
+    """Return how a model is trained on text without labels: as the recipe trains, but for steps, peak of the learning rate, and what is the fine-tune's."""
     own, schedule = recipe.adapt.pretrain, recipe.train.schedule
     schedule = dataclasses.replace(schedule, peak=own.peak, floor=min(schedule.floor, own.peak), decay_steps=min(schedule.decay_steps, own.steps))
-    return dataclasses.replace(recipe.train, steps=own.steps, schedule=schedule, profile=())
+    return dataclasses.replace(recipe.train, steps=own.steps, schedule=schedule, profile=(), l2_start=0.0, layer_decay=1.0, unfreeze_every=0)
 
 
 def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
@@ -375,7 +378,8 @@ def _trained(recipe, folder, devices, training):
         return as_trained(training_batches(data, settings.global_batch_size, recipe.seed, first_step, weights, service=recipe.data.service, **worker))
 
     validation = as_trained(evaluation_batches(data, "validation", recipe.evaluate.batch_size))
-    fit = functools.partial(train, model, settings, batches, validation, folder / training.checkpoints, folder / training.logs, devices=devices)
+    new = new_weights(recipe.adapt, model.config.n_layer - len(recipe.adapt.insert_blocks)) if stage == "train" else ()
+    fit = functools.partial(train, model, settings, batches, validation, folder / training.checkpoints, folder / training.logs, devices=devices, new=new)
     if not devices.is_chief:
         console.print(f"{stage}: worker {devices.worker} of {devices.workers}; what is to be seen, the chief shows")
         fit()

@@ -103,6 +103,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self._settings, compute = settings or StepSettings(), self.transformer.compute
         compute.products, compute.recompute = PRECISIONS[self._settings.precision], self._settings.recompute
         compute.compile_elementwise = self._settings.compile_elementwise
+        near = self.trainable_variables if self._settings.l2_start else []
+        self.guard.remember_start(one for one in near if not any(matches(pattern, weights.short_name(one)) for pattern in self._settings.new))
         super().compile(optimizer=optimizer, loss=None, **kwargs)
 
     def build(self, input_shape=None):

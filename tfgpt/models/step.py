@@ -1,6 +1,7 @@
 """One optimizer step: gradients summed over micro steps and replicas, divided once by all trained tokens, clipped, and applied if they are finite."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import tensorflow as tf
@@ -30,6 +31,11 @@ class StepSettings:
     """Gradients are scaled down to this global norm; 0 = not clipped."""
     l2: float = 0.0
     """Weight of half the squared matrices in what is minimized; 0 = none."""
+    l2_start: float = 0.0
+    """Weight of half the squared distance of all trained weights to what they are when the model is compiled; 0 = none (Li et al. 2018, "Explicit Inductive
+    Bias for Transfer Learning with Convolutional Networks", L2-SP)."""
+    new: tuple[str, ...] = ()
+    """Patterns of the weights for which that is no place to stay near, since they begin anew."""
     objective: Objective = field(default_factory=Objective)
     compile_elementwise: bool = True
     """Let XLA compile what it does faster between matrix products, the activation; the rest of the graph stays TensorFlow's."""
@@ -103,6 +109,11 @@ class StepGuard:
             for name, value in (("skipped", tf.constant(0, tf.int64)), ("skipped_in_a_row", tf.constant(0, tf.int64)),
                                 ("good_steps", tf.constant(0, tf.int64)), ("loss_scale", tf.constant(FIRST_LOSS_SCALE)))
         }  # fmt: skip
+        self._start: dict = {}
+
+    def remember_start(self, variables: Iterable[tf.Variable]) -> None:
+        """Keep what variables are now, for `l2_start`; in no checkpoint, since a resumed training is compiled with the model that it began with."""
+        self._start = {variable.ref(): tf.Variable(tf.identity(variable), trainable=False, name="start") for variable in variables}
 
     def loss_scale(self, settings: StepSettings, positions: tf.Tensor) -> tf.Tensor | float:
         """Return what the summed objective is multiplied by before its gradients are taken: 1, but for float16.
@@ -135,6 +146,9 @@ class StepGuard:
         factor = 1.0 / (tf.maximum(tf.cast(divisor, tf.float32), 1.0) * scale)
         if settings.l2:
             gradients = [gradient + settings.l2 / factor * variable if is_matrix(variable) else gradient
+                         for gradient, variable in zip(gradients, variables)]
+        if settings.l2_start:
+            gradients = [gradient + settings.l2_start / factor * (variable - self._start[variable.ref()]) if variable.ref() in self._start else gradient
                          for gradient, variable in zip(gradients, variables)]
         norm = tf.linalg.global_norm(gradients) * factor
         finite = tf.math.is_finite(norm)

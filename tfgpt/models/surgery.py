@@ -81,8 +81,7 @@ def insert_blocks(model: GPTLMHeadModel, places: Sequence[int], seed: int = 0) -
         raise ValueError("adapt.insert_blocks: a new block of GPT-1 cannot leave the function as it is, since it norms what comes out; leave it out")
     if wrong := [place for place in places if not 0 <= place <= layers]:
         raise ValueError(f"adapt.insert_blocks: there is no block {wrong[0]}; give places from 0 to {layers}")
-    count = Counter(places)
-    moved = {old: old + sum(count[place] for place in range(old + 1)) for old in range(layers)}
+    moved = moved_blocks(layers, places)
     new = sorted(set(range(layers + len(places))) - set(moved.values()))
 
     def renamed(name):
@@ -101,6 +100,16 @@ def insert_blocks(model: GPTLMHeadModel, places: Sequence[int], seed: int = 0) -
 def set_dropout(model: GPTLMHeadModel, rate: float) -> GPTLMHeadModel:
     """Return a model that drops another share of embeddings, attention weights and what attention and MLP add, in training."""
     return changed(model, of_config={"embd_pdrop": rate, "attn_pdrop": rate, "resid_pdrop": rate})
+
+
+def moved_blocks(layers: int, places: Sequence[int]) -> dict[int, int]:
+    """Return the new number of each of so many blocks once new ones are put in `places` (see `insert_blocks`).
+
+    >>> moved_blocks(2, [0, 2, 2])
+    {0: 1, 1: 2}
+    """
+    count = Counter(places)
+    return {old: old + sum(count[place] for place in range(old + 1)) for old in range(layers)}
 
 
 def add_bottleneck(model: GPTLMHeadModel, config: BottleneckConfig, seed: int = 0) -> GPTLMHeadModel:

@@ -52,7 +52,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     tokens = config.global_batch_size * length
     at_once = tokens // (replicas * config.accumulate)
     product = 4 if config.precision == "float32" else 2  # bytes of a number that goes into a product
-    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema)) + (4 if config.accumulate > 1 else 0)
+    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema) + bool(config.l2_start)) + (4 if config.accumulate > 1 else 0)
     logits = min(tokens_at_once(vocab), at_once) * vocab
     stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
     if config.recompute:

@@ -1,7 +1,7 @@
 """Train a model by `model.fit`, from wherever its newest checkpoint stands."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -32,6 +32,7 @@ def train(
     draw: Callable[[], dict[str, bytes]] | None = None,
     hparams: dict | None = None,
     devices: Devices | None = None,
+    new: Sequence[str] = (),
 ) -> None:
     """Train until step `config.steps`, or until it gets no better; what a killed run had done up to its last checkpoint is not done again.
 
@@ -51,6 +52,7 @@ def train(
         draw: see `TensorBoard`.
         hparams: see `TensorBoard`.
         devices: to train on; `None` = those of the recipe.
+        new: patterns of the weights that begin anew, which `train.l2_start` does not hold (see `tfgpt.models.regularization.new_weights`).
 
     Raises:
         RecipeError: the devices are not there, or cannot share the global batch evenly.
@@ -61,8 +63,8 @@ def train(
     devices = devices or Devices(config.strategy)
     devices.check_batch(config)
     with devices.strategy.scope():
-        optimizer = make_optimizer(config)
-        model.compile(optimizer=optimizer, settings=step_settings(config), jit_compile=config.jit_compile)
+        optimizer = make_optimizer(config, len(model.transformer.h), len(model.encoder.h) if model.encoder is not None else 0)
+        model.compile(optimizer=optimizer, settings=step_settings(config, new), jit_compile=config.jit_compile)
         saved = Checkpoints(checkpoints, model, optimizer, config.keep_checkpoints, config.keep_best)
     with termination() as asked, devices.lost_workers_told():
         curves = CurvesFile(logs / "curves.csv", config.log_every, config.checkpoint_every, figures)
@@ -122,13 +124,15 @@ def _restore(saved, step, devices):
     saved.restore(step)
 
 
-def step_settings(config: TrainConfig) -> StepSettings:
-    """Return what of a recipe is the train step's."""
+def step_settings(config: TrainConfig, new: Sequence[str] = ()) -> StepSettings:
+    """Return what of a recipe is the train step's; for `new` see `train`."""
     return StepSettings(
         precision=config.precision,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
         l2=config.l2,
+        l2_start=config.l2_start,
+        new=tuple(new),
         objective=Objective(config.label_smoothing, config.z_loss),
         recompute=config.recompute,
     )

@@ -114,26 +114,35 @@ def swap_averages(model) -> None:
         average.assign(weights)
 
 
-def make_optimizer(config: TrainConfig) -> tf_keras.optimizers.Optimizer:
+def make_optimizer(config: TrainConfig, blocks: int = 0, encoder_blocks: int = 0) -> tf_keras.optimizers.Optimizer:
     """Return the optimizer of a recipe; gradients are clipped before they come to it.
+
+    Args:
+        config: kind, schedule and the rest.
+        blocks: of the model, by which its layers are told apart where they learn at rates of their own.
+        encoder_blocks: of its encoder.
 
     Sources: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization" (AdamW); Kingma & Ba 2015 (Adam); Shazeer & Stern 2018 (Adafactor);
     Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (Lion); `tfgpt.training.muon`.
     """
-    from tfgpt.training.muon import Muon  # here: it is made of FusedAdamW
+    from tfgpt.training.layers import LayerRates, by_layer  # here: these are made of FusedAdamW
+    from tfgpt.training.muon import Muon
 
     averages = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     shared = averages | {"learning_rate": Schedule(config.schedule, config.steps), "weight_decay": config.weight_decay}
     betas = {"beta_1": config.beta_1, "beta_2": config.beta_2}
     kinds = {
-        "adamw": lambda: FusedAdamW(**shared, **betas),
-        "adam": lambda: tf_keras.optimizers.Adam(**shared, **betas),
-        "sgd": lambda: tf_keras.optimizers.SGD(**shared, momentum=config.beta_1),
-        "adafactor": lambda: tf_keras.optimizers.Adafactor(**shared, relative_step=False),
-        "lion": lambda: tf_keras.optimizers.Lion(**shared, **betas),
-        "muon": lambda: Muon(**shared, **betas),
+        "adamw": (FusedAdamW, betas),
+        "adam": (tf_keras.optimizers.Adam, betas),
+        "sgd": (tf_keras.optimizers.SGD, {"momentum": config.beta_1}),
+        "adafactor": (tf_keras.optimizers.Adafactor, {"relative_step": False}),
+        "lion": (tf_keras.optimizers.Lion, betas),
+        "muon": (Muon, betas),
     }
-    optimizer = kinds[config.optimizer]()
+    kind, own = kinds[config.optimizer]
+    if config.layer_decay < 1 or config.unfreeze_every:
+        kind = by_layer(kind, LayerRates(blocks, encoder_blocks, config.layer_decay, config.unfreeze_every))
+    optimizer = kind(**shared, **own)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     return optimizer
