@@ -403,8 +403,10 @@ def test_an_adaptation_that_cannot_be_is_refused_before_any_work(recipe, tmp_pat
 
 @pytest.mark.slow
 def test_a_starting_model_takes_another_vocabulary_context_and_dropout(finished, recipe, tmp_path):
-    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", finished[0] / "model", "--tokenizer.vocab", "450", "--data.length", "48",
-                     "--adapt.context", "48", "--adapt.dropout", "0.0", "--adapt.embeddings.vocabulary", "tokenizer", "--adapt.embeddings.untie", "true", "--train.steps", "10")
+    changes = {"tokenizer.vocab": 450, "data.length": 48, "train.steps": 10, "adapt.context": 48, "adapt.dropout": 0.0,
+               "adapt.embeddings.vocabulary": "tokenizer", "adapt.embeddings.untie": "true"}
+
+    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", finished[0] / "model", *(f"--{key}={value}" for key, value in changes.items()))
 
     assert done.returncode == 0, done.stderr
     model = build.load_model(tmp_path / "model")
