@@ -9,7 +9,9 @@ from tests.test_pipeline import tfgpt_run
 from tfgpt import cli
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
+from tfgpt.recipe_file import load_recipe
 from tfgpt.serving.ask import ask_in_fresh_process
+from tfgpt.stages import training_estimate
 from tfgpt.text.bpe import load_tokenizer
 
 RECIPE = """
@@ -58,6 +60,8 @@ def test_the_encoder_takes_sources_as_long_as_the_datas_and_lies_beside_the_gpt(
     folder, _, _ = finished
 
     model = build.load_model(folder / "model")
+    recipe = load_recipe(finished[1])[0]
+    assert training_estimate(recipe, model.config.vocab_size).parameters == model.count_params()
     assert (model.encoder.context, len(model.encoder.h), model.config.n_positions) == (16, 1, 24)
     assert all(name.startswith("encoder.") for name in load_file(folder / "model" / "adaptation.safetensors"))
 

@@ -30,12 +30,13 @@ from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, choose_trained, finished, fitted, rehearse
 from tfgpt.models.adaptation import Adaptation, Head
+from tfgpt.models.encoder import added_parameters
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
 from tfgpt.models.regularization import new_weights
 from tfgpt.progress import console, progress_bar
-from tfgpt.recipe import JUDGED, AdaptConfig, DataConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
+from tfgpt.recipe import JUDGED, AdaptConfig, DataConfig, EncoderConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.recipe_model import Size
@@ -89,9 +90,8 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
           "model near its random weights; set it to 0, or give a model.init or adapt.pretrain.steps")
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
-        has_encoder = Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder.kind != "none"
-        check(not has_encoder, f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, for which text "
-              "without labels has nothing to read; set it to 0")
+        check(not _starts_with_encoder(recipe), f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, "
+              "for which text without labels has nothing to read; set it to 0")
 
 
 def _check_start(recipe, vocab):
@@ -123,21 +123,27 @@ def _check_examples(examples, head):
 
 def _check_encoder(recipe):
     """Refuse sources that nothing would read, and an encoder that nothing is given."""
-    data, asked = recipe.data, adapt_config(recipe).encoder
-    there = Adaptation.of(build.start_config(recipe.model, data.length)).encoder
-    encoder = there if there.kind != "none" else asked
-    named = "model.init: its model" if there.kind != "none" else f"adapt.encoder.kind: {asked.kind}"
+    data, encoder, has_one = recipe.data, _encoder_of(recipe), _starts_with_encoder(recipe)
+    named = "model.init: its model" if has_one else f"adapt.encoder.kind: {encoder.kind}"
     if encoder.kind == "none":
         check(data.examples != "translation", "data.examples: translation needs a model with an encoder; set adapt.encoder.kind to new or copy, or prepare "
               "the data alone with tfgpt data prepare")
         return
     check(data.examples == "translation", f"{named} reads sources, which data.examples: {data.examples} has not; set data.examples to translation")
     check(_source_length(data) <= encoder.context, f"data.source_length: {_source_length(data)} tokens is longer than the {encoder.context} that the encoder "
-          f"takes; set it to {encoder.context} or less" + ("" if there.kind != "none" else ", or raise adapt.encoder.context"))
-    check(there.kind == "none" or not is_pretrained(recipe), "adapt.pretrain.steps: the model of model.init has an encoder, and text without sources does not "
-          "train it; set it to 0")
+          f"takes; set it to {encoder.context} or less" + ("" if has_one else ", or raise adapt.encoder.context"))
     if recipe.evaluate.translations >= 0:
         check_packages()
+
+
+def _encoder_of(recipe) -> EncoderConfig:
+    """Return the encoder of the starting model, or else the one that it gets."""
+    there = Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder
+    return there if there.kind != "none" else adapt_config(recipe).encoder
+
+
+def _starts_with_encoder(recipe):
+    return Adaptation.of(build.start_config(recipe.model, recipe.data.length)).encoder.kind != "none"
 
 
 def _source_length(data):
@@ -447,7 +453,13 @@ def training_estimate(recipe: Recipe, vocab: int, replicas: int = 1) -> Estimate
         shape = Size(config.n_layer, config.n_embd, config.n_head, config.n_positions)
         vocab = config.vocab_size
         parameters = build.parameter_count(ModelConfig(layers=shape.layers, width=shape.width, heads=shape.heads), shape.context, vocab)
-    return estimate(shape, vocab, recipe.data.length, recipe.train, parameters, replicas)
+    if (encoder := _encoder_of(recipe)).kind == "none":
+        return estimate(shape, vocab, recipe.data.length, recipe.train, parameters, replicas)
+    layers = encoder.layers or shape.layers
+    parameters += added_parameters(shape.layers, shape.width, layers, encoder.context)
+    as_many = round(shape.layers * 4 / 3 + layers * _source_length(recipe.data) / recipe.data.length)  # cross-attention is a third of a block
+    needed = estimate(shape._replace(layers=as_many), vocab, recipe.data.length, recipe.train, parameters, replicas)
+    return dataclasses.replace(needed, shape=shape)
 
 
 def vocabulary_of(recipe: Recipe) -> int:

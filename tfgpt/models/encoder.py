@@ -16,6 +16,22 @@ from tfgpt.models.block import Compute, GPTBlock, Projection, Shared
 from tfgpt.models.dropout import DropoutClock
 
 
+def added_parameters(layers: int, width: int, encoder_layers: int, context: int) -> int:
+    """Return how many weights an encoder adds to a model, those of cross-attention among them.
+
+    Args:
+        layers: blocks of the decoder.
+        width: of both.
+        encoder_layers: blocks of the encoder.
+        context: the most tokens of a source.
+
+    >>> added_parameters(layers=2, width=128, encoder_layers=2, context=64)
+    537600
+    """
+    block, across = 12 * width * width + 13 * width, 4 * width * width + 6 * width
+    return encoder_layers * block + layers * across + (context + 2) * width
+
+
 class Encoder(tf_keras.layers.Layer):
     """Reads sources. Named `encoder`.
 
