@@ -31,7 +31,7 @@ def share_with_interval(hits: int, trials: int) -> dict:
     z, share = 1.959964, hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return {"value": share, "interval": [middle - half, middle + half]}
+    return {"value": share, "interval": [max(middle - half, 0.0), min(middle + half, 1.0)]}  # rounding may go past
 
 
 def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None) -> tuple[float, int, int]:
