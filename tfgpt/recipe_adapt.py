@@ -156,6 +156,9 @@ class PretrainConfig:
     def __post_init__(self):
         check_at_least("adapt.pretrain.steps", self.steps, 0)
         check(not (self.path and self.sources), f"adapt.pretrain.path: {self.path} and {len(self.sources)} adapt.pretrain.sources; give one of the two")
+        for number, source in enumerate(self.sources):
+            check(source.examples in (None, "text") and not source.replay, f"adapt.pretrain.sources[{number}]: all of it is text that is trained on; leave "
+                  "examples and replay out")
         check(self.peak > 0, f"adapt.pretrain.peak: {self.peak} is not above 0")
 
 

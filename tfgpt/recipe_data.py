@@ -19,6 +19,9 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
                "number-words"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
+Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
+TOGETHER = ("text", "pairs", "chat")
+"""Examples of a language model, which sources of a mixture may differ in."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class SourceConfig:
     """Share of the training sequences, in proportion to the other weights; all sources have one, or none has (= as much as each holds)."""
     documents: Unit | None = None
     """As data.documents."""
+    examples: Examples | None = None
+    """As data.examples; text, pairs and chat go together."""
+    replay: bool | None = None
+    """Whether it is general text beside the task's, so that this is not forgotten: it is trained on and measured by nothing, and what would be its
+    held-out part is left out. Not given = where its examples are others than data.examples."""
     columns: ColumnsConfig | None = None
     """As data.columns."""
     column_names: tuple[str, ...] | None = None
@@ -114,7 +122,7 @@ class DataConfig:
     hf = a Hugging Face dataset, tfds = a TensorFlow dataset, by name or by the folder it was prepared in."""
     documents: Unit = "file"
     """What one document of a text file is: the whole file, a block between blank lines, or a line."""
-    examples: Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"] = "text"
+    examples: Examples = "text"
     """What a record is: text to continue; prompt and target, of which the target is trained on; a chat, of which the assistant's turns are; a text
     and its class or classes (labels), or its number (numbers); words and their classes (tags); a prompt, its choices and the right one (choice); or
     source and target for an encoder-decoder."""
@@ -180,6 +188,12 @@ class DataConfig:
         for number, source in enumerate(self.sources):
             check(bool(source.path), f"data.sources[{number}].path: empty; give a file, a folder, a glob or a URL")
             check(source.weight is None or source.weight > 0, f"data.sources[{number}].weight: {source.weight} is not above 0")
+            check(source.examples in (None, self.examples) or {source.examples, self.examples} <= set(TOGETHER), f"data.sources[{number}].examples: "
+                  f"{source.examples} beside data.examples {self.examples}, and of different examples only {', '.join(TOGETHER)} go together; leave it out")
+        check(len(self.replayed) < len(self.all_sources()), "data.sources: each is replay, and nothing is left that is the task; set data.sources[0].replay "
+              "to false, or data.examples to what they are")
+        check(self.split != "tail" or not self.replayed, "data.split: tail cuts one running text, and there is text to replay beside it; set it to hash, and "
+              "data.documents to block or line")
         for source in self.all_sources():
             check(source.kind not in BUILT_IN_CORPORA or source.kind == source.path,
                   f"data.kind: {source.kind} is a corpus of its own, not how {source.path} is read; set data.path to {source.kind}, or data.kind to auto")
@@ -188,9 +202,15 @@ class DataConfig:
     def all_sources(self) -> tuple[SourceConfig, ...]:
         """Return the sources, every one with each of its settings given."""
         shared = {key: getattr(self, key) for key in
-                  ("kind", "documents", "columns", "column_names", "encoding", "dataset_config", "dataset_split")}
-        sources = self.sources or (SourceConfig(path=self.path),)
+                  ("kind", "documents", "examples", "columns", "column_names", "encoding", "dataset_config", "dataset_split")}
+        sources = [source if source.replay is not None else replace(source, replay=source.examples not in (None, self.examples))
+                   for source in self.sources or (SourceConfig(path=self.path),)]
         return tuple(replace(source, **{key: value for key, value in shared.items() if getattr(source, key) is None}) for source in sources)
+
+    @property
+    def replayed(self) -> frozenset[int]:
+        """The numbers of the sources that are general text beside the task's."""
+        return frozenset(number for number, source in enumerate(self.all_sources()) if source.replay)
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the parts of the corpus."""

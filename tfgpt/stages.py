@@ -211,7 +211,7 @@ def make_tokenizer(recipe: Recipe, folder: Path) -> None:
                 tokenizer = train_tokenizer(texts, settings.vocab, settings.special_tokens)
     else:
         tokenizer = with_special_tokens(_load_tokenizer(settings.init), settings.special_tokens)
-    if recipe.data.examples == "chat":
+    if "chat" in {source.examples for source in recipe.data.all_sources()}:
         tokenizer.chat_template = recipe.data.chat_template or tokenizer.chat_template or DEFAULT_TEMPLATE
     with whole_folder(folder / "tokenizer") as partial:
         tokenizer.save_pretrained(partial)

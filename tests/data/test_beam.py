@@ -54,9 +54,10 @@ def test_the_same_shards_and_the_same_account(tmp_path, documents, tokenizer, mo
         assert mine["filtered"]["near duplicate"] > 2
 
 
-def test_a_mixture_with_weights_keeps_its_sources_apart(tmp_path, documents, tokenizer):
+@pytest.mark.parametrize("settings", [{}, {"replay": True}])
+def test_a_mixture_with_weights_keeps_its_sources_apart(tmp_path, documents, tokenizer, settings):
     write_corpus(tmp_path / "corpus", documents)
-    sources = (SourceConfig(path=str(tmp_path / "corpus"), weight=1.0), SourceConfig(path="python-docs", weight=2.0))
+    sources = (SourceConfig(path=str(tmp_path / "corpus"), weight=1.0), SourceConfig(path="python-docs", weight=2.0, **settings))
     config = DataConfig(sources=sources, bad_records="skip", length=LENGTH)
 
     mine = prepare(config, tokenizer, tmp_path / "local")

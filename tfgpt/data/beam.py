@@ -17,14 +17,13 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, 
 
 from tfgpt.data import prepare as local
 from tfgpt.data.cleaning import EXACT, NEAR, Cleaner, canonical_text, digest_of, min_hash, near_index
-from tfgpt.data.corpus import check_not_empty, file_examples, is_running_text
+from tfgpt.data.corpus import check_not_empty, deal, file_examples, is_running_text
 from tfgpt.data.encode import SplitCounts
 from tfgpt.data.examples import Example, ExampleMaker
 from tfgpt.data.intake import Account, Intake
 from tfgpt.data.sections import in_sections, joined
 from tfgpt.data.shards import Layout, ShardWriter, write_index
 from tfgpt.data.sources import InputFile, input_files, inputs_sha256
-from tfgpt.data.split import split_of
 from tfgpt.files import whole_folder, write_json, write_text
 from tfgpt.recipe import DataConfig, RecipeError
 from tfgpt.text.bpe import GPT2TokenizerFast
@@ -142,10 +141,12 @@ class Read(beam.DoFn):
         intake, characters = Intake(self._config), 0
         cleaner = Cleaner(self._config.clean, intake.account)
         for of_file, example in enumerate(joined(file_examples(file, ExampleMaker(self._config, self._template), intake))):
-            split = split_of(example.text, self._config.validation, self._config.test)
-            example = dataclasses.replace(example, split=split, offset=characters, characters=len(example.text))
+            placed = dataclasses.replace(example, offset=characters, characters=len(example.text))
             characters += len(example.text)
-            cleaned, rule = cleaner.clean_alone(example)
+            dealt = deal(placed, self._config, self._config.replayed, intake.account)
+            if dealt is None:
+                continue
+            cleaned, rule = cleaner.clean_alone(dealt)
             if rule:
                 intake.account.filtered[rule] += 1
             else:

@@ -14,6 +14,9 @@ from tfgpt.data.split import cut_running_text, split_of
 from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
 from tfgpt.recipe_checks import check
 
+REPLAY_HELD_OUT = "held out of replay"
+"""The rule, in stats.json, by which documents of general text are left out."""
+
 
 def read_corpus(config: DataConfig, account: Account | None = None, chat_template: str = "") -> Iterator[Example]:
     """Yield the examples of a corpus, each with its split.
@@ -35,7 +38,7 @@ def read_corpus(config: DataConfig, account: Account | None = None, chat_templat
         needs_whole = config.clean.deduplicate != "none" or config.clean.min_chars or config.clean.max_chars
         split = _split_tail(joined(examples) if needs_whole else examples, config, intake)
     else:
-        split = _split_hash(joined(examples), config)
+        split = _split_hash(joined(examples), config, intake.account)
     yield from _cleaned(split, config, intake.account)
     check_not_empty(config, intake.account)
 
@@ -56,7 +59,7 @@ def examples_of(records: Iterable[str | dict], config: DataConfig, account: Acco
     check(config.split != "tail", "data.split: tail cuts a running text that is read from files; set it to auto or hash")
     intake = Intake(config)
     intake.account = account
-    maker, source = ExampleMaker(config, chat_template), SourceConfig(columns=config.columns)
+    maker, source = ExampleMaker(config, chat_template), SourceConfig(columns=config.columns, examples=config.examples)
 
     def made():
         offset = 0
@@ -69,7 +72,7 @@ def examples_of(records: Iterable[str | dict], config: DataConfig, account: Acco
                 yield _placed(example, offset)
                 offset += len(example.text)
 
-    yield from _cleaned(_split_hash(made(), config), config, account)
+    yield from _cleaned(_split_hash(made(), config, account), config, account)
     check_not_empty(config, account)
 
 
@@ -104,16 +107,30 @@ def is_running_text(config: DataConfig) -> bool:
     """Tell whether the held-out parts are the end of the corpus: where that is asked for, or where it is one document of text."""
     if config.split != "auto":
         return config.split == "tail"
-    if config.examples != "text":
+    if config.examples != "text" or config.replayed:
         return False
     documents = (example for example in _examples(config, Intake(config), "") if not example.continues)
     next(documents, None)
     return next(documents, None) is None
 
 
-def _split_hash(examples, config) -> Iterator[Example]:
+def _split_hash(examples, config, account) -> Iterator[Example]:
+    replayed = config.replayed
     for example in examples:
-        yield dataclasses.replace(example, split=split_of(example.text, config.validation, config.test))
+        if dealt := deal(example, config, replayed, account):
+            yield dealt
+
+
+def deal(example: Example, config: DataConfig, replayed: frozenset[int], account: Account) -> Example | None:
+    """Return an example with its split, by a hash of its text; `None` for what would be held out of a source that is replayed, which is counted.
+
+    So the held-out parts are the task's alone, and what is held out of the same general text elsewhere (evaluate.general) is never trained on.
+    """
+    split = split_of(example.text, config.validation, config.test)
+    if split != "train" and example.source_number in replayed:
+        account.filtered[REPLAY_HELD_OUT] += 1
+        return None
+    return dataclasses.replace(example, split=split)
 
 
 def _split_tail(examples, config, intake) -> Iterator[Example]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfgpt.data.intake import Intake
@@ -84,10 +84,9 @@ class ExampleMaker:
     """
 
     def __init__(self, config: DataConfig, chat_template: str = ""):
-        self._make: Callable = getattr(self, f"_{config.examples}")
         self._template = chat_template or config.chat_template or DEFAULT_TEMPLATE
         self._most_choices = config.length // 2
-        if config.examples == "chat" and not marks_what_is_trained_on(self._template):
+        if "chat" in {source.examples for source in config.all_sources()} and not marks_what_is_trained_on(self._template):
             raise RecipeError("data.chat_template: the template (the tokenizer's own, if the recipe gives none) has no {% generation %} ... "
                               "{% endgeneration %} around what the assistant writes, so nothing would be trained on; add them")
 
@@ -98,7 +97,7 @@ class ExampleMaker:
             RecipeError: a record that cannot be used, where data.bad_records is refuse.
         """
         try:
-            made = self._make(Fields(record, source.columns, intake))
+            made = getattr(self, f"_{source.examples}")(Fields(record, source.columns, intake))
         except UnusableError as error:
             intake.refuse(error.reason, record.place, error.problem, error.remedy)
             return None

@@ -216,7 +216,7 @@ def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[st
 def _read(config, records, account, tokenizer) -> Iterator[Example]:
     template = config.chat_template or tokenizer.chat_template or ""
     examples = read_corpus(config, account, template) if records is None else examples_of(records, config, account, template)
-    return in_sections(examples) if config.examples == "text" else examples
+    return in_sections(examples) if "text" in {source.examples for source in config.all_sources()} else examples
 
 
 def _counted(examples, advance) -> Iterator[Example]:

@@ -35,7 +35,8 @@ def unlabelled_data(data: DataConfig, pretrain: PretrainConfig) -> DataConfig:
         pretrain: says where the text comes from.
     """
     if not (pretrain.path or pretrain.sources):
-        return dataclasses.replace(data, examples="text", split="hash", test=0.0)
+        sources = tuple(dataclasses.replace(source, examples=None, replay=None) for source in data.sources)
+        return dataclasses.replace(data, sources=sources, examples="text", split="hash", test=0.0)
     sources = tuple(dataclasses.replace(source, documents=source.documents or pretrain.documents) for source in pretrain.sources)
     split = data.split if data.examples == "text" else "auto"
     return dataclasses.replace(data, path=pretrain.path, sources=sources, kind="auto", documents=pretrain.documents, examples="text", column_names=(),
@@ -96,9 +97,9 @@ def documents_of(example: Example) -> Iterator[Example]:
 
 def _of_task(data, template, account) -> Iterator[Example]:
     """Yield the documents of a task's training part; a share of them, by another hash than the task's own, is this training's to validate on."""
-    training = (example for example in read_corpus(data, Account(), template) if example.split == "train")
+    training, replayed = (example for example in read_corpus(data, Account(), template) if example.split == "train"), data.replayed
     for example in training:
-        split = split_of(f"pretrain\0{example.text}", data.validation)
+        split = "train" if example.source_number in replayed else split_of(f"pretrain\0{example.text}", data.validation)
         for document in documents_of(example):
             account.documents_read += 1
             account.used[split] += 1
