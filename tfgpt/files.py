@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -32,6 +33,12 @@ def whole_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(old)
     else:
         os.replace(partial, final)
+
+
+def file_of_package(package: str, path: str) -> Path | None:
+    """Return a file in an installed package, which is not imported; `None` if the package is not installed."""
+    found = importlib.util.find_spec(package)
+    return None if found is None or found.origin is None else Path(found.origin).parent / path
 
 
 def remove_partial(folder: Path) -> None:

@@ -90,9 +90,11 @@ class EmbeddingsConfig:
     new_rows: Literal["pieces", "mean"] = "pieces"
     """How a new token's row begins: as the mean of the pieces into which the old tokenizer splits it, or as the mean of all old rows."""
     vectors: str = ""
-    """File of word vectors (GloVe's or word2vec's text, word2vec's .bin, fastText's .vec or .bin; also .gz), or one-hot; empty = none."""
+    """File of word vectors (GloVe's or word2vec's text, word2vec's .bin, fastText's .vec or .bin; also .gz), or one-hot; empty = none. gensim-glove and
+    gensim-fasttext are small ones that gensim ships. Needs tfgpt[vectors]. With untie the output matrix keeps what the embeddings were."""
     vectors_min_shared: int = 0
-    """Words that vectors and vocabulary must share for their map to the model's width to be learned; 0 = as many as the vectors have dimensions."""
+    """Words that vectors and vocabulary must share for their map to the model's width to be learned; 0 = as many as the vectors have dimensions. Where the
+    embeddings are random (model.init, without pretrain) no map is learned: the vectors are turned into the width at random, which keeps their angles."""
     untie: bool = False
     """Give the output a matrix of its own, which begins as a copy of the embeddings."""
     tie: bool = False
@@ -176,7 +178,7 @@ class AdaptConfig:
     insert_blocks: tuple[int, ...] = ()
     """Behind which blocks, counted from 1, a new one is put, which changes nothing at first; 0 = before all of them."""
     context: int = 0
-    """The most tokens the model takes from now on; learned positions are interpolated. 0 = as it is."""
+    """The most tokens the model takes from now on; learned positions are interpolated, position m of the new is m * old / new of the old. 0 = as it is."""
     positions: Literal["keep", "learned", "sinusoidal"] = "keep"
     """How positions are told apart from now on: learned = from what they are, trained; sinusoidal = by sines and cosines, never trained."""
     dropout: float | None = None

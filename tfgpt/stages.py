@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.corpus import read_corpus
+from tfgpt.data.counts import token_counts
 from tfgpt.data.intake import Account
 from tfgpt.data.labels import count_labels, read_labels
 from tfgpt.data.pipeline import evaluation_batches, training_batches
@@ -28,13 +29,15 @@ from tfgpt.evaluation.translation import check_packages, evaluate_translation, h
 from tfgpt.files import sha256_of_file, whole_folder, write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
-from tfgpt.models.adapt import adapt, choose_trained, finished, fitted, rehearse
-from tfgpt.models.adaptation import Adaptation, Head
+from tfgpt.models.adapt import adapt, choose_trained, finished, fitted, rehearse, with_output
+from tfgpt.models.adaptation import Adaptation, Head, matches
 from tfgpt.models.encoder import added_parameters
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.lora import save_lora
 from tfgpt.models.pruning import head_importance
 from tfgpt.models.regularization import new_weights
+from tfgpt.models.word_vector_files import check_word_vectors, load_word_vectors
+from tfgpt.models.word_vectors import ONE_HOT, put_one_hot, put_word_vectors
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import JUDGED, AdaptConfig, DataConfig, EncoderConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
@@ -92,6 +95,18 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
         check(not _starts_with_encoder(recipe), f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, "
               "for which text without labels has nothing to read; set it to 0")
+    if recipe.adapt.embeddings.vectors:
+        _check_vectors(recipe)
+
+
+def _check_vectors(recipe):
+    source, begun_anew = recipe.adapt.embeddings.vectors, [one for one in recipe.adapt.reinitialize if matches(one, "wte.weight")]
+    check(not begun_anew, f"adapt.embeddings.vectors: {source} with adapt.reinitialize {begun_anew}, which would undo it; leave one of them out")
+    try:
+        if source != ONE_HOT:
+            check_word_vectors(source)
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        raise RecipeError(str(error)) from error
 
 
 def _check_start(recipe, vocab):
@@ -189,7 +204,8 @@ def pretrain_settings(recipe: Recipe) -> tuple:
 
 def adapt_settings(recipe: Recipe) -> tuple:
     """Return what the changes of the model depend on."""
-    return dataclasses.replace(recipe.adapt, pretrain=PretrainConfig()), recipe.seed
+    vectors = Path(recipe.adapt.embeddings.vectors)
+    return dataclasses.replace(recipe.adapt, pretrain=PretrainConfig()), recipe.seed, sha256_of_file(vectors) if vectors.is_file() else ""
 
 
 def _files_of(init: str) -> list[str]:
@@ -260,10 +276,30 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
         return found
 
     labels = count_labels(folder / "data") if _has_head(recipe) else {}
-    model = adapt(build.load_model(folder / start_of("adapt", recipe)), adapt_config(recipe), recipe.seed, importance, labels)
+    model = build.load_model(folder / start_of("adapt", recipe))
+    if recipe.adapt.embeddings.vectors:
+        model = _with_vectors(model, recipe, folder)
+    model = adapt(model, adapt_config(recipe), recipe.seed, importance, labels)
     _save(model, folder / "checkpoints" / "initial")
     trained = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     console.print(f"adapt: {trained:,} of {model.count_params():,} weights are trained")
+
+
+def _with_vectors(model, recipe, folder):
+    """Return a model with the recipe's word vectors in its embeddings; an output matrix of its own keeps what they were."""
+    config, random = recipe.adapt.embeddings, recipe.model.init == "random" and not is_pretrained(recipe)
+    model = with_output(model, config)
+    if config.vectors == ONE_HOT:
+        model, coverage = put_one_hot(model, recipe.seed)
+    else:
+        tokenizer, counts = load_tokenizer(folder / "tokenizer"), token_counts(ShardedData(folder / "data"), model.config.vocab_size)
+        try:
+            vectors = load_word_vectors(config.vectors)
+            model, coverage = put_word_vectors(model, vectors, tokenizer, not random, config.vectors_min_shared, counts, recipe.seed)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+    console.print(f"adapt: {coverage}")
+    return model
 
 
 def _without_sources(batch):
@@ -450,8 +486,8 @@ def training_estimate(recipe: Recipe, vocab: int, replicas: int = 1) -> Estimate
         parameters = build.parameter_count(recipe.model, shape.context or recipe.data.length, vocab)
     else:
         config = build.config_of(recipe.model.init)
-        shape = Size(config.n_layer, config.n_embd, config.n_head, config.n_positions)
-        vocab = config.vocab_size
+        shape = Size(config.n_layer, config.n_embd, config.n_head, recipe.adapt.context or config.n_positions)
+        vocab = config.vocab_size if recipe.adapt.embeddings.vocabulary == "keep" else vocab
         parameters = build.parameter_count(ModelConfig(layers=shape.layers, width=shape.width, heads=shape.heads), shape.context, vocab)
     if (encoder := _encoder_of(recipe)).kind == "none":
         return estimate(shape, vocab, recipe.data.length, recipe.train, parameters, replicas)

@@ -1,6 +1,7 @@
-"""Corpora that every machine with Python has, or makes.
+"""Corpora that every machine with Python has, makes, or gets with a package.
 
-They are its language reference (`pydoc_data.topics`), the source of its standard library, that library's docstrings, and numbers in words.
+They are its language reference (`pydoc_data.topics`), the source of its standard library, that library's docstrings, and numbers in words; and, with gensim,
+news.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
 SECTION = re.compile(r"\n(?=[^\n]{3,}\n[*=\-~]{3,}\n)")
@@ -84,3 +86,15 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
                 yield text, package, f"{path}:{node.lineno}"
+
+
+def gensim_news() -> Path:
+    """Return a file with a news article in each line: 299 of the Australian Broadcasting Corporation, which gensim ships (Lee et al. 2005).
+
+    Raises:
+        RecipeError: gensim is not installed.
+    """
+    path = file_of_package("gensim", "test/test_data/lee_background.cor")
+    if path is None or not path.is_file():
+        raise RecipeError("data.path: gensim-news needs the package gensim, which is not installed; pip install 'tfgpt[vectors]'")
+    return path

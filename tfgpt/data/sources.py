@@ -4,12 +4,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from fsspec.core import url_to_fs
 
-from tfgpt.data.builtin import docstrings, number_words, python_reference, stdlib_files
+from tfgpt.data.builtin import docstrings, gensim_news, number_words, python_reference, stdlib_files
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import COMPRESSIONS, READERS, Record
 from tfgpt.files import sha256_of_file, sha256_of_parts
@@ -99,6 +99,8 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
     kind = source.kind if source.path not in BUILT_IN_CORPORA else source.path
     if kind == "python-stdlib":
         return [InputFile(str(path), "text", number, source) for path in stdlib_files()], []
+    if kind == "gensim-news":
+        return [InputFile(str(gensim_news()), "text", number, replace(source, documents="line"))], []
     if kind == "number-words":
         number_words()  # what it lacks is told before any work
     if kind in ("python-docs", "python-docstrings", "number-words", "hf", "tfds"):
