@@ -122,8 +122,8 @@ def _load(given):
     from tfgpt.text.bpe import load_tokenizer
     from tfgpt.text.chat import DEFAULT_TEMPLATE
 
-    tokenizer = load_tokenizer(_part(given.model, "tokenizer"))
     try:
+        tokenizer = load_tokenizer(_part(given.model, "tokenizer"))
         model = load_model(_part(given.model, "model"), given.weights, given.engine)
         draft = load_model(_part(given.draft, "model"), given.weights, given.engine) if given.draft else None
         text_model = TextModel(model, tokenizer, draft, given.draft_tokens)

@@ -629,6 +629,8 @@ def _load_tokenizer(source):
         return load_tokenizer(source)
     except FileNotFoundError as error:
         raise RecipeError(f"tokenizer.init: {error}; give train, such a folder or a hub id") from error
+    except ValueError as error:
+        raise RecipeError(f"tokenizer.init: {error}") from error
 
 
 def _read_stats(shards):

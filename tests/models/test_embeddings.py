@@ -1,5 +1,6 @@
 """Vocabulary, output matrix and positions of a model that is there: what stays, what begins where, and PyTorch's word on what is saved."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -195,6 +196,36 @@ def test_a_tokenizer_as_gpt1s_is_refused_for_text_and_looked_up_for_a_new_vocabu
     np.testing.assert_array_equal(again, ours)
     np.testing.assert_allclose(theirs, ours, atol=FP32)
     assert isinstance(TextModel(changed, tokenizer).generate(["The "], 3)[0].text, str)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_gpt1_with_a_tokenizer_of_its_own(gpt1_tokenizer_folder, documents, tmp_path):
+    from tests.test_pipeline import tfgpt_run
+
+    start = shutil.copytree(gpt1_tokenizer_folder, tmp_path / "gpt1")
+    torch.manual_seed(1)
+    OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=66, n_positions=24, n_embd=32, n_layer=2, n_head=2)).save_pretrained(start)
+    (tmp_path / "text.txt").write_text("\n\n".join(documents[:40]), "utf-8")
+    (tmp_path / "recipe.yaml").write_text(f"""
+data: {{path: {tmp_path}/text.txt, length: 32}}
+tokenizer: {{vocab: 400}}
+model: {{init: {start}}}
+adapt: {{context: 48, embeddings: {{vocabulary: tokenizer}}}}
+train: {{steps: 12, global_batch_size: 4, evaluate_every: 6, schedule: {{peak: 3.0e-3, warmup_steps: 2}}}}
+evaluate: {{prompts: ["The "], max_new_tokens: 5}}
+""")
+
+    done = tfgpt_run(tmp_path / "recipe.yaml", "--output", tmp_path / "run")
+    refused = tfgpt_run(tmp_path / "recipe.yaml", "--output", tmp_path / "other", "--tokenizer.init", start)
+
+    assert done.returncode == 0, done.stderr
+    trained = load_model(tmp_path / "run" / "model")
+    ids = random_ids(trained, 2, 20)
+    with torch.no_grad():
+        theirs = OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "run" / "model").eval()(torch.tensor(ids).long()).logits.numpy()
+    np.testing.assert_allclose(theirs, trained(ids).logits, atol=FP32)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["loss"] < np.log(400)
+    assert refused.returncode == 2 and "is no byte-level BPE as GPT-2's" in refused.stderr and not (tmp_path / "other").exists()
 
 
 def test_the_tokenizer_of_a_run_is_found_beside_its_model(model, tokenizer, tmp_path):
