@@ -81,6 +81,14 @@ def test_a_new_row_begins_at_the_mean_of_the_pieces_that_the_old_tokenizer_makes
     assert found > 100
 
 
+def test_the_end_of_text_is_the_new_tokenizers(model, tokenizer, gpt2_tokenizer):
+    changed = exchange_vocabulary(model, tokenizer, gpt2_tokenizer)
+
+    assert tokenizer.eos_token_id == 0 and gpt2_tokenizer.eos_token_id == 50256
+    assert changed.config.eos_token_id == changed.config.bos_token_id == changed.generation_config.eos_token_id == 50256
+    np.testing.assert_array_equal(table_of(changed)[50256], table_of(model)[0])
+
+
 def test_new_rows_may_begin_at_the_mean_of_all(model, tokenizer, other_tokenizer):
     changed = exchange_vocabulary(model, tokenizer, other_tokenizer, new_rows="mean")
 

@@ -89,7 +89,7 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
 
 
 def gensim_news() -> Path:
-    """Return a file with a news article in each line: 299 of the Australian Broadcasting Corporation, which gensim ships (Lee et al. 2005).
+    """Return a file with a news article in each line: 300 of the Australian Broadcasting Corporation, which gensim ships (Lee et al. 2005).
 
     Raises:
         RecipeError: gensim is not installed.
