@@ -209,17 +209,18 @@ def _client_classify(arguments):
 
 def _print_estimate(recipe, vocab, needed):
     """Print what a training takes, one figure a line."""
-    settings = recipe.train
+    settings, before = recipe.train, recipe.adapt.pretrain.steps
     flops = needed.flops_per_token * needed.tokens_per_step
     shape = needed.shape
     rows = {
         "model": f"{shape.layers} layers of width {shape.width}, {shape.heads} heads, context {shape.context or recipe.data.length}",
         "weights": f"{needed.parameters:,} (vocabulary {vocab:,}{'' if recipe.tokenizer.init != 'train' or recipe.model.init != 'random' else ' at most'})",
         "tokens a step": f"{needed.tokens_per_step:,} ({settings.global_batch_size} sequences of {recipe.data.length})",
-        "tokens in all": f"{needed.tokens_per_step * settings.steps:,} ({settings.steps:,} steps)",
+        "tokens in all": f"{needed.tokens_per_step * (before + settings.steps):,} ({f'{before:,} steps of pre-training and ' if before else ''}"
+                         f"{settings.steps:,} steps)",
         "operations a token": f"{needed.flops_per_token / 1e6:,.1f} million (products, forward and backward)",
         "operations a step": f"{flops / 1e9:,.1f} billion",
-        "operations in all": f"{flops * settings.steps / 1e15:,.3f} x 10^15",
+        "operations in all": f"{flops * (before + settings.steps) / 1e15:,.3f} x 10^15",
         "memory": f"{needed.memory_bytes / 1e9:.2f} GB of tensors, and about 1 GB for TensorFlow and this program",
         "  weights, gradients, optimizer": f"{needed.weights_bytes / 1e9:.2f} GB ({settings.optimizer}, {settings.precision})",
         "  activations": f"{needed.activations_bytes / 1e9:.2f} GB",
@@ -247,6 +248,7 @@ def _sample_request(kind):
 
 def _print_summary(recipe, folder):
     """Print what the exported model writes, loaded by a fresh process, its figures, and what to do next."""
+    from tfgpt.evaluation.general import in_words
     from tfgpt.serving.ask import ask_in_fresh_process
 
     settings, judges = recipe.evaluate, recipe.adapt.head.kind != "none" and recipe.adapt.head.weight == 1
@@ -267,6 +269,8 @@ def _print_summary(recipe, folder):
             print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
     if judges or "head" in evaluation:
         _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
+    if "general" in evaluation:
+        print(f"\n{in_words(evaluation['general'])}")
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
     prompt = settings.prompts[0] if settings.prompts else "The"
     body = json.dumps({"instances": [_sample_request(recipe.adapt.head.kind) if judges else {"prompt": prompt, "max_new_tokens": 40}]})

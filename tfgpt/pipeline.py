@@ -52,7 +52,7 @@ STAGES = (
     Stage("adapt", stages.adapt_model, stages.adapt_settings, lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
     Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs/train"],
           grows=("model", "adapter", "checkpoints/steps", *LOGS)),
-    Stage("evaluate", stages.evaluate_model, lambda recipe: recipe.evaluate, lambda recipe: ["evaluation.json", "report.html"]),
+    Stage("evaluate", stages.evaluate_model, stages.evaluate_settings, lambda recipe: ["evaluation.json", "report.html"]),
     Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
 )
 

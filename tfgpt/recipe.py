@@ -66,6 +66,11 @@ class EvaluateConfig:
     """Order of the n-gram model that the figures stand beside: 5 = four tokens of history."""
     ngram_tokens: int = 5_000_000
     """Tokens that it is trained on at most, the first ones of the training part; 0 = all. It takes some 150 bytes of memory for each."""
+    general: str = "python-docs"
+    """After a fine-tune: general text, as data.path, on whose held-out part the model is measured before and after, so that it is known what was forgotten;
+    empty = it is not. Of a corpus that is also trained on (data.sources, adapt.pretrain), what is held out there."""
+    general_tokens: int = 10_000
+    """Tokens of that text, about; the first ones."""
     prompts: tuple[str, ...] = ()
     """Prompts whose continuations the exported model writes at the end of a run."""
     max_new_tokens: int = 48
@@ -76,7 +81,7 @@ class EvaluateConfig:
     """With an encoder: held-out sources whose targets are written, greedily, for exact matches, chrF and BLEU, evenly from all; 0 = all, -1 = none."""
 
     def __post_init__(self):
-        for key in ("batch_size", "max_new_tokens"):
+        for key in ("batch_size", "max_new_tokens", "general_tokens"):
             check_at_least(f"evaluate.{key}", getattr(self, key), 1)
         check_at_least("evaluate.ngram_order", self.ngram_order, 2)
         check_at_least("evaluate.ngram_tokens", self.ngram_tokens, 0, " (0 = all)")

@@ -22,6 +22,7 @@ from tfgpt.data.shards import ShardedData
 from tfgpt.data.sources import input_files, inputs_sha256
 from tfgpt.data.unlabelled import check_unlabelled, prepare_unlabelled, unlabelled_data
 from tfgpt.evaluation.evaluate import figures, share_with_interval, summed_loss
+from tfgpt.evaluation.general import general_data, general_figures, general_texts
 from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, ngram_baseline
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
@@ -44,7 +45,7 @@ from tfgpt.recipe_checks import check
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.recipe_model import Size
 from tfgpt.serving.export import export
-from tfgpt.text.bpe import char_tokenizer, load_tokenizer, train_tokenizer, with_special_tokens
+from tfgpt.text.bpe import char_tokenizer, is_byte_level, load_tokenizer, train_tokenizer, with_special_tokens
 from tfgpt.text.chat import DEFAULT_TEMPLATE
 from tfgpt.text.tokens import load_old_tokenizer
 from tfgpt.training.control import BarCallback
@@ -91,6 +92,8 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
     check(not recipe.train.l2_start or recipe.model.init != "random" or is_pretrained(recipe), f"train.l2_start: {recipe.train.l2_start} would hold a new "
           "model near its random weights; set it to 0, or give a model.init or adapt.pretrain.steps")
+    if _measures_loss_of_knowledge(recipe):
+        next(general_texts(recipe))  # what cannot be measured on is known at once
     if is_pretrained(recipe):
         check_unlabelled(recipe.data, recipe.adapt.pretrain)
         check(not _starts_with_encoder(recipe), f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, "
@@ -206,6 +209,11 @@ def adapt_settings(recipe: Recipe) -> tuple:
     """Return what the changes of the model depend on."""
     vectors = Path(recipe.adapt.embeddings.vectors)
     return dataclasses.replace(recipe.adapt, pretrain=PretrainConfig()), recipe.seed, sha256_of_file(vectors) if vectors.is_file() else ""
+
+
+def evaluate_settings(recipe: Recipe) -> tuple:
+    """Return what the figures depend on, beside the model and the data."""
+    return recipe.evaluate, inputs_sha256(general_data(recipe)) if _measures_loss_of_knowledge(recipe) else ""
 
 
 def _files_of(init: str) -> list[str]:
@@ -509,13 +517,39 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
     model = build.load_model(folder / "model")
     of_language = _language_evaluation(recipe, folder, model) if _is_language_model(recipe) else {}
     of_head = _head_evaluation(recipe, folder, model) if _has_head(recipe) else {}
-    evaluation = (of_language | {"head": of_head} if of_language and of_head else of_language or of_head) | {
+    of_general = {"general": _general_evaluation(recipe, folder, model)} if _measures_loss_of_knowledge(recipe) else {}
+    evaluation = (of_language | {"head": of_head} if of_language and of_head else of_language or of_head) | of_general | {
         "split": "validation",
         "seconds": round(time.monotonic() - start, 1),
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
     }
     write_report(folder, recipe, evaluation)
     write_json(folder / "evaluation.json", evaluation)
+
+
+def _measures_loss_of_knowledge(recipe):
+    """Tell whether it is asked what a fine-tune has forgotten: where there was something to forget."""
+    return bool(recipe.evaluate.general) and (recipe.model.init != "random" or is_pretrained(recipe))
+
+
+def _general_evaluation(recipe, folder, model):
+    """Return the figures of the starting model and of the trained one on general text."""
+    texts, tokenizer = list(general_texts(recipe)), load_tokenizer(folder / "tokenizer")
+    start, source, own_tokenizer = _known_before(recipe, folder, tokenizer)
+    length = min(recipe.data.length, start.config.n_positions)
+    with progress_bar("evaluate: general text", unit="batches") as advance:
+        before = general_figures(start, own_tokenizer, texts, length, recipe.evaluate.batch_size, advance)
+        after = general_figures(model, tokenizer, texts, length, recipe.evaluate.batch_size, advance)
+    same = own_tokenizer is tokenizer
+    return {"path": recipe.evaluate.general, "tokens": after["tokens"], "start": source, "same_vocabulary": same, "before": before, "after": after}
+
+
+def _known_before(recipe, folder, tokenizer):
+    """Return the model before the fine-tune, where it comes from, and its tokenizer: a model given with another vocabulary is measured with that."""
+    if recipe.adapt.embeddings.vocabulary == "tokenizer" and is_byte_level(old := _old_tokenizer(recipe)) and old.eos_token_id is not None:
+        return build.load_model(recipe.model.init), recipe.model.init, old
+    source = "checkpoints/pretrained" if recipe.model.init == "random" else "checkpoints/start"  # of random weights nothing is forgotten
+    return build.load_model(folder / source), source, tokenizer
 
 
 def _head_evaluation(recipe, folder, model):

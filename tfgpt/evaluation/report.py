@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 
+from tfgpt.evaluation.general import in_words
 from tfgpt.files import write_text
 from tfgpt.recipe import Recipe
 
@@ -16,17 +17,22 @@ def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
     """Write report.html into a run's folder: the figures beside the baseline's, the curves, the corpus.
 
     Args:
-        folder: with data/stats.json and, if it was drawn, logs/curves.png.
+        folder: with data/stats.json and, if they were drawn, logs/curves.png and logs/pretrain/curves.png.
         recipe: of the run.
         evaluation: content of evaluation.json.
     """
     template = resources.files("tfgpt.evaluation").joinpath("report.html").read_text("utf-8")
-    curves = folder / "logs" / "curves.png"
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template).render(
         name=recipe.name,
         evaluation=evaluation,
         stats=json.loads((folder / "data" / "stats.json").read_text("utf-8")),
         recipe=(folder / "recipe.yaml").read_text("utf-8"),
-        curves=base64.b64encode(curves.read_bytes()).decode() if curves.exists() else "",
+        curves=_picture(folder / "logs" / "curves.png"),
+        pretraining=_picture(folder / "logs" / "pretrain" / "curves.png") if recipe.adapt.pretrain.steps else "",
+        lost=in_words(evaluation["general"]) if "general" in evaluation else "",
     )
     write_text(folder / "report.html", page)
+
+
+def _picture(path):
+    return base64.b64encode(path.read_bytes()).decode() if path.exists() else ""
