@@ -84,7 +84,7 @@ def test_inspect_answers_and_shows_what_is_trained_on(folder):
         (["data", "prepare", "recipe.yaml", "--data.kind", "parquet"], "rows.jsonl: not a whole Parquet file"),
         (["data", "prepare", "recipe.yaml", "--data.clean.mask", "[name]"], "data.clean.mask: name is no kind of personal data; choose from email"),
         (["data", "prepare", "recipe.yaml", "--", "--runner", "FlinkRunner"], "--runner after -- is for Beam's runner; give --beam too"),
-        (["run", "recipe.yaml", "--data.examples", "labels"], "data.examples: labels is not what a language model is trained on"),
+        (["run", "recipe.yaml", "--data.examples", "labels"], "data.examples: labels is for a head"),
     ],
 )
 def test_a_wrong_call_ends_with_code_2_and_one_line(folder, arguments, message):
