@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.encoder import Encoder
+from tfgpt.models.epoch import Clock, RunningSums, logged, share
 from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
@@ -64,8 +64,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self._trained, self._frozen = (weights.ADDED if self.adaptation.trains_additions else weights.ALL), ()
         self.distribute_reduction_method = "first"  # of what each replica logs: they are sums over all replicas already
         self.stored_output = None
-        self._running = _RunningSums()
-        self._clock = _Clock()
+        self._running = RunningSums()
+        self._clock = Clock()
         self._settings, self.guard = StepSettings(), StepGuard()
 
     @unpack_inputs
@@ -400,27 +400,14 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         zero_if_skipped = {name: tf.where(finite, term, 0) for name, term in (terms._asdict() | {"gradient_norm": norm}).items()}
         sums = self._running.add(**zero_if_skipped, steps=tf.cast(finite, tf.int64), padding=padding, places=places)
         counts = {name: tf.identity(self.guard.variables[name]) for name in ("skipped", "skipped_in_a_row")}
-        return self._figures(terms, sums) | counts | {"gradient_norm": _share(sums, "gradient_norm", "steps"), "padding": _share(sums, "padding", "places")}
+        means = {"gradient_norm": share(sums, "gradient_norm", "steps"), "padding": share(sums, "padding", "places")}
+        return logged(self.adaptation.head, terms, sums) | counts | means
 
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
         terms, *_ = summed_over_replicas(self.loss_terms(batch))
-        return self._figures(terms, self._running.add(**terms._asdict()))
-
-    def _figures(self, terms, sums):
-        """Return what is logged, by the sums so far of such terms."""
-        tokens, loss = tf.cast(sums["tokens"], tf.float32), _share(sums, "loss", terms.counted)
-        accuracy = {} if self.adaptation.head.kind == "number" and terms.counted == "judged" else {"accuracy": _share(sums, "correct", terms.counted)}
-        if terms.counted == "tokens":
-            return {"loss": loss, "perplexity": tf.exp(loss), **accuracy, "tokens": tokens}
-        counts = {"tokens": tokens, "judged": tf.cast(sums["judged"], tf.float32)}
-        if (weight := self.adaptation.head.weight) == 1:
-            return {"loss": loss, **accuracy, **counts}
-        language = _share(sums, "language_loss", "language_tokens")
-        counts["language_tokens"] = tf.cast(sums["language_tokens"], tf.float32)
-        return {"loss": weight * loss + (1.0 - weight) * language, "head_loss": loss, "language_loss": language, "perplexity": tf.exp(language),
-                **accuracy, **counts}
+        return logged(self.adaptation.head, terms, self._running.add(**terms._asdict()))
 
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
@@ -503,53 +490,3 @@ def _padding(batch):
     if "segment_ids" not in batch:
         return tf.zeros([], tf.int64), places
     return tf.math.count_nonzero(batch["segment_ids"] == 0), places
-
-
-def _share(sums, part, whole):
-    return tf.cast(tf.math.divide_no_nan(sums[part], sums[whole]), tf.float32)
-
-
-class _RunningSums:
-    """Sums over an epoch and all replicas, in one variable. No Keras layer, so that it is not taken for a weight of the model."""
-
-    names = (*HeadTerms._fields, "gradient_norm", "steps", "padding", "places")
-
-    def __init__(self):
-        self._sums = tf.Variable(tf.zeros([len(self.names)], tf.float64), trainable=False, name="running_sums",
-                                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
-
-    def reset(self):
-        """Start anew."""
-        self._sums.assign(tf.zeros_like(self._sums))
-
-    def add(self, **terms):
-        """Add what all replicas together have, by name, and return the sums so far, float64 []."""
-        assert not terms.keys() - set(self.names)
-        self._sums.assign_add(tf.stack([tf.cast(terms.get(name, 0), tf.float64) for name in self.names]))
-        return dict(zip(self.names, tf.unstack(tf.convert_to_tensor(self._sums))))
-
-
-class _Clock:
-    """Measures tokens a second over an epoch, without its first call, which may trace and compile, where there are more."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self._since, self._first = None, 0.0
-
-    def timed(self, step):
-        """Return a train or test function whose logs have `tokens_per_second` beside `tokens`."""
-
-        def timed(iterator):
-            start = time.perf_counter()
-            logs = step(iterator)
-            now = time.perf_counter()
-            if self._since is None:
-                self._since, self._first = now, logs["tokens"]
-                rate = logs["tokens"] / (now - start)
-            else:  # a tensor still, not fetched from the device here
-                rate = (logs["tokens"] - self._first) / (now - self._since)
-            return dict(logs) | {"tokens_per_second": rate}
-
-        return timed

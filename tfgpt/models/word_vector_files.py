@@ -59,6 +59,7 @@ def load_word_vectors(source: str | Path) -> WordVectors:
                 vectors = load_facebook_vectors(str(plain))
         else:
             vectors = KeyedVectors.load_word2vec_format(str(path), binary=form == "binary", no_header=form == "glove", unicode_errors="replace")
+    # What gensim raises for damaged files of the three forms: it checks some of them with assert, and refuses some of fastText's as not implemented.
     except (ValueError, EOFError, OSError, NotImplementedError, AssertionError, struct.error, zlib.error) as error:
         raise ValueError(f"adapt.embeddings.vectors: {path} cannot be read ({' '.join(str(error).split()) or type(error).__name__}); get it again, or give "
                          "another") from error
