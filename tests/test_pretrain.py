@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 from tests.test_cluster import ended, start_workers, wait_for
 from tests.test_pipeline import assert_no_rest, command, tfgpt_run
-from tfgpt import cli, stages
+from tfgpt import cli
 from tfgpt.recipe import AdaptConfig, DataConfig, LoraConfig, PretrainConfig, Recipe, ScheduleConfig, TrainConfig
+from tfgpt.stages.plan import is_adapted, pretrain_config, start_of
 
 RECIPE = """
 name: small
@@ -58,20 +59,20 @@ def curves(folder):
 def test_a_stage_starts_from_what_the_last_one_before_it_wrote():
     def starts(**adapt):
         recipe = Recipe(DataConfig(path="x"), adapt=AdaptConfig(**adapt))
-        return [stages.start_of(stage, recipe).removeprefix("checkpoints/") for stage in ("pretrain", "adapt", "train")]
+        return [start_of(stage, recipe).removeprefix("checkpoints/") for stage in ("pretrain", "adapt", "train")]
 
     assert starts() == ["start", "start", "start"]
     assert starts(lora=LoraConfig(rank=2)) == ["start", "start", "initial"]
     assert starts(pretrain=PretrainConfig(steps=5)) == ["start", "pretrained", "pretrained"]
     assert starts(pretrain=PretrainConfig(steps=5), lora=LoraConfig(rank=2)) == ["start", "pretrained", "initial"]
-    assert not stages.is_adapted(Recipe(DataConfig(path="x"), adapt=AdaptConfig(pretrain=PretrainConfig(peak=1.0))))
+    assert not is_adapted(Recipe(DataConfig(path="x"), adapt=AdaptConfig(pretrain=PretrainConfig(peak=1.0))))
 
 
 def test_pretraining_is_as_the_training_but_for_its_own_steps_and_peak():
     train = TrainConfig(steps=50, optimizer="lion", profile=(1, 2), l2_start=0.1, layer_decay=0.5, unfreeze_every=3,
                         schedule=ScheduleConfig(kind="wsd", peak=0.5, floor=0.1, decay_steps=30))
 
-    config = stages.pretrain_config(Recipe(DataConfig(path="x"), train=train, adapt=AdaptConfig(pretrain=PretrainConfig(steps=7, peak=0.01))))
+    config = pretrain_config(Recipe(DataConfig(path="x"), train=train, adapt=AdaptConfig(pretrain=PretrainConfig(steps=7, peak=0.01))))
 
     assert (config.steps, config.optimizer, config.profile, config.global_batch_size) == (7, "lion", (), 16)
     assert (config.l2_start, config.layer_decay, config.unfreeze_every) == (0, 1, 0)

@@ -11,7 +11,7 @@ from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.recipe_file import load_recipe
 from tfgpt.serving.ask import ask_in_fresh_process
-from tfgpt.stages import training_estimate
+from tfgpt.stages.plan import training_estimate
 from tfgpt.text.bpe import load_tokenizer
 
 RECIPE = """

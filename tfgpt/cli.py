@@ -39,12 +39,13 @@ def train(arguments: list[str]) -> int:
     given = recipe_and_folder("tfgpt train", train.__doc__, [argument for argument in arguments if argument != "--dry-run"])
     if given:
         import_tensorflow_quietly()
-        from tfgpt import pipeline, stages
+        from tfgpt import pipeline
+        from tfgpt.stages.plan import training_estimate, vocabulary_of
 
         recipe, folder = given
         if "--dry-run" in arguments:
-            vocab = stages.vocabulary_of(recipe)
-            _print_estimate(recipe, vocab, stages.training_estimate(recipe, vocab))
+            vocab = vocabulary_of(recipe)
+            _print_estimate(recipe, vocab, training_estimate(recipe, vocab))
         elif pipeline.run(recipe, folder, until="train"):
             print(f"The model is in {folder / 'model'}.")
     return DONE

@@ -30,6 +30,7 @@ def prepare(arguments: list[str]) -> int:
     if given:
         import_tensorflow_quietly()
         from tfgpt import pipeline
+        from tfgpt.data.prepare import read_stats
 
         if with_beam:
             try:
@@ -41,7 +42,7 @@ def prepare(arguments: list[str]) -> int:
         else:
             pipeline.run(*given, until="data")
         _check_shards(given[1])
-        _print_table(json.loads((given[1] / "data" / "stats.json").read_text("utf-8")))
+        _print_table(read_stats(given[1] / "data"))
     return DONE
 
 
@@ -55,10 +56,11 @@ def inspect(arguments: list[str]) -> int:
         recipe, folder = given
         import_tensorflow_quietly()
         from tfgpt import pipeline
+        from tfgpt.data.prepare import read_stats
 
         pipeline.run(recipe, folder, until="data")
         _check_shards(folder)
-        stats = json.loads((folder / "data" / "stats.json").read_text("utf-8"))
+        stats = read_stats(folder / "data")
         quality, judgements = _judge(recipe, folder, stats)
         if "--json" in arguments:
             found = {"stats": stats, "quality": _as_json(quality), "judgements": [dataclasses.asdict(one) for one in judgements]}

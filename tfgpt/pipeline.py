@@ -15,12 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfgpt import stages
 from tfgpt.data.prepare import prepare
 from tfgpt.files import remove_partial, sha256_of_parts, write_json, write_text
 from tfgpt.progress import console
 from tfgpt.recipe import Recipe, RecipeError
 from tfgpt.recipe_file import resolved_yaml
+from tfgpt.stages import settings
+from tfgpt.stages.checks import check_before_work
+from tfgpt.stages.evaluation import evaluate_model
+from tfgpt.stages.export import export_model, export_outputs
+from tfgpt.stages.model import adapt_model, make_model
+from tfgpt.stages.plan import is_adapted, is_pretrained
+from tfgpt.stages.text import make_data, make_tokenizer
+from tfgpt.stages.training import pretrain_model, train_model
 from tfgpt.training.devices import SHARED_STAGES, Devices
 
 
@@ -44,16 +51,16 @@ LOGS = ("logs/train", "logs/validation", "logs/embeddings", "logs/curves.csv", "
 """Of the training."""
 
 STAGES = (
-    Stage("tokenizer", stages.make_tokenizer, stages.tokenizer_settings, lambda recipe: ["tokenizer"]),
-    Stage("data", stages.make_data, stages.data_settings, lambda recipe: ["data"]),
-    Stage("model", stages.make_model, stages.model_settings, lambda recipe: ["checkpoints/start"]),
-    Stage("pretrain", stages.pretrain_model, stages.pretrain_settings, lambda recipe: ["checkpoints/pretrained", "data-pretrain", "logs/pretrain"],
-          grows=("checkpoints/pretrained", "checkpoints/pretrain-steps", "data-pretrain", "logs/pretrain"), wanted=stages.is_pretrained),
-    Stage("adapt", stages.adapt_model, stages.adapt_settings, lambda recipe: ["checkpoints/initial"], wanted=stages.is_adapted),
-    Stage("train", stages.train_model, stages.train_settings, lambda recipe: ["model", "checkpoints/steps", "logs/train"],
+    Stage("tokenizer", make_tokenizer, settings.of_tokenizer, lambda recipe: ["tokenizer"]),
+    Stage("data", make_data, settings.of_data, lambda recipe: ["data"]),
+    Stage("model", make_model, settings.of_model, lambda recipe: ["checkpoints/start"]),
+    Stage("pretrain", pretrain_model, settings.of_pretrain, lambda recipe: ["checkpoints/pretrained", "data-pretrain", "logs/pretrain"],
+          grows=("checkpoints/pretrained", "checkpoints/pretrain-steps", "data-pretrain", "logs/pretrain"), wanted=is_pretrained),
+    Stage("adapt", adapt_model, settings.of_adapt, lambda recipe: ["checkpoints/initial"], wanted=is_adapted),
+    Stage("train", train_model, settings.of_train, lambda recipe: ["model", "checkpoints/steps", "logs/train"],
           grows=("model", "adapter", "checkpoints/steps", *LOGS)),
-    Stage("evaluate", stages.evaluate_model, stages.evaluate_settings, lambda recipe: ["evaluation.json", "report.html"]),
-    Stage("export", stages.export_model, lambda recipe: (recipe.export, recipe.name), stages.export_outputs),
+    Stage("evaluate", evaluate_model, settings.of_evaluate, lambda recipe: ["evaluation.json", "report.html"]),
+    Stage("export", export_model, lambda recipe: (recipe.export, recipe.name), export_outputs),
 )
 
 
@@ -75,7 +82,7 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
         RecipeError: a setting or the data cannot be used.
         RuntimeError: a worker is gone.
     """
-    stages.check_before_work(recipe, training=until != "data")
+    check_before_work(recipe, training=until != "data")
     if until == "data":
         _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}})
         return True

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.data.test_unlabelled import texts_of
-from tfgpt import stages
 from tfgpt.data.corpus import REPLAY_HELD_OUT, read_corpus
 from tfgpt.data.intake import Account
 from tfgpt.data.pipeline import evaluation_batches, training_batches
@@ -15,6 +14,7 @@ from tfgpt.data.shards import ShardedData
 from tfgpt.data.split import split_of
 from tfgpt.data.unlabelled import prepare_unlabelled
 from tfgpt.recipe import DataConfig, PretrainConfig, Recipe, RecipeError, SourceConfig, TokenizerConfig
+from tfgpt.stages.text import make_tokenizer
 from tfgpt.text.bpe import load_tokenizer
 
 SHARE = 0.2
@@ -110,7 +110,7 @@ def test_a_mixture_with_chats_has_their_template(tmp_path):
     sources = (SourceConfig(path=str(tmp_path / "lines.txt"), documents="line"), SourceConfig(path=str(tmp_path / "chats.jsonl"), examples="chat"))
     recipe = Recipe(DataConfig(sources=sources), tokenizer=TokenizerConfig(vocab=300))
 
-    stages.make_tokenizer(recipe, tmp_path)
+    make_tokenizer(recipe, tmp_path)
 
     assert load_tokenizer(tmp_path / "tokenizer").chat_template
 

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from tfgpt import stages
 from tfgpt.data.corpus import read_corpus
 from tfgpt.data.pipeline import evaluation_batches
 from tfgpt.data.shards import ShardedData
 from tfgpt.data.unlabelled import HELD_OUT, check_unlabelled, prepare_unlabelled
 from tfgpt.recipe import ColumnsConfig, DataConfig, PretrainConfig, Recipe, RecipeError, SourceConfig, TokenizerConfig
+from tfgpt.stages.text import make_tokenizer
 from tfgpt.text.bpe import load_tokenizer
 
 ROWS = 120
@@ -124,6 +124,6 @@ def test_what_cannot_be_pretrained_on_is_refused_by_its_own_key(tmp_path, tokeni
 def test_a_tokenizer_is_trained_on_labelled_texts(tmp_path):
     recipe = Recipe(task(tmp_path, "labels"), tokenizer=TokenizerConfig(vocab=300))
 
-    stages.make_tokenizer(recipe, tmp_path)
+    make_tokenizer(recipe, tmp_path)
 
     assert len(load_tokenizer(tmp_path / "tokenizer")("Message number", return_tensors="np").input_ids[0]) < len("Message number")

@@ -7,7 +7,6 @@ import pytest
 
 from tests.data.test_unlabelled import texts_of
 from tests.test_pipeline import tfgpt_run
-from tfgpt import stages
 from tfgpt.data.corpus import read_corpus
 from tfgpt.data.unlabelled import prepare_unlabelled
 from tfgpt.evaluation.general import CHARACTERS, general_data, general_figures, general_texts, in_words
@@ -25,6 +24,7 @@ from tfgpt.recipe import (
     SourceConfig,
     TokenizerConfig,
 )
+from tfgpt.stages.checks import check_before_work
 from tfgpt.text.bpe import load_tokenizer
 
 
@@ -116,9 +116,9 @@ def test_text_that_cannot_be_measured_on_is_refused_before_any_work(tmp_path, mo
                     tokenizer=TokenizerConfig(init=str(tmp_path / "tokenizer")), evaluate=EvaluateConfig(general=general))
 
     with pytest.raises(RecipeError, match=message):
-        stages.check_before_work(recipe)
-    stages.check_before_work(dataclasses.replace(recipe, evaluate=EvaluateConfig(general="")))
-    stages.check_before_work(dataclasses.replace(recipe, model=ModelConfig(size="tiny")))  # a new model has nothing to forget
+        check_before_work(recipe)
+    check_before_work(dataclasses.replace(recipe, evaluate=EvaluateConfig(general="")))
+    check_before_work(dataclasses.replace(recipe, model=ModelConfig(size="tiny")))  # a new model has nothing to forget
 
 
 def test_a_change_of_the_vocabulary_is_said_and_bits_per_byte_compared():

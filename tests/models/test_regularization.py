@@ -5,7 +5,6 @@ import tensorflow as tf
 import tf_keras
 
 from tests.training.test_fit import Do, KilledError, assert_same_weights, kill, run  # noqa: F401 - run is a fixture
-from tfgpt import stages
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build, surgery
 from tfgpt.models.adapt import adapt, fitted
@@ -30,6 +29,7 @@ from tfgpt.recipe import (
     TrainConfig,
 )
 from tfgpt.serving.export import export
+from tfgpt.stages.checks import check_before_work
 
 LENGTH, RATE = 16, 0.5
 
@@ -113,7 +113,7 @@ def test_without_a_starting_model_there_is_nothing_to_stay_near():
     recipe = Recipe(DataConfig(path="python-docs"), train=TrainConfig(l2_start=0.1))
 
     with pytest.raises(RecipeError, match="train.l2_start: 0.1 would hold a new model near its random weights; set it to 0, or give a model.init"):
-        stages.check_before_work(recipe)
+        check_before_work(recipe)
 
 
 CHANGES = {

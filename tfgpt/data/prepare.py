@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -211,6 +212,11 @@ def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[st
         "tokenizations_of_train": config.tokenizations,
         "splits": splits,
     }
+
+
+def read_stats(folder: Path) -> dict:
+    """Return the account of the corpus that a folder of shards was made from."""
+    return json.loads((folder / "stats.json").read_text("utf-8"))
 
 
 def _read(config, records, account, tokenizer) -> Iterator[Example]:

@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 
+from tfgpt.data.prepare import read_stats
 from tfgpt.evaluation.general import in_words
 from tfgpt.files import write_text
 from tfgpt.recipe import Recipe
@@ -25,7 +25,7 @@ def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template).render(
         name=recipe.name,
         evaluation=evaluation,
-        stats=json.loads((folder / "data" / "stats.json").read_text("utf-8")),
+        stats=read_stats(folder / "data"),
         recipe=(folder / "recipe.yaml").read_text("utf-8"),
         curves=_picture(folder / "logs" / "curves.png"),
         pretraining=_picture(folder / "logs" / "pretrain" / "curves.png") if recipe.adapt.pretrain.steps else "",

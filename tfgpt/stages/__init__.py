@@ -1,0 +1,1 @@
+"""What each stage of a run does; `pipeline` decides which of them are run."""
