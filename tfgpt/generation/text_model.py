@@ -11,21 +11,17 @@ from transformers import GPT2TokenizerFast
 
 from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.constraints import constraints_of
-from tfgpt.generation.controls import CONTROLS, Controls, controls_of
-from tfgpt.generation.decoding import Decoder, running
+from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.judging import TextJudge, check_texts
 from tfgpt.generation.results import Choice, Classification, Continuation, Score, Token
 from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.scoring import score, score_continuations
+from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS, TOP_SPEC, Stepper
 from tfgpt.generation.stops import first_stop, sure_text
 from tfgpt.text.graph import GraphTokenizer, as_unicode
 
-CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for name, control in CONTROLS.items()))
-CONSTRAINT_SPECS = Constraints(*(
-    tf.TensorSpec([None, None], kind, name=name) for name, kind in zip(Constraints._fields, (tf.string, tf.int32, tf.int32))
-))  # fmt: skip
-TOP_SPEC = tf.TensorSpec([], tf.int32, name="top")
 SEARCH_SPECS = (
     tf.TensorSpec([], tf.int32, name="beams"),
     tf.TensorSpec([None], tf.float32, name="length_penalty"),
@@ -68,7 +64,7 @@ class TextModel(tf.Module):
         self.weights = [variable for part in (model, draft) if part is not None for variable in part.all_variables]
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "_decoder", Decoder(model, self.tokenizer.end_of_text, self.tokenizer.texts, draft, draft_tokens))
+        object.__setattr__(self, "decoder", Decoder(model, self.tokenizer.end_of_text, self.tokenizer.texts, draft, draft_tokens))
 
     def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, *, samples: int = 1, stop: Sequence = (),
                  banned_tokens: Sequence = (), forced_tokens: str | Sequence = (), top_log_probs: int | None = None,
@@ -177,7 +173,7 @@ class TextModel(tf.Module):
         """Continue rows of tokens, as `generate_graph` does; both int32 [batch, length]."""
         return self._decode(unpadded(input_ids, attention_mask), controls, constraints, top)
 
-    def _fitted(self, prompts, controls, constraints):
+    def fitted(self, prompts, controls, constraints):
         """Return prompts that fit the context, controls and constraints of each row, and their sources: the prompts themselves where there is an encoder."""
         prompts, sources = self._parted(prompts)
         batch = prompts.nrows(tf.int32)
@@ -194,12 +190,13 @@ class TextModel(tf.Module):
         return nothing, framed_sources(prompts, self.model.encoder.context, self.tokenizer.end_of_text)
 
     def _decode(self, prompts, controls, constraints, top):
-        prompts, controls, constraints, sources = self._fitted(prompts, controls, constraints)
-        state = self._decoder.begin(prompts, controls, top, sources)
-        return self._outputs(self._decoder.advance(state, controls, constraints, self.model.config.n_positions), constraints)
+        prompts, controls, constraints, sources = self.fitted(prompts, controls, constraints)
+        state = self.decoder.begin(prompts, controls, top, sources)
+        return self.outputs(self.decoder.advance(state, controls, constraints, self.model.config.n_positions), constraints)
 
-    def _outputs(self, state, constraints):
-        decoded = self._decoder.finish(state)
+    def outputs(self, state, constraints):
+        """Return what is written in rows so far: what `generate_graph` gives, and `bytes`, string [batch], which may end inside a character."""
+        decoded = self.decoder.finish(state)
         text = self.tokenizer.joined(decoded.ids)
         cut = tf.cond(tf.size(constraints.stop) > 0, lambda: first_stop(text, constraints.stop), lambda: tf.fill(tf.shape(text), -1))
         bytes_ = tf.strings.substr(text, tf.zeros_like(cut), tf.where(cut >= 0, cut, tf.strings.length(text)))
@@ -236,40 +233,22 @@ class TextModel(tf.Module):
             raise ValueError(f"stream: the prompt is {type(prompt).__name__}; give one text")
         if rounds < 1:
             raise ValueError(f"stream: rounds {rounds}; give 1 or more")
-        controls_, lists, _ = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
-        state, controls_ = self.begin_graph(tf.constant([prompt]), controls_)
+        given, lists, top = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
+        rows = self.stepper.begin(tf.constant([prompt]), list(given), list(lists), top)
         told, more = "", True
         while more:
-            state, outputs, going = self.advance_graph(state, controls_, lists, tf.constant(rounds))
-            more = bool(going)
+            rows, outputs = self.stepper.advance(rows, tf.constant(rounds))
+            more = bool(outputs["going"][0])
             text = outputs["text"].numpy()[0].decode() if not more else sure_text(outputs["bytes"].numpy()[0], stop)
             if len(text) > len(told):
                 yield text[len(told) :]
                 told = text
         return self._continuations(outputs, top=None)[0]
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS])
-    def begin_graph(self, prompt, controls):
-        """Return the state of decoding before anything is read, for prompts, string [batch]; and the controls as they fit the context."""
-        prompts, controls, _, sources = self._fitted(self.tokenizer.tokenize(prompt), controls, Constraints.none(1))
-        return self._decoder.begin(prompts, controls, sources=sources), controls
-
     @functools.cached_property
-    def advance_graph(self):
-        """A function that writes some tokens more.
-
-        It takes a state and controls of `begin_graph`, constraints, and how many tokens, int32 []; it gives the state, what `generate_graph` gives,
-        and whether there is more to come, bool [].
-        """
-        state, controls = self.begin_graph.get_concrete_function().structured_outputs
-        specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), (state, controls))
-        @tf.function(autograph=False, input_signature=[*specs, CONSTRAINT_SPECS, tf.TensorSpec([], tf.int32)])
-        def advance(state, controls, constraints, rounds):
-            constraints = Constraints(*(tf.broadcast_to(table, [tf.size(state.stopped), tf.shape(table)[1]]) for table in constraints))
-            state = self._decoder.advance(state, controls, constraints, rounds)
-            return state, self._outputs(state, constraints), tf.reduce_any(running(state, controls))
-
-        return advance
+    def stepper(self) -> Stepper:
+        """Functions that write texts in pieces."""
+        return Stepper(self)
 
     def search(self, prompts: list[str], beams: int = 4, max_new_tokens: int | Iterable[int] = 64, *, length_penalty: float | Iterable[float] = 1.0,
                early_stopping: bool | str = False, banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
@@ -326,7 +305,7 @@ class TextModel(tf.Module):
         Returns:
             `text` string, `token_count` int32, `log_prob` and `score` float32, `finish_reason` string, each [batch]; `ids` int32 [batch, steps].
         """
-        prompts, controls, constraints, sources = self._fitted(self.tokenizer.tokenize(prompt), controls, constraints)
+        prompts, controls, constraints, sources = self.fitted(self.tokenizer.tokenize(prompt), controls, constraints)
         length_penalty = tf.broadcast_to(length_penalty, tf.shape(prompt))
         found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, self.tokenizer.end_of_text, sources)
         return {

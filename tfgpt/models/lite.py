@@ -29,6 +29,10 @@ class KnownTokens(NamedTuple):
     ids: tf.Tensor
     """int32 [batch, slots]; the token at each position that was read."""
 
+    def shortened(self, slots: tf.Tensor) -> KnownTokens:
+        """Return the same with room for its first `slots` tokens alone."""
+        return KnownTokens(self.ids[:, :slots])
+
 
 class LiteModel:
     """A language model behind LiteRT; it reads as `GPTLMHeadModel` does, but is neither trained nor saved.

@@ -12,7 +12,8 @@ from tfgpt.files import whole_folder
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
-from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
+from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS
+from tfgpt.generation.text_model import TextModel
 from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import ExportConfig
 
@@ -41,6 +42,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
+        kept.stepper = text_model.stepper  # functions for a server that batches between tokens; TensorFlow Serving does not look at them
         with tempfile.TemporaryDirectory() as scratch:
             if text_model.model.adaptation.head.labels:
                 labels = Path(scratch) / "labels.txt"

@@ -1,0 +1,116 @@
+"""Decoding in pieces: rows that are begun, written on a few tokens at a time, joined with others and left out, each a function of the graph.
+
+A server batches with these while texts are being written (iteration-level scheduling: Yu et al. 2022, "Orca: A Distributed Serving System for
+Transformer-Based Generative Models"). They work on flat lists of tensors with the batch first, so that a SavedModel holds them as they are.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfgpt.generation.constraints import NO_TOKEN
+from tfgpt.generation.controls import CONTROLS, Controls
+from tfgpt.generation.decoding import State, bucketed, running
+from tfgpt.generation.sampling import Constraints
+
+CONTROL_SPECS = Controls(*(tf.TensorSpec([None], control.kind, name=name) for name, control in CONTROLS.items()))
+CONSTRAINT_SPECS = Constraints(*(
+    tf.TensorSpec([None, None], kind, name=name) for name, kind in zip(Constraints._fields, (tf.string, tf.int32, tf.int32))
+))  # fmt: skip
+TOP_SPEC = tf.TensorSpec([], tf.int32, name="top")
+
+
+class Rows(NamedTuple):
+    """A batch in the middle of its decoding, with what its callers asked for."""
+
+    state: State
+    controls: Controls
+    """Each [batch], as they fit the context."""
+    constraints: Constraints
+    """Each [batch, n]."""
+
+
+class Stepper(tf.Module):
+    """Writes the texts of a `TextModel` in pieces: the same texts that its `generate` gives, whatever rows come and go beside a row.
+
+    Rows are lists of tensors [batch, ...] here, to be handed from one function to the next and not to be looked into; what a caller may know of them
+    is what `advance` tells.
+
+    Args:
+        text_model: a `TextModel`.
+
+    >>> from tfgpt.generation.controls import controls_of
+    >>> from tfgpt.generation.text_model import TextModel
+    >>> stepper = TextModel(model, tokenizer).stepper
+    >>> five = [tf.constant(values) for values in controls_of({"max_new_tokens": 5}, rows=1)]
+    >>> one, other = (stepper.begin(tf.constant([prompt]), five, list(Constraints.none(1)), tf.constant(0)) for prompt in ("It was", "The"))
+    >>> one, _ = stepper.advance(one, tf.constant(2))
+    >>> both, told = stepper.advance(stepper.join(one, other), tf.constant(2))
+    >>> told["token_count"].numpy().tolist()
+    [4, 2]
+    """
+
+    def __init__(self, text_model):
+        super().__init__(name="stepper")
+        object.__setattr__(self, "_text_model", text_model)  # not tracked, or saving would trace every function of its own
+        specs = [tf.TensorSpec([None], tf.string, name="prompt"), list(CONTROL_SPECS), list(CONSTRAINT_SPECS), TOP_SPEC]
+        self.begin = tf.function(self._begin, autograph=False, input_signature=specs)
+        """Takes prompts, string [batch], controls (a list of [batch] or [1] each), constraints (a list of [batch, n] or [1, n] each) and how many of the
+        likeliest tokens are told at each place, int32 []; gives rows of which nothing is read yet."""
+        rows = [tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype) for tensor in self.begin.get_concrete_function().structured_outputs]
+        self.advance = tf.function(self._advance, autograph=False, input_signature=[rows, tf.TensorSpec([], tf.int32, name="rounds")])
+        """Takes rows and how many tokens each may get, int32 []; gives the rows, and what `TextModel.outputs` tells of them and `going`, bool [batch]."""
+        self.join = tf.function(self._join, autograph=False, input_signature=[rows, rows])
+        """Takes rows and other rows; gives both in one batch, in this order."""
+        self.keep = tf.function(self._keep, autograph=False, input_signature=[rows, tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC])
+        """Takes rows, which of them are kept, int32 [kept], and how many likeliest tokens any of these still wants; gives them without room for the others."""
+
+    def _begin(self, prompt, controls, constraints, top):
+        text_model = self._text_model
+        controls, constraints = Controls(*controls), Constraints(*constraints)
+        prompts, controls, constraints, sources = text_model.fitted(text_model.tokenizer.tokenize(prompt), controls, constraints)
+        rows = Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints)
+        object.__setattr__(self, "_structure", tf.nest.map_structure(lambda tensor: tensor.dtype, rows))
+        return tf.nest.flatten(rows)
+
+    def _packed(self, rows) -> Rows:
+        return tf.nest.pack_sequence_as(self._structure, rows)
+
+    def _advance(self, rows, rounds):
+        rows = self._packed(rows)
+        state = self._text_model.decoder.advance(rows.state, rows.controls, rows.constraints, rounds)
+        told = self._text_model.outputs(state, rows.constraints) | {"going": running(state, rows.controls)}
+        return tf.nest.flatten(rows._replace(state=state)), told
+
+    def _join(self, rows, others):
+        fillers = tf.nest.map_structure(lambda kind: "" if kind == tf.string else kind.as_numpy_dtype(0), self._structure)
+        fillers = tf.nest.flatten(fillers._replace(constraints=Constraints("", NO_TOKEN, NO_TOKEN)))
+        sizes = [tf.maximum(tf.shape(one), tf.shape(other)) for one, other in zip(rows, others)]
+        parts = ([_widened(*given) for given in zip(side, sizes, fillers)] for side in (rows, others))
+        return [tf.concat(pair, axis=0) for pair in zip(*parts)]
+
+    def _keep(self, rows, which, top):
+        rows = self._packed([tf.gather(tensor, which) for tensor in rows])
+        state, written = rows.state, rows.state.written
+        steps = _largest(rows.controls.max_new_tokens)
+        places = tf.minimum(bucketed(_largest(written.prompt_length + rows.controls.max_new_tokens)), tf.shape(written.tokens)[1])
+        return tf.nest.flatten(rows._replace(state=state._replace(
+            written=written._replace(tokens=written.tokens[:, :places]),
+            token_log_probs=state.token_log_probs[:, :steps],
+            top_ids=state.top_ids[:, :steps, :top],
+            top_log_probs=state.top_log_probs[:, :steps, :top],
+            cache=state.cache.shortened(places),
+            draft=state.draft and state.draft._replace(cache=state.draft.cache.shortened(places)),
+        )))  # fmt: skip
+
+
+def _widened(tensor, size, filler):
+    """Return a tensor [batch, ...] with room in all dimensions but the first for as much as `size`, int32 [rank], says."""
+    more = (size - tf.shape(tensor))[1:]
+    padding = tf.concat([[[0, 0]], tf.stack([tf.zeros_like(more), more], axis=1)], axis=0)
+    return tf.cond(tf.reduce_any(more > 0), lambda: tf.pad(tensor, padding, constant_values=tf.constant(filler, tensor.dtype)), lambda: tensor)
+
+
+def _largest(numbers):
+    return tf.reduce_max(tf.concat([numbers, [1]], axis=0))
