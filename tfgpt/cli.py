@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tfgpt import cli_generate
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
-from tfgpt.interrupts import EXIT_CODE, TerminatedError
+from tfgpt.interrupts import EXIT_CODE, TerminatedError, termination
 from tfgpt.recipe import RecipeError
 
 HOST = "127.0.0.1"
@@ -70,9 +70,9 @@ def serve(arguments: list[str]) -> int:
     import_tensorflow_quietly()
     import socket
 
-    import uvicorn
-
-    from tfgpt.serving.server import create_app, load_models
+    from tfgpt.serving.catalog import Catalog
+    from tfgpt.serving.config import ServableConfig
+    from tfgpt.serving.server import create_app, run_until_asked
 
     listener = socket.socket(socket.AF_INET6 if ":" in given.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,12 +80,12 @@ def serve(arguments: list[str]) -> int:
         listener.bind((given.host, given.port))
     except (OSError, OverflowError) as error:
         raise UsageError(f"tfgpt serve: cannot listen on --host {given.host} --port {given.port} ({error}); choose another") from error
-    app = create_app(load_models(folders))
-    listener.listen()  # before the address is printed: who reads it may connect at once
-    for name in folders:
-        print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    with termination() as asked, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
+        catalog = Catalog([ServableConfig(name, folder) for name, folder in folders.items()])
+        listener.listen()  # before the address is printed: who reads it may connect at once
+        for name in folders:
+            print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
+        run_until_asked(catalog, create_app(catalog), listener, asked)
     return DONE
 
 

@@ -13,12 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from tfgpt.serving.errors import BadRequestError
+
 DEFAULT_SIGNATURE = "serving_default"
 FORMATS = "exactly one of 'instances' (row format) and 'inputs' (column format)"
-
-
-class BadRequestError(ValueError):
-    """A request body that cannot be served; the message goes to the client."""
 
 
 def decode_predict(body: bytes, signatures: Mapping[str, meta_graph_pb2.SignatureDef]) -> tuple[str, bool, dict[str, np.ndarray]]:

@@ -55,6 +55,10 @@ class LoadedModel:
         given = {name: tf.convert_to_tensor(value) for name, value in (defaults | inputs).items()}
         return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
 
+    def close(self) -> None:
+        """Let go of the graph and its weights; nothing can be asked any more."""
+        self._functions = {}
+
 
 def newest_version(folder: Path) -> int:
     """Return the highest version in a model's base path, as TensorFlow Serving chooses it.

@@ -1,118 +1,62 @@
-"""A server of exported models that speaks TensorFlow Serving's REST protocol: predict, status and metadata.
-
-Source: https://www.tensorflow.org/tfx/serving/api_rest
-"""
+"""A server of exported models: the catalog behind every protocol, put together and run until it is asked to end."""
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Iterator
 
-import tensorflow as tf
-from fastapi import FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from google.protobuf import json_format
+import uvicorn
+from fastapi import FastAPI
 
-from tfgpt.serving.rest_codec import BadRequestError, decode_predict, encode_predict
-from tfgpt.serving.saved_model import LoadedModel, newest_version
+from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
+from tfgpt.serving.rest import add_rest
 
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model's newest version, loaded."""
-
-    name: str
-    version: int
-    loaded: LoadedModel
+LOG = logging.getLogger(__name__)
 
 
-class NotServedError(LookupError):
-    """A request for a model or version that is not here."""
-
-
-def load_models(folders: dict[str, Path]) -> dict[str, ServedModel]:
-    """Load the newest version of each model.
-
-    Args:
-        folders: the base path, which holds the numbered versions, by the model's name.
-
-    Raises:
-        FileNotFoundError: a folder without a version.
-    """
-    models = {}
-    for name, folder in folders.items():
-        version = newest_version(folder)
-        models[name] = ServedModel(name, version, LoadedModel(Path(folder) / str(version)))
-    return models
-
-
-def create_app(models: dict[str, ServedModel]) -> FastAPI:
-    """Return the ASGI application that serves `models`."""
-    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None)
-
-    @app.exception_handler(NotServedError)
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def not_found(request: Request, error: Exception) -> Response:
-        text = str(error) if isinstance(error, NotServedError) else f"Malformed request: {request.method} {request.url.path}"
-        return _json({"error": text}, 404)
-
-    @app.exception_handler(BadRequestError)
-    async def bad_request(request: Request, error: BadRequestError) -> Response:
-        return _json({"error": str(error)}, 400)
-
-    @app.get("/v1/models/{name}")
-    @app.get("/v1/models/{name}/versions/{version}")
-    async def status(name: str, version: str | None = None) -> Response:
-        model = _find(models, name, version, f"Could not find any versions of model {name}")
-        state = {"version": str(model.version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-        return _json({"model_version_status": [state]})
-
-    @app.get("/v1/models/{name}/metadata")
-    @app.get("/v1/models/{name}/versions/{version}/metadata")
-    async def metadata(name: str, version: str | None = None) -> Response:
-        model = _find(models, name, version, _not_found(name, version))
-        signatures = {key: json_format.MessageToDict(value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-                      for key, value in model.loaded.signatures.items()}
-        spec = {"name": name, "signature_name": "", "version": str(model.version)}
-        return _json({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
-
-    @app.post("/v1/models/{name}:predict")
-    @app.post("/v1/models/{name}/versions/{version}:predict")
-    async def predict(request: Request, name: str, version: str | None = None) -> Response:
-        model = _find(models, name, version, _not_found(name, version))
-        return _json(await run_in_threadpool(_predict, model.loaded, await request.body()))
-
+def create_app(catalog: Catalog) -> FastAPI:
+    """Return the ASGI application that serves a catalog over HTTP."""
+    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None)
+    add_rest(app, catalog)
     return app
 
 
-def _predict(loaded: LoadedModel, body: bytes) -> dict:
-    signature, row_format, inputs = decode_predict(body, loaded.signatures)
+@contextlib.contextmanager
+def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS) -> Iterator[threading.Thread]:
+    """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
+
+    Args:
+        app: the application.
+        listener: a listening socket.
+        drain_seconds: how long what has begun may take; then it is cut off.
+
+    Yields:
+        The thread, which ends by itself only if the server fails.
+    """
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(drain_seconds)))
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tfgpt-http")  # outside of the main thread it takes no signals
+    thread.start()
     try:
-        outputs = loaded.predict(signature, inputs)
-    except KeyError as error:
-        raise BadRequestError(error.args[0]) from error
-    except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
-        raise BadRequestError(_reason(error)) from error
-    return encode_predict(outputs, row_format)
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
-def _reason(error) -> str:
-    """Return what is wrong in one line; TensorFlow writes a headline before it and a graph's trace behind it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Graph execution error" not in line and "defined at" not in line]
-    return lines[0] if lines else type(error).__name__
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS) -> None:
+    """Serve until `asked` is set, then let what has begun end, for at most `drain_seconds`.
 
-
-def _find(models, name, version, message) -> ServedModel:
-    model = models.get(name)
-    if model is None or (version is not None and version != str(model.version)):
-        raise NotServedError(message)
-    return model
-
-
-def _not_found(name, version):
-    return f"Servable not found for request: Latest({name})" if version is None else f"Servable not found for request: Specific({name}, {version})"
-
-
-def _json(content: dict, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False), status_code=status, media_type="application/json")
+    Raises:
+        RuntimeError: the HTTP server ended by itself.
+    """
+    try:
+        with http_server(app, listener, drain_seconds) as thread:
+            while not asked.wait(0.1):
+                if not thread.is_alive():
+                    raise RuntimeError("the HTTP server ended by itself; its own message stands above")
+    finally:
+        if not catalog.close(drain_seconds):
+            LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain_seconds)

@@ -1,0 +1,35 @@
+"""What a server refuses, in the canonical codes that TensorFlow Serving's REST and gRPC share.
+
+Source: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
+"""
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """A request that is not served; the message goes to the client. `code` is the name of a canonical code, which each protocol has its number for."""
+
+    code = "INTERNAL"
+
+
+class BadRequestError(ServingError, ValueError):
+    """A request that cannot be understood."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotServedError(ServingError, LookupError):
+    """A request for a model or version that is not here."""
+
+    code = "NOT_FOUND"
+
+
+class PreconditionError(ServingError):
+    """A request that could be served in another state of the server or by another signature."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class UnavailableError(ServingError):
+    """A request that may be sent again later, to this server or to another."""
+
+    code = "UNAVAILABLE"
