@@ -70,6 +70,7 @@ def serve(arguments: list[str]) -> int:
     import_tensorflow_quietly()
     import socket
 
+    from tfgpt.serving.batched import BatchedModel
     from tfgpt.serving.catalog import Catalog
     from tfgpt.serving.config import ServableConfig
     from tfgpt.serving.server import create_app, run_until_asked
@@ -81,7 +82,7 @@ def serve(arguments: list[str]) -> int:
     except (OSError, OverflowError) as error:
         raise UsageError(f"tfgpt serve: cannot listen on --host {given.host} --port {given.port} ({error}); choose another") from error
     with termination() as asked, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
-        catalog = Catalog([ServableConfig(name, folder) for name, folder in folders.items()])
+        catalog = Catalog([ServableConfig(name, folder) for name, folder in folders.items()], load=BatchedModel)
         listener.listen()  # before the address is printed: who reads it may connect at once
         for name in folders:
             print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)

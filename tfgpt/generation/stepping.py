@@ -65,6 +65,12 @@ class Stepper(tf.Module):
         """Takes rows and other rows; gives both in one batch, in this order."""
         self.keep = tf.function(self._keep, autograph=False, input_signature=[rows, tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC])
         """Takes rows, which of them are kept, int32 [kept], and how many likeliest tokens any of these still wants; gives them without room for the others."""
+        self.describe = tf.function(self._describe, autograph=False, input_signature=[])
+        """Takes nothing; gives the bytes of each token, string [vocab], `texts`; and int32 [] `vocab` and `context`."""
+
+    def _describe(self):
+        config = self._text_model.model.config
+        return {"texts": self._text_model.tokenizer.texts, "vocab": tf.constant(config.vocab_size), "context": tf.constant(config.n_positions)}
 
     def _begin(self, prompt, controls, constraints, top):
         text_model = self._text_model

@@ -33,3 +33,25 @@ class UnavailableError(ServingError):
     """A request that may be sent again later, to this server or to another."""
 
     code = "UNAVAILABLE"
+
+
+class QueueFullError(ServingError):
+    """Too much waits already; `retry_after` tells in how many seconds there may be room."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after: int):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServingError, TimeoutError):
+    """A request's time was over before it was answered."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class CancelledError(ServingError):
+    """A request that was given up by whoever sent it."""
+
+    code = "CANCELLED"

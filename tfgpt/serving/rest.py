@@ -12,11 +12,12 @@ from fastapi.concurrency import run_in_threadpool
 from google.protobuf import json_format
 
 from tfgpt.serving.catalog import Catalog
-from tfgpt.serving.errors import BadRequestError, NotServedError, ServingError
+from tfgpt.serving.errors import BadRequestError, NotServedError, QueueFullError, ServingError
 from tfgpt.serving.rest_codec import decode_predict, encode_predict
 from tfgpt.serving.saved_model import LoadedModel
 
-HTTP_CODES = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "UNAVAILABLE": 503, "INTERNAL": 500}
+HTTP_CODES = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "RESOURCE_EXHAUSTED": 429, "CANCELLED": 499,
+              "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "INTERNAL": 500}  # fmt: skip
 
 
 def add_rest(app: FastAPI, catalog: Catalog) -> None:
@@ -24,7 +25,7 @@ def add_rest(app: FastAPI, catalog: Catalog) -> None:
 
     @app.exception_handler(ServingError)
     async def refused(request: Request, error: ServingError) -> Response:
-        return json_response({"error": str(error)}, HTTP_CODES[error.code])
+        return json_response({"error": str(error)}, HTTP_CODES[error.code], retry_headers(error))
 
     @app.exception_handler(404)
     @app.exception_handler(405)
@@ -59,9 +60,14 @@ def add_rest(app: FastAPI, catalog: Catalog) -> None:
             return json_response(await run_in_threadpool(_predict, served.loaded, body))
 
 
-def json_response(content: dict, status: int = 200) -> Response:
+def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a response with text as it is, not escaped."""
-    return Response(json.dumps(content, ensure_ascii=False), status_code=status, media_type="application/json")
+    return Response(json.dumps(content, ensure_ascii=False), status_code=status, headers=headers, media_type="application/json")
+
+
+def retry_headers(error: ServingError) -> dict[str, str]:
+    """Return the headers that tell a client when to ask again, where that is known."""
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
 
 
 def _predict(loaded: LoadedModel, body: bytes) -> dict:

@@ -35,7 +35,10 @@ class LoadedModel:
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in graph.signature_def.items() if not name.startswith("__")
         }
-        self._functions = tf.saved_model.load(str(folder)).signatures
+        self._loaded = tf.saved_model.load(str(folder))  # kept, since the functions hold its variables weakly
+        self._functions = self._loaded.signatures
+        self.stepper = getattr(self._loaded, "stepper", None)
+        """The functions of `tfgpt.generation.stepping.Stepper`; `None` in a SavedModel that another program wrote."""
 
     def predict(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
         """Call a signature; inputs left out take their defaults.
@@ -46,18 +49,21 @@ class LoadedModel:
         """
         if signature not in self.signatures:
             raise KeyError(f'signature "{signature}" is not among {sorted(self.signatures)}')
+        return {name: value.numpy() for name, value in self._functions[signature](**self.with_defaults(signature, inputs)).items()}
+
+    def with_defaults(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return all inputs of a signature that there is; raises as `predict`."""
         definition = self.signatures[signature]
         if unknown := sorted(inputs.keys() - definition.inputs.keys()):
             raise KeyError(f"{unknown} are no inputs of {signature}, which has {sorted(definition.inputs)}")
         if missing := sorted(definition.inputs.keys() - inputs.keys() - definition.defaults.keys()):
             raise KeyError(f"{missing} are missing among the inputs of {signature}")
         defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
-        given = {name: tf.convert_to_tensor(value) for name, value in (defaults | inputs).items()}
-        return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
+        return {name: tf.convert_to_tensor(value, tf.as_dtype(definition.inputs[name].dtype)) for name, value in (defaults | inputs).items()}
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
-        self._functions = {}
+        self._functions, self.stepper, self._loaded = {}, None, None
 
 
 def newest_version(folder: Path) -> int:

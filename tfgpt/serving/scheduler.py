@@ -17,27 +17,12 @@ import tensorflow as tf
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
 from tfgpt.generation.stops import sure_text
+from tfgpt.serving.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
 
 CHUNK_SECONDS = 0.025
 """About how long the engine writes before it looks who comes and goes: less costs speed, more makes newcomers wait."""
 MOST_ROUNDS = 16
 """The most tokens of a row between two looks."""
-
-
-class QueueFullError(RuntimeError):
-    """Too many rows wait already; `retry_after` tells in how many seconds there may be room."""
-
-    def __init__(self, message: str, retry_after: int):
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ClosedError(RuntimeError):
-    """The model is being unloaded and takes no more requests."""
-
-
-class DeadlineError(TimeoutError):
-    """A request's time was over before its texts were written."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +93,15 @@ class Ticket:
     def reason(self) -> Exception:
         """Why it ended before its texts were written."""
         if self.cancelled:
-            return ClosedError("the request was given up")
-        return DeadlineError("the request's time was over before its texts were written")
+            return CancelledError("The request was given up")
+        return DeadlineError("The request's time was over before its texts were written")
 
     def result(self) -> list[Writing]:
         """Wait for the end and return the rows.
 
         Raises:
             DeadlineError: the time was over before.
-            ClosedError: it was cancelled, or the model was unloaded.
+            CancelledError: it was given up, or the model was unloaded before.
             tf.errors.OpError: the engine could not do it.
         """
         self._ended.wait()
@@ -163,10 +148,11 @@ class Scheduler:
         self._queue: deque[Ticket] = deque()
         self._waiting = 0
         self._running: list[_Running] = []
+        self._entering: list[_Running] = []
         self._rows = None
         self._closing = False
         self._step_seconds, self._row_seconds = CHUNK_SECONDS, 1.0
-        self._thread = threading.Thread(target=self._work, name=f"scheduler-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"scheduler-{name}", daemon=True)
         self._thread.start()
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None, notify: Callable[[], None] = lambda: None) -> Ticket:
@@ -174,12 +160,12 @@ class Scheduler:
 
         Raises:
             QueueFullError: too many rows wait.
-            ClosedError: after `close`.
+            UnavailableError: after `close`.
         """
         ticket = Ticket(prompts, deadline, notify)
         with self._changed:
             if self._closing:
-                raise ClosedError("the model is being unloaded; ask again")
+                raise UnavailableError("The model is being unloaded; ask again")
             if self._waiting and self._waiting + len(prompts) > self.max_waiting:
                 seconds = max(1, round(self._row_seconds * self._waiting / self.max_rows))
                 raise QueueFullError(f"{self._waiting} texts wait already, and {self.max_waiting} may; ask again in {seconds} s", seconds)
@@ -202,7 +188,7 @@ class Scheduler:
         return len(self._running)
 
     def close(self, seconds: float = 30.0) -> None:
-        """Take no more requests, and wait so long for the end of those that are there; what is left then ends with a `ClosedError`."""
+        """Take no more requests, and wait so long for the end of those that are there; what is left then ends with a `CancelledError`."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -213,6 +199,16 @@ class Scheduler:
                     ticket.cancel()
             self._thread.join()
 
+    def _run(self):
+        try:
+            self._work()
+        finally:  # were it to end by a fault of ours, nobody should wait for it for ever
+            with self._changed:
+                self._closing = True
+                left = self._tickets()
+            for ticket in left:
+                ticket.end(UnavailableError("The engine of this model has ended"))
+
     def _work(self):
         while True:
             with self._changed:
@@ -222,17 +218,18 @@ class Scheduler:
                     return
                 over = {ticket for ticket in self._tickets() if ticket.is_over}
                 self._unqueue(over)
-                entering = self._next_rows()
+                self._entering = self._next_rows()
             try:
                 self._keep([row.ticket not in over for row in self._running])
-                if entering:
-                    self._enter(entering)
+                if self._entering:
+                    self._enter()
                 if self._running:
                     self._write()
             except (tf.errors.OpError, ValueError, MemoryError) as error:  # such as too little memory: these requests fail, and the server lives
-                logging.getLogger(__name__).exception("a batch of %d rows failed", len(self._running) + len(entering))
-                failed, self._running, self._rows = {row.ticket for row in (*self._running, *entering)} - over, [], None
+                logging.getLogger(__name__).exception("a batch of %d rows failed", len(self._running) + len(self._entering))
                 with self._changed:
+                    failed = {row.ticket for row in (*self._running, *self._entering)} - over
+                    self._running, self._entering, self._rows = [], [], None
                     self._unqueue(failed)
                 for ticket in failed:
                     ticket.end(error)
@@ -240,7 +237,7 @@ class Scheduler:
                 ticket.end(ticket.reason)
 
     def _tickets(self):
-        return {*self._queue, *(row.ticket for row in self._running)}
+        return {*self._queue, *(row.ticket for row in (*self._running, *self._entering))}
 
     def _unqueue(self, tickets):
         """Take requests out of the queue; what of them is in the batch stays there."""
@@ -260,18 +257,17 @@ class Scheduler:
                 self._queue.append(ticket)
         return rows
 
-    def _enter(self, rows):
+    def _enter(self):
         """Read the prompts of new rows, which gives each its first token, and put those that go on into the batch."""
-        entered = self._stepper.begin(*_arguments([row.prompt for row in rows]))
+        entered = self._stepper.begin(*_arguments([row.prompt for row in self._entering]))
         entered, told = self._stepper.advance(entered, tf.constant(1))
-        going = _note(rows, told)
-        stays = [row for row, goes in zip(rows, going) if goes]
-        if not stays:
-            return
-        if len(stays) < len(rows):
-            entered = self._stepper.keep(entered, np.flatnonzero(going).astype(np.int32), _most_told(stays))
-        self._rows = self._stepper.join(self._rows, entered) if self._running else entered
-        self._running += stays
+        going = _note(self._entering, told)
+        stays = [row for row, goes in zip(self._entering, going) if goes]
+        if stays:
+            if len(stays) < len(going):
+                entered = self._stepper.keep(entered, _places(going), _most_told(stays))
+            self._rows = self._stepper.join(self._rows, entered) if self._running else entered
+        self._running, self._entering = [*self._running, *stays], []
 
     def _write(self):
         """Write all rows on for about `CHUNK_SECONDS`."""
@@ -290,8 +286,12 @@ class Scheduler:
         stays = [row for row, goes in zip(self._running, going) if goes]
         if len(stays) == len(self._running):
             return
-        self._rows = self._stepper.keep(self._rows, np.flatnonzero(going).astype(np.int32), _most_told(stays)) if stays else None
+        self._rows = self._stepper.keep(self._rows, _places(going), _most_told(stays)) if stays else None
         self._running = stays
+
+
+def _places(wanted):
+    return tf.constant(np.flatnonzero(wanted), tf.int32)
 
 
 def _most_told(rows):

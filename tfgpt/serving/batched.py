@@ -1,0 +1,135 @@
+"""A loaded model that writes the texts of all its callers in one batch, and refuses what goes beyond the server's limits."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfgpt.generation.constraints import NO_TOKEN
+from tfgpt.generation.controls import CONTROLS, controls_of
+from tfgpt.generation.sampling import Constraints
+from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.saved_model import LoadedModel
+from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
+
+GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for, and how many may ask at once."""
+
+    max_rows: int = 16
+    """Texts that a model writes side by side."""
+    max_waiting: int = 256
+    """Texts that may wait for that; a request beyond them is refused with 429."""
+    max_batch: int = 64
+    """Rows of a request."""
+    max_prompt_bytes: int = 1_000_000
+    """Of a prompt or text."""
+    max_new_tokens: int = 0
+    """That a request may ask for; 0 = what the model's context holds."""
+    request_seconds: float = 300.0
+    """Until a request that is not answered ends with an error."""
+
+
+class BatchedModel(LoadedModel):
+    """A version of an exported model whose `generate` is batched between tokens (see `Scheduler`).
+
+    A SavedModel that another program wrote has no functions for that; its requests run one by one.
+
+    Args:
+        folder: as for `LoadedModel`.
+        limits: what a request may ask for.
+    """
+
+    def __init__(self, folder: Path, limits: Limits | None = None):
+        super().__init__(folder)
+        self.limits = limits or Limits()
+        self.scheduler = None
+        if self.stepper is not None and any(map(self._writes, self.signatures)):
+            told = {name: value.numpy() for name, value in self.stepper.describe().items()}
+            self.token_texts, self.vocab, self.context = told["texts"].tolist(), int(told["vocab"]), int(told["context"])
+            self.scheduler = Scheduler(self.stepper, self.limits.max_rows, self.limits.max_waiting, name=Path(folder).parent.name)
+
+    def predict(self, signature: str, inputs: dict[str, tf.Tensor], seconds: float | None = None) -> dict[str, np.ndarray]:
+        """Call a signature as `LoadedModel.predict` does.
+
+        Args:
+            signature: its name.
+            inputs: by name.
+            seconds: how long a continuation may take; `None` = what the limits say.
+
+        Raises:
+            ServingError: beyond a limit, too much to do, or too late; and as `LoadedModel.predict`.
+        """
+        self._check_sizes(inputs)
+        if self.scheduler is None or not self._writes(signature):
+            return super().predict(signature, inputs)
+        written = self.submit(self._prompts(self.with_defaults(signature, inputs)), seconds).result()
+        return {
+            "text": np.array([row.text.encode() for row in written], object),
+            "token_count": np.array([row.token_count for row in written], np.int32),
+            "log_prob": np.array([row.log_prob for row in written], np.float32),
+            "finish_reason": np.array([row.finish_reason.encode() for row in written], object),
+        }
+
+    def submit(self, prompts: Sequence[Prompt], seconds: float | None = None, notify: Callable[[], None] = lambda: None) -> Ticket:
+        """Hand in rows to be written; see `Scheduler.submit`.
+
+        Raises:
+            ServingError: beyond a limit, or too much to do.
+        """
+        limits = self.limits
+        if len(prompts) > limits.max_batch:
+            raise BadRequestError(f"{len(prompts)} texts are asked for at once; give at most {limits.max_batch}")
+        for prompt in prompts:
+            asked = prompt.controls.get("max_new_tokens", 0)
+            if limits.max_new_tokens and asked > limits.max_new_tokens:
+                raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")
+            if len(prompt.text) > limits.max_prompt_bytes:
+                raise BadRequestError(f"prompt: {len(prompt.text)} bytes; give at most {limits.max_prompt_bytes}")
+            for name in ("banned_tokens", "forced_tokens"):  # in the graph such an id would be an error of the whole batch
+                if wrong := [token for token in getattr(prompt, name) if not 0 <= token < self.vocab]:
+                    raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
+        seconds = limits.request_seconds if seconds is None else min(seconds, limits.request_seconds)
+        return self.scheduler.submit(prompts, time.monotonic() + seconds, notify)
+
+    def close(self) -> None:
+        """End what is being written, and let go of the graph."""
+        if self.scheduler is not None:
+            self.scheduler.close()
+        super().close()
+
+    def _writes(self, signature):
+        return signature in self.signatures and set(self.signatures[signature].inputs) == GENERATE_INPUTS
+
+    def _check_sizes(self, inputs):
+        for name, value in inputs.items():
+            value = np.asarray(value)
+            if value.ndim and len(value) > self.limits.max_batch:
+                raise BadRequestError(f"{name}: {len(value)} rows; give at most {self.limits.max_batch} at once")
+            if value.dtype.kind == "O" and max((len(text) for text in value.reshape(-1)), default=0) > self.limits.max_prompt_bytes:
+                raise BadRequestError(f"{name}: a text of more than {self.limits.max_prompt_bytes} bytes; give a shorter one")
+
+    def _prompts(self, inputs):
+        """Return a prompt for each row of the signature's inputs, checked; what has one row holds for all."""
+        texts = inputs["prompt"].numpy().tolist()
+        rows = len(texts)
+        controls = controls_of({name: inputs[name].numpy().tolist() for name in CONTROLS}, rows)
+        controls = {name: np.broadcast_to(values, [rows]).tolist() for name, values in controls._asdict().items()}
+        lists = {name: self._lists(name, inputs[name].numpy().tolist(), rows) for name in Constraints._fields}
+        return [Prompt(text, {name: values[number] for name, values in controls.items()}, **{name: of[number] for name, of in lists.items()})
+                for number, text in enumerate(texts)]
+
+    def _lists(self, name, lists, rows):
+        """Return what is in each row's list beside what fills it up."""
+        if len(lists) not in (1, rows):
+            raise BadRequestError(f"{name}: {len(lists)} lists for {rows} prompts; give one for all, or one for each")
+        filler = b"" if name == "stop" else NO_TOKEN
+        kept = [tuple(item for item in row if item != filler) for row in lists]
+        return kept * rows if len(kept) == 1 else kept
