@@ -49,6 +49,8 @@ class VersionStatus:
     error_message: str = ""
     load_seconds: float = 0.0
     """How long the last attempt to load took; 0 = none ended yet."""
+    path: str = ""
+    """The version's folder."""
 
 
 class _Version:
@@ -64,7 +66,7 @@ class _Version:
         """What the folder looked like when it could not be loaded; it is tried again when it looks otherwise."""
 
     def status(self) -> VersionStatus:
-        return VersionStatus(self.number, self.state, self.code, self.message, self.load_seconds)
+        return VersionStatus(self.number, self.state, self.code, self.message, self.load_seconds, str(self.path))
 
 
 class Catalog:

@@ -33,3 +33,15 @@ class UnavailableError(ServingError):
     """A request that may be sent again later, to this server or to another."""
 
     code = "UNAVAILABLE"
+
+
+class ResourceExhaustedError(ServingError):
+    """A request that there is no room for now."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineError(ServingError):
+    """A request whose time is over before it was begun."""
+
+    code = "DEADLINE_EXCEEDED"
