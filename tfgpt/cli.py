@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from tfgpt import cli_generate, cli_serve
 from tfgpt.cli_serve import HOST, PORT

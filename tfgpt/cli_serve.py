@@ -100,5 +100,5 @@ def _in_url(host):
 def _config_of(text):
     name, equals, folder = text.partition("=")
     if not (name and equals and folder) or "/" in name:
-        raise UsageError(f"{COMMAND}: --model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart")
+        raise ValueError(f"--model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart")
     return ServableConfig(name, Path(folder))
