@@ -55,6 +55,8 @@ def test_a_policy_chooses_versions_by_number(base, policy, served):
     assert {version for version, state in states(catalog).items() if state == "AVAILABLE"} == served
     with catalog.lease("m") as held:
         assert (held.version, held.loaded.text) == (max(served), f"m {max(served)}")
+    with catalog.lease("m", 0) as held:  # how OpenVINO's clients ask for the newest
+        assert held.version == max(served)
 
 
 def test_a_lease_keeps_a_version_that_is_replaced_until_it_ends(base):

@@ -87,7 +87,7 @@ def test_predict_gives_what_rest_gives_and_fills_defaults_in(prediction, server)
     rest = httpx.post(f"{server.rest}/v1/models/tiny:predict", json=body, timeout=SECONDS).json()["predictions"]
 
     assert [text.decode() for text in response.outputs["text"].string_val] == [row["text"] for row in rest]
-    assert list(response.outputs["token_count"].int_val) == [row["token_count"] for row in rest] == [4, 5]
+    assert list(response.outputs["token_count"].int_val) == [row["token_count"] for row in rest]
     np.testing.assert_allclose(response.outputs["log_prob"].float_val, [row["log_prob"] for row in rest], rtol=1e-6)  # float32 written in decimals
     assert (response.model_spec.name, response.model_spec.version.value, response.model_spec.signature_name) == ("tiny", 3, "serving_default")
 

@@ -26,6 +26,7 @@ def run_signature(loaded: LoadedModel, signature: str, inputs: dict[str, np.ndar
 
 
 def _reason(error) -> str:
-    """Return what is wrong in one line; TensorFlow writes a headline before it and a graph's trace behind it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Graph execution error" not in line and "defined at" not in line]
+    """Return what is wrong in one line; TensorFlow writes headlines before it and a graph's trace behind it."""
+    headlines = ("Graph execution error", "defined at", "stack traces unavailable")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not any(headline in line for headline in headlines)]
     return lines[0] if lines else type(error).__name__

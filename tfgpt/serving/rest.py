@@ -52,7 +52,9 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     @app.get("/v1/models/{name}")
     @app.get("/v1/models/{name}/versions/{version}")
     @app.get("/v1/models/{name}/labels/{label}")
-    async def status(name: str, version: str | None = None, label: str | None = None) -> Response:
+    async def status(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
+        if ":" in name:  # a method that is none, or one that wants POST
+            raise BadRequestError(f"Malformed request: GET {request.url.path}")
         found = catalog.status(name, _number(version), label)
         states = [{"version": str(one.version), "state": one.state, "status": {"error_code": one.error_code, "error_message": one.error_message}}
                   for one in found]
