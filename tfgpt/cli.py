@@ -1,22 +1,19 @@
 """The `tfgpt` command: parses, calls, prints. TensorFlow is imported by the commands that need it, never to print help."""
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from tfgpt import cli_generate
+from tfgpt import cli_generate, cli_serve
+from tfgpt.cli_serve import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
-from tfgpt.interrupts import EXIT_CODE, TerminatedError, termination
+from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
 
-HOST = "127.0.0.1"
-PORT = 8501
 SAMPLE = "Some text of yours"
 
 
@@ -58,38 +55,6 @@ def data(arguments: list[str]) -> int:
     return _act("data", data.__doc__, cli_data.ACTIONS, arguments)
 
 
-def serve(arguments: list[str]) -> int:
-    """Serve exported models over TensorFlow Serving's REST protocol."""
-    parser = parser_of("serve", serve.__doc__)
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR",
-                        help="A model and its base path, which holds the numbered versions; the newest is served. May be given again.")
-    parser.add_argument("--host", type=str, default=HOST, help="Address to listen on.")
-    parser.add_argument("--port", type=int, default=PORT, help="TCP port; 0 = any free one, which is then printed.")
-    given = parse(parser, arguments)
-    folders = dict(_name_and_folder(text) for text in given.model)
-    import_tensorflow_quietly()
-    import socket
-
-    from tfgpt.serving.batched import BatchedModel
-    from tfgpt.serving.catalog import Catalog
-    from tfgpt.serving.config import ServableConfig
-    from tfgpt.serving.server import create_app, run_until_asked
-
-    listener = socket.socket(socket.AF_INET6 if ":" in given.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((given.host, given.port))
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"tfgpt serve: cannot listen on --host {given.host} --port {given.port} ({error}); choose another") from error
-    with termination() as asked, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
-        catalog = Catalog([ServableConfig(name, folder) for name, folder in folders.items()], load=BatchedModel)
-        listener.listen()  # before the address is printed: who reads it may connect at once
-        for name in folders:
-            print(f"serving http://{given.host}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(catalog, create_app(catalog), listener, asked)
-    return DONE
-
-
 def client(arguments: list[str]) -> int:
     """Ask a server: `tfgpt client generate` continues prompts, `tfgpt client score` scores texts, `tfgpt client classify` tells what a head finds."""
     return _act("client", client.__doc__, {"generate": _client_generate, "score": _client_score, "classify": _client_classify}, arguments)
@@ -103,7 +68,7 @@ def bench(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "serve": serve, "client": client, "bench": bench,
+    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "serve": cli_serve.serve, "client": client, "bench": bench,
 }  # fmt: skip
 
 
@@ -159,20 +124,25 @@ def _say_error(error, code):
     return code
 
 
-def _name_and_folder(text):
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder) or "/" in name:
-        raise UsageError(f"tfgpt serve: --model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart")
-    return name, Path(folder)
-
-
 def _client_parser(action, description, text_help):
     parser = parser_of(f"client {action}", description)
-    parser.add_argument("--url", type=str, default=f"http://{HOST}:{PORT}/v1/models/quickstart", help="The model's address on the server.")
+    parser.add_argument("--url", type=str, default=f"http://{HOST}:{PORT}/v1/models/quickstart",
+                        help="The model's address on the server; over gRPC grpc://HOST:PORT/NAME.")
     parser.add_argument("--prompt" if action == "generate" else "--text", action="append", required=True, help=text_help)
-    parser.add_argument("--timeout-seconds", type=float, default=60.0, help="How long to wait for the answer.")
+    parser.add_argument("--timeout-seconds", type=float, default=60.0, help="How long to wait for the answer, retries included.")
+    parser.add_argument("--retries", type=int, default=2, help="How often to ask again where the server cannot be reached or is busy.")
     parser.add_argument("--json", action="store_true", help="Print all of the answer as JSON, one object a line.")
     return parser
+
+
+def _client_of(given, prog):
+    if given.retries < 0:
+        raise UsageError(f"{prog}: --retries {given.retries} is no number of times; give 0 or more")
+    if given.url.startswith("grpc://"):
+        import_tensorflow_quietly()  # which TensorFlow Serving's stubs are made of
+    from tfgpt.serving.client import Client
+
+    return Client(given.url, given.timeout_seconds, given.retries)
 
 
 def _client_generate(arguments):
@@ -180,9 +150,7 @@ def _client_generate(arguments):
     cli_generate.add_controls(parser, "The model's own default when not given.")
     given = parse(parser, arguments)
     sent = cli_generate.checked_controls(given, parser.prog)
-    from tfgpt.serving.client import Client
-
-    answers = Client(given.url, given.timeout_seconds).generate(given.prompt, **sent)
+    answers = _client_of(given, parser.prog).generate(given.prompt, **sent)
     for prompt, answer in zip(given.prompt, answers):
         print(json.dumps({"prompt": prompt} | answer, ensure_ascii=False) if given.json else answer["text"])
     return DONE
@@ -191,9 +159,7 @@ def _client_generate(arguments):
 def _client_score(arguments):
     parser = _client_parser("score", "Score texts on a server: their log-probability in nats.", "A text; may be given again.")
     given = parse(parser, arguments)
-    from tfgpt.serving.client import Client
-
-    for text, answer in zip(given.text, Client(given.url, given.timeout_seconds).score(given.text)):
+    for text, answer in zip(given.text, _client_of(given, parser.prog).score(given.text)):
         line = f"log_prob {answer['log_prob']:.3f}  tokens {answer['token_count']}  perplexity {answer['perplexity']:.2f}"
         print(json.dumps({"text": text} | answer, ensure_ascii=False) if given.json else line)
     return DONE
@@ -202,9 +168,7 @@ def _client_score(arguments):
 def _client_classify(arguments):
     parser = _client_parser("classify", "Classify texts on a server, by a model with a head for classes or labels.", "A text; may be given again.")
     given = parse(parser, arguments)
-    from tfgpt.serving.client import Client
-
-    for text, answer in zip(given.text, Client(given.url, given.timeout_seconds).classify(given.text)):
+    for text, answer in zip(given.text, _client_of(given, parser.prog).classify(given.text)):
         print(json.dumps({"text": text} | answer, ensure_ascii=False) if given.json else answer["label"])
     return DONE
 

@@ -65,7 +65,7 @@ def test_a_text_without_a_source_has_no_signature(exported):
 
 
 def test_the_server_gives_what_the_model_gives(exported, text_model, prompts):
-    command = [sys.executable, "-m", "tfgpt", "serve", "--model", f"translator={exported.parent}", "--port", "0"]
+    command = [sys.executable, "-m", "tfgpt", "serve", "--model", f"translator={exported.parent}", "--port", "0", "--grpc-port", "-1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         url = next(found[1] for line in process.stderr if (found := re.search(r"serving (http://\S+/v1/models/translator)", line)))

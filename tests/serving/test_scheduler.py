@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfgpt.serving.batched import BatchedModel, Limits
-from tfgpt.serving.errors import BadRequestError, CancelledError, DeadlineError, QueueFullError, UnavailableError
+from tfgpt.serving.errors import BadRequestError, CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 from tfgpt.serving.scheduler import Prompt, Scheduler
 
 
@@ -114,7 +114,7 @@ def test_more_than_may_wait_is_refused_with_the_time_to_come_again(scheduler):
         time.sleep(0.001)
     tickets.append(scheduler.submit([long_prompt() for _ in range(6)]))
 
-    with pytest.raises(QueueFullError, match="6 may") as refused:
+    with pytest.raises(ResourceExhaustedError, match="6 may") as refused:
         scheduler.submit([long_prompt()])
 
     assert refused.value.retry_after >= 1

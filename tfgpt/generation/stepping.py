@@ -29,6 +29,8 @@ class Rows(NamedTuple):
     """Each [batch], as they fit the context."""
     constraints: Constraints
     """Each [batch, n]."""
+    prompt_tokens: tf.Tensor
+    """int32 [batch]; read of the prompt, or of the source where there is an encoder."""
 
 
 class Stepper(tf.Module):
@@ -60,7 +62,8 @@ class Stepper(tf.Module):
         likeliest tokens are told at each place, int32 []; gives rows of which nothing is read yet."""
         rows = [tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype) for tensor in self.begin.get_concrete_function().structured_outputs]
         self.advance = tf.function(self._advance, autograph=False, input_signature=[rows, tf.TensorSpec([], tf.int32, name="rounds")])
-        """Takes rows and how many tokens each may get, int32 []; gives the rows, and what `TextModel.outputs` tells of them and `going`, bool [batch]."""
+        """Takes rows and how many tokens each may get, int32 []; gives the rows, and of them what `TextModel.outputs` tells, `going`, bool [batch], and
+        `prompt_tokens`, int32 [batch]: how many were read of the prompt, or of the source."""
         self.join = tf.function(self._join, autograph=False, input_signature=[rows, rows])
         """Takes rows and other rows; gives both in one batch, in this order."""
         self.keep = tf.function(self._keep, autograph=False, input_signature=[rows, tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC])
@@ -76,7 +79,8 @@ class Stepper(tf.Module):
         text_model = self._text_model
         controls, constraints = Controls(*controls), Constraints(*constraints)
         prompts, controls, constraints, sources = text_model.fitted(text_model.tokenizer.tokenize(prompt), controls, constraints)
-        rows = Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints)
+        read = tf.cast((prompts if sources is None else sources).row_lengths(), tf.int32)
+        rows = Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints, read)
         object.__setattr__(self, "_structure", tf.nest.map_structure(lambda tensor: tensor.dtype, rows))
         return tf.nest.flatten(rows)
 
@@ -86,7 +90,10 @@ class Stepper(tf.Module):
     def _advance(self, rows, rounds):
         rows = self._packed(rows)
         state = self._text_model.decoder.advance(rows.state, rows.controls, rows.constraints, rounds)
-        told = self._text_model.outputs(state, rows.constraints) | {"going": running(state, rows.controls)}
+        told = self._text_model.outputs(state, rows.constraints) | {
+            "going": running(state, rows.controls),
+            "prompt_tokens": rows.prompt_tokens,
+        }
         return tf.nest.flatten(rows._replace(state=state)), told
 
     def _join(self, rows, others):

@@ -16,6 +16,7 @@ from tfgpt.serving.errors import BadRequestError
 from tfgpt.serving.saved_model import LoadedModel
 from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
 
+CHAT_TEMPLATE = "chat_template.jinja"
 GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
 
 
@@ -51,6 +52,9 @@ class BatchedModel(LoadedModel):
         super().__init__(folder)
         self.limits = limits or Limits()
         self.scheduler = None
+        template = Path(folder) / "assets.extra" / CHAT_TEMPLATE
+        self.chat_template = template.read_text("utf-8") if template.is_file() else None
+        """Jinja, as the tokenizer of the model has it; `None` = it has none."""
         if self.stepper is not None and any(map(self._writes, self.signatures)):
             told = {name: value.numpy() for name, value in self.stepper.describe().items()}
             self.token_texts, self.vocab, self.context = told["texts"].tolist(), int(told["vocab"]), int(told["context"])

@@ -49,6 +49,8 @@ class VersionStatus:
     error_message: str = ""
     load_seconds: float = 0.0
     """How long the last attempt to load took; 0 = none ended yet."""
+    path: str = ""
+    """The version's folder."""
 
 
 class _Version:
@@ -64,7 +66,7 @@ class _Version:
         """What the folder looked like when it could not be loaded; it is tried again when it looks otherwise."""
 
     def status(self) -> VersionStatus:
-        return VersionStatus(self.number, self.state, self.code, self.message, self.load_seconds)
+        return VersionStatus(self.number, self.state, self.code, self.message, self.load_seconds, str(self.path))
 
 
 class Catalog:
@@ -105,7 +107,7 @@ class Catalog:
 
         Args:
             name: the model.
-            version: its version; `None` = the highest that is available.
+            version: its version; `None` = the highest that is available, and so is 0 where no version has that number: OpenVINO's clients say it so.
             label: the version with this label instead.
 
         Raises:
@@ -127,8 +129,7 @@ class Catalog:
             BadRequestError: no such label.
         """
         with self._state:
-            if label is not None:
-                version = self._version_of(name, label)
+            version = self._version_of(name, version, label)
             versions = self._models.get(name, {})
             if version is not None and version not in versions:
                 raise NotServedError(f"Could not find version {version} of model {name}")
@@ -199,8 +200,7 @@ class Catalog:
         with self._state:
             if self._closed.is_set():
                 raise UnavailableError("The server is closing")
-            if label is not None:
-                version = self._version_of(name, label)
+            version = self._version_of(name, version, label)
             versions = self._models.get(name, {})
             available = [number for number, held in versions.items() if held.state == "AVAILABLE" and version in (None, number)]
             if not available:
@@ -217,7 +217,9 @@ class Catalog:
         if last:
             self._end(held)
 
-    def _version_of(self, name, label):
+    def _version_of(self, name, version, label):
+        if label is None:
+            return None if version == 0 and 0 not in self._models.get(name, {}) else version
         if label not in self._labels.get(name, {}):
             raise BadRequestError(f"Unrecognized servable version label: {label}")
         return self._labels[name][label]

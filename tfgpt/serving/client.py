@@ -1,26 +1,54 @@
-"""A client for the REST protocol of TensorFlow Serving, and so for `tfgpt serve` too."""
+"""A client for TensorFlow Serving's protocols, REST and gRPC, and so for `tfgpt serve` too."""
 from __future__ import annotations
 
+import itertools
+import random
+import re
 import threading
+import time
 
 import httpx
+
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 10.0
+BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
 class ServerError(RuntimeError):
     """The server refused the request or could not be reached; the message says which."""
 
 
+class BusyError(ServerError):
+    """The same, where asking again later may help. `wait_seconds` is the wait that the server asked for; `None` = it said nothing."""
+
+    def __init__(self, message: str, wait_seconds: float | None = None):
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
 class Client:
-    """One model on a server.
+    """One model on a server. Asking again is safe: the same prompt, controls and seed give the same text.
 
     Args:
-        url: the model's address, such as http://127.0.0.1:8501/v1/models/quickstart, with or without /versions/<v>.
-        timeout_seconds: how long to wait for an answer.
+        url: the model's address: http://127.0.0.1:8501/v1/models/quickstart, or over gRPC grpc://127.0.0.1:8500/quickstart; with or without
+            /versions/<v> or /labels/<l> behind.
+        timeout_seconds: how long to wait for an answer, with all retries.
+        retries: how often to ask again where the server is busy (429, 503, UNAVAILABLE, RESOURCE_EXHAUSTED) or cannot be reached; the waits double
+            from a fifth of a second on, less a random part, or are what the server's Retry-After says.
+
+    Raises:
+        ServerError: a grpc:// address without a port or a name.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = 60.0):
+    def __init__(self, url: str, timeout_seconds: float = 60.0, retries: int = 2):
         self._url = url.rstrip("/").removesuffix(":predict")
-        self._timeout = timeout_seconds
+        self._timeout, self._retries = timeout_seconds, retries
+        if self._url.startswith("grpc://"):
+            from tfgpt.serving.client_grpc import GrpcTransport  # here, not above: its stubs import TensorFlow
+
+            self._transport = GrpcTransport(self._url)
+        else:
+            self._transport = _RestTransport(self._url)
 
     def generate(self, prompts: list[str], **controls: float) -> list[dict]:
         """Continue prompts.
@@ -33,33 +61,79 @@ class Client:
             For each prompt its `text`, `token_count`, `log_prob` and `finish_reason`.
 
         Raises:
-            ServerError: no answer, or an error of the server's.
+            ServerError: no answer in time, or an error of the server's.
         """
-        rows = [{"prompt": prompt} | controls for prompt in prompts]
-        return self._post({"signature_name": "generate", "instances": rows})["predictions"]
+        return self._ask("generate", [{"prompt": prompt} | controls for prompt in prompts])
 
     def score(self, texts: list[str]) -> list[dict]:
         """Return `log_prob`, `token_count` and `perplexity` of each text; raises as `generate`."""
-        return self._post({"signature_name": "score", "instances": [{"text": text} for text in texts]})["predictions"]
+        return self._ask("score", [{"text": text} for text in texts])
 
     def classify(self, texts: list[str]) -> list[dict]:
         """Return `label` and `scores` of each text, by a model with such a head; raises as `generate`."""
-        return self._post({"signature_name": "classify", "instances": [{"text": text} for text in texts]})["predictions"]
+        return self._ask("classify", [{"text": text} for text in texts])
 
-    def _post(self, body):
+    def close(self) -> None:
+        """Close the connection; a client over REST keeps none."""
+        self._transport.close()
+
+    def _ask(self, signature, rows):
         if not 0 < self._timeout < threading.TIMEOUT_MAX:
             raise ServerError(f"timeout_seconds: {self._timeout} is no time to wait; give seconds above 0")
+        end = time.monotonic() + self._timeout
+        for attempt in itertools.count():
+            try:
+                return self._transport.ask(signature, rows, end - time.monotonic())
+            except BusyError as error:
+                wait = error.wait_seconds
+                if wait is None:
+                    wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt) * random.uniform(0.5, 1.0)  # apart, where many wait at once
+                if attempt >= self._retries or time.monotonic() + wait >= end:
+                    raise
+                time.sleep(wait)
+
+
+class _RestTransport:
+    def __init__(self, url):
+        self._url = url
+
+    def ask(self, signature, rows, seconds):
         try:
-            response = httpx.post(f"{self._url}:predict", json=body, timeout=self._timeout)
+            body = {"signature_name": signature, "instances": rows}
+            response = httpx.post(f"{self._url}:predict", json=body, timeout=seconds)
         except ValueError as error:  # an infinite number, or half a character
             raise ServerError(f"the request cannot be sent as JSON ({error}); give finite numbers, and text that UTF-8 can write") from error
+        except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            raise BusyError(self._no_answer(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerError(f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
-                              "(http://HOST:PORT/v1/models/NAME)?") from error
+            raise ServerError(self._no_answer(error)) from error
+        if response.status_code in BUSY:
+            raise BusyError(f"{self._url}: {response.status_code}: {_error_of(response)}", _seconds_of(response.headers.get("retry-after", "")))
         try:
             content = response.json()
         except ValueError as error:
             raise ServerError(f"{self._url}: answered {response.status_code} without JSON; is this TensorFlow Serving or tfgpt serve?") from error
         if response.status_code != httpx.codes.OK:
-            raise ServerError(f"{self._url}: {response.status_code}: {content.get('error', content)}")
-        return content
+            raise ServerError(f"{self._url}: {response.status_code}: {_error_of(response)}")
+        return content["predictions"]
+
+    def close(self):
+        pass
+
+    def _no_answer(self, error):
+        return (f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
+                "(http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME)?")
+
+
+def _error_of(response):
+    """Return an error's text: TensorFlow Serving's, or the beginning of whatever else, such as a proxy's page."""
+    try:
+        content = response.json()
+    except ValueError:
+        return response.text[:200]
+    return content["error"] if isinstance(content, dict) and "error" in content else content
+
+
+def _seconds_of(retry_after):
+    """Return the seconds of a Retry-After header; `None` if it has none, or a date, which some other clock wrote."""
+    return float(retry_after) if re.fullmatch(r"\d{1,6}", retry_after.strip()) else None

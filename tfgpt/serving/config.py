@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tfgpt.serving.errors import BadRequestError
+
 
 @dataclass(frozen=True)
 class VersionPolicy:
@@ -44,3 +46,54 @@ class ServableConfig:
     def __post_init__(self):
         if not self.name or "/" in self.name or ":" in self.name:
             raise ValueError(f"name: {self.name!r} is no name of a model; give one without / and :")
+
+
+def read_config(path: Path) -> list[ServableConfig]:
+    """Return what a file in TensorFlow Serving's text format (ModelServerConfig) asks for.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything in it that is not understood.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; give one with a model_config_list")
+    try:
+        message = text_format.Parse(path.read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
+        return configs_of(message)
+    except (text_format.ParseError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def configs_of(message) -> list[ServableConfig]:
+    """Return what a `ModelServerConfig` asks for.
+
+    Raises:
+        BadRequestError: no list of models, or something in it that cannot be served.
+    """
+    if message.WhichOneof("config") != "model_config_list":
+        raise BadRequestError("ServerModelConfig type not supported; give a model_config_list")
+    return [_config_of(model) for model in message.model_config_list.config]
+
+
+def _config_of(model):
+    if model.model_platform not in ("", "tensorflow"):
+        raise BadRequestError(f'model_platform: {model.model_platform} of {model.name} is not served here; give "tensorflow"')
+    if not model.base_path:
+        raise BadRequestError(f"base_path: is missing for {model.name}; give the folder that holds the numbered versions")
+    policy = model.model_version_policy
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "specific" and not policy.specific.versions:
+        raise BadRequestError(f"model_version_policy of {model.name}: specific names no version; give versions")
+    chosen = {
+        None: VersionPolicy(),
+        "all": VersionPolicy(latest=0),
+        "latest": VersionPolicy(latest=policy.latest.num_versions or 1),  # 0 = not given, which is 1 there
+        "specific": VersionPolicy(specific=tuple(policy.specific.versions)),
+    }[kind]
+    try:
+        return ServableConfig(model.name, Path(model.base_path), chosen, dict(model.version_labels))
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error

@@ -35,18 +35,18 @@ class UnavailableError(ServingError):
     code = "UNAVAILABLE"
 
 
-class QueueFullError(ServingError):
-    """Too much waits already; `retry_after` tells in how many seconds there may be room."""
+class ResourceExhaustedError(ServingError):
+    """A request that there is no room for now; there may be in `retry_after` seconds."""
 
     code = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, retry_after: int):
+    def __init__(self, message: str, retry_after: int = 1):
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class DeadlineError(ServingError, TimeoutError):
-    """A request's time was over before it was answered."""
+class DeadlineError(ServingError):
+    """A request whose time is over before it is answered."""
 
     code = "DEADLINE_EXCEEDED"
 

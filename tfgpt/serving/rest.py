@@ -1,26 +1,39 @@
-"""TensorFlow Serving's REST protocol over a catalog: predict, status and metadata.
+"""TensorFlow Serving's REST protocol over a catalog: predict, classify, regress, status, metadata and metrics.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest
 """
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
-import tensorflow as tf
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from google.protobuf import json_format
 
+from tfgpt.serving import examples
 from tfgpt.serving.catalog import Catalog
-from tfgpt.serving.errors import BadRequestError, NotServedError, QueueFullError, ServingError
+from tfgpt.serving.errors import BadRequestError, ResourceExhaustedError, ServingError
+from tfgpt.serving.metrics import CONTENT_TYPE, PATH, Metrics
+from tfgpt.serving.predicting import run_signature
 from tfgpt.serving.rest_codec import decode_predict, encode_predict
 from tfgpt.serving.saved_model import LoadedModel
 
-HTTP_CODES = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "RESOURCE_EXHAUSTED": 429, "CANCELLED": 499,
-              "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "INTERNAL": 500}  # fmt: skip
+HTTP_CODES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,  # TensorFlow Serving's; not 412, which is about a request's headers
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,  # nobody is there to read it
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+MODELS = "/v1/models/"
 
 
-def add_rest(app: FastAPI, catalog: Catalog) -> None:
+def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     """Add the routes of the REST protocol, and its error bodies for all routes of `app`."""
 
     @app.exception_handler(ServingError)
@@ -30,12 +43,19 @@ def add_rest(app: FastAPI, catalog: Catalog) -> None:
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def no_route(request: Request, error: Exception) -> Response:
-        return json_response({"error": f"Malformed request: {request.method} {request.url.path}"}, 404)
+        is_of_models = request.url.path.startswith(MODELS)  # where TensorFlow Serving calls a wrong path or method malformed
+        return json_response({"error": f"Malformed request: {request.method} {request.url.path}"}, 400 if is_of_models else 404)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return json_response({"error": f"Internal error: {type(error).__name__}; the server's log has the rest"}, 500)
 
     @app.get("/v1/models/{name}")
     @app.get("/v1/models/{name}/versions/{version}")
     @app.get("/v1/models/{name}/labels/{label}")
-    async def status(name: str, version: str | None = None, label: str | None = None) -> Response:
+    async def status(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
+        if ":" in name:  # a method that is none, or one that wants POST
+            raise BadRequestError(f"Malformed request: GET {request.url.path}")
         found = catalog.status(name, _number(version), label)
         states = [{"version": str(one.version), "state": one.state, "status": {"error_code": one.error_code, "error_message": one.error_message}}
                   for one in found]
@@ -51,47 +71,52 @@ def add_rest(app: FastAPI, catalog: Catalog) -> None:
         spec = {"name": name, "signature_name": "", "version": str(served.version)}
         return json_response({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
 
-    @app.post("/v1/models/{name}:predict")
-    @app.post("/v1/models/{name}/versions/{version}:predict")
-    @app.post("/v1/models/{name}/labels/{label}:predict")
-    async def predict(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
-        body = await request.body()
-        with catalog.lease(name, _number(version), label) as served:
-            return json_response(await run_in_threadpool(_predict, served.loaded, body))
+    for method, work in {"predict": _predict, "classify": _classify, "regress": _regress}.items():
+        _add_inference(app, catalog, metrics, method, work)
+
+    @app.get(PATH)
+    async def page() -> Response:
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
 def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response with text as it is, not escaped."""
+    """Return a response with text as it is, not escaped; NaN and Infinity are written so, as TensorFlow Serving writes them."""
     return Response(json.dumps(content, ensure_ascii=False), status_code=status, headers=headers, media_type="application/json")
 
 
 def retry_headers(error: ServingError) -> dict[str, str]:
     """Return the headers that tell a client when to ask again, where that is known."""
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, ResourceExhaustedError) else {}
 
 
-def _predict(loaded: LoadedModel, body: bytes) -> dict:
+def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[LoadedModel, bytes], dict]) -> None:
+    @app.post(f"/v1/models/{{name}}:{method}")
+    @app.post(f"/v1/models/{{name}}/versions/{{version}}:{method}")
+    @app.post(f"/v1/models/{{name}}/labels/{{label}}:{method}")
+    async def infer(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
+        body = await request.body()
+        with metrics.request(name, method, "REST"), catalog.lease(name, _number(version), label) as served:
+            return json_response(await run_in_threadpool(work, served.loaded, body))
+
+
+def _predict(loaded, body):
     signature, row_format, inputs = decode_predict(body, loaded.signatures)
-    try:
-        outputs = loaded.predict(signature, inputs)
-    except KeyError as error:
-        raise BadRequestError(error.args[0]) from error
-    except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
-        raise BadRequestError(_reason(error)) from error
-    return encode_predict(outputs, row_format)
+    return encode_predict(run_signature(loaded, signature, inputs), row_format)
 
 
-def _reason(error) -> str:
-    """Return what is wrong in one line; TensorFlow writes a headline before it and a graph's trace behind it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Graph execution error" not in line and "defined at" not in line]
-    return lines[0] if lines else type(error).__name__
+def _classify(loaded, body):
+    return examples.encode_classes(examples.classify(loaded, *examples.decode_examples(body)))
+
+
+def _regress(loaded, body):
+    return examples.encode_values(examples.regress(loaded, *examples.decode_examples(body)))
 
 
 def _number(version: str | None) -> int | None:
     if version is None:
         return None
     if not (version.isascii() and version.isdecimal()):
-        raise NotServedError(f"Malformed request: {version} is no version; give a whole number")
-    if int(version) >= 2**63:
-        raise BadRequestError(f"Failed to convert version: {version} to numeric.")
+        raise BadRequestError(f"Malformed request: {version} is no version; give a whole number")
+    if len(version) > 19 or int(version) >= 2**63:
+        raise BadRequestError(f"Failed to convert version: {version[:40]} to numeric.")
     return int(version)

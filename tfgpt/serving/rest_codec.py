@@ -25,12 +25,7 @@ def decode_predict(body: bytes, signatures: Mapping[str, meta_graph_pb2.Signatur
     Raises:
         BadRequestError: anything wrong with the body.
     """
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"JSON Parse error: {error}") from error
-    if not isinstance(request, dict):
-        raise BadRequestError(f"Request body must be a JSON object with {FORMATS}")
+    request = parse_object(body)
     if unknown := sorted(request.keys() - {"signature_name", "instances", "inputs"}):
         raise BadRequestError(f"Unknown keys {unknown}; allowed are signature_name and {FORMATS}")
     if ("instances" in request) == ("inputs" in request):
@@ -45,13 +40,55 @@ def decode_predict(body: bytes, signatures: Mapping[str, meta_graph_pb2.Signatur
 
 
 def encode_predict(outputs: dict[str, np.ndarray], row_format: bool) -> dict:
-    """Return the response body. A single output stands without its name, as TensorFlow Serving does it."""
-    columns = {name: _to_json(name, value.tolist()) for name, value in outputs.items()}
+    """Return the response body. A single output stands without its name, as TensorFlow Serving does it.
+
+    Raises:
+        BadRequestError: row format, and the outputs have no batch in common.
+    """
+    columns = {name: _to_json(name, _short(value).tolist()) for name, value in outputs.items()}
     if not row_format:
         return {"outputs": next(iter(columns.values())) if len(columns) == 1 else columns}
+    if without := [name for name, value in outputs.items() if value.ndim == 0]:
+        raise BadRequestError(f"Tensor name: {without[0]} has no shape information; ask in column format ('inputs')")
+    sizes = {name: len(value) for name, value in outputs.items()}
+    if len(set(sizes.values())) > 1:
+        raise BadRequestError(f"The outputs have inconsistent batch sizes: {sizes}; ask in column format ('inputs')")
     if len(columns) == 1:
         return {"predictions": next(iter(columns.values()))}
     return {"predictions": [dict(zip(columns, row)) for row in zip(*columns.values())]}
+
+
+def parse_object(body: bytes) -> dict:
+    """Return the JSON object of a body; NaN and Infinity are read, as TensorFlow Serving reads them.
+
+    Raises:
+        BadRequestError: no JSON, or no object.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"JSON Parse error: {error}") from error
+    if not isinstance(request, dict):
+        raise BadRequestError(f"Request body must be a JSON object with {FORMATS}")
+    return request
+
+
+def is_base64(value) -> bool:
+    """Return whether a JSON value is an object that holds bytes in base64 and nothing else."""
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def bytes_of_base64(name: str, value: dict) -> bytes:
+    """Return the bytes of such an object; raises BadRequestError, which names the input."""
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except binascii.Error as error:
+        raise BadRequestError(f"{name}: b64 is not base64: {error}") from error
+
+
+def _short(array):
+    """Return float32 as the doubles that are written with the fewest digits: 0.2, and not 0.20000000298023224."""
+    return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
 
 
 def _columns_of_rows(rows, wanted):
@@ -109,12 +146,9 @@ def _decode_leaves(name, value, dtype, depth):
     if dtype.kind == "O":
         if isinstance(value, str):
             return value.encode("utf-8", "replace")  # a lone surrogate of JSON is no UTF-8
-        if isinstance(value, dict) and isinstance(value.get("b64"), str) and len(value) == 1:
-            try:
-                return base64.b64decode(value["b64"], validate=True)
-            except binascii.Error as error:
-                raise BadRequestError(f"{name}: b64 is not base64: {error}") from error
-    elif type(value) is int or (type(value) is float and dtype.kind == "f"):  # a bool is an int to isinstance
+        if is_base64(value):
+            return bytes_of_base64(name, value)
+    elif type(value) in {"b": (bool,), "f": (int, float)}.get(dtype.kind, (int,)):  # and not isinstance: a bool is an int to it
         return value
     kind = "string" if dtype.kind == "O" else dtype.name
     raise BadRequestError(f"{name}: {json.dumps(value)[:60]} is not a {kind} at this depth; expected lists of {kind}, the batch first")

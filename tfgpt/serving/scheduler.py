@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
 from tfgpt.generation.stops import sure_text
-from tfgpt.serving.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
+from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 
 CHUNK_SECONDS = 0.025
 """About how long the engine writes before it looks who comes and goes: less costs speed, more makes newcomers wait."""
@@ -45,6 +45,8 @@ class Writing:
 
     text: str = ""
     """What stays as it is whatever follows: whole characters, and nothing that a stop string may begin with; at the end all of it."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt that were read."""
     token_count: int = 0
     log_prob: float = 0.0
     """Sum, nats."""
@@ -55,6 +57,11 @@ class Writing:
     token_log_probs: list[float] = field(default_factory=list)
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     """At each place the likeliest tokens with their log-probabilities, the likeliest first."""
+
+
+    def copy(self) -> Writing:
+        """Return what is written now, which stays as it is."""
+        return replace(self, ids=list(self.ids), token_log_probs=list(self.token_log_probs), tops=list(self.tops))
 
 
 class Ticket:
@@ -159,7 +166,7 @@ class Scheduler:
         """Hand in a request; see `Ticket` for the arguments.
 
         Raises:
-            QueueFullError: too many rows wait.
+            ResourceExhaustedError: too many rows wait.
             UnavailableError: after `close`.
         """
         ticket = Ticket(prompts, deadline, notify)
@@ -168,7 +175,7 @@ class Scheduler:
                 raise UnavailableError("The model is being unloaded; ask again")
             if self._waiting and self._waiting + len(prompts) > self.max_waiting:
                 seconds = max(1, round(self._row_seconds * self._waiting / self.max_rows))
-                raise QueueFullError(f"{self._waiting} texts wait already, and {self.max_waiting} may; ask again in {seconds} s", seconds)
+                raise ResourceExhaustedError(f"{self._waiting} texts wait already, and {self.max_waiting} may; ask again in {seconds} s", seconds)
             if not prompts:
                 ticket.end()
                 return ticket
@@ -314,7 +321,7 @@ def _table(rows, filler, dtype):
 
 def _note(rows, told):
     """Put what the engine tells into the rows' writings and return which rows go on."""
-    going, counts, reasons, sums = (told[name].numpy() for name in ("going", "token_count", "finish_reason", "log_prob"))
+    going, counts, reasons, sums, read = (told[name].numpy() for name in ("going", "token_count", "finish_reason", "log_prob", "prompt_tokens"))
     so_far, texts = told["bytes"].numpy(), told["text"].numpy()
     wanting = any(row.prompt.top is not None for row in rows)
     tokens = {name: told[name].numpy() for name in ("ids", "token_log_probs", "top_ids", "top_log_probs")} if wanting else {}
@@ -326,7 +333,7 @@ def _note(rows, told):
             writing.token_log_probs += tokens["token_log_probs"][number, new].tolist()
             pairs = zip(tokens["top_ids"][number, new, :top].tolist(), tokens["top_log_probs"][number, new, :top].tolist())
             writing.tops += [list(zip(*pair)) for pair in pairs]
-        writing.token_count, writing.log_prob = count, float(sums[number])
+        writing.token_count, writing.log_prob, writing.prompt_tokens = count, float(sums[number]), int(read[number])
         if going[number]:
             writing.text = sure_text(so_far[number], [stop.decode("utf-8", "replace") for stop in row.prompt.stop])
         else:

@@ -6,20 +6,32 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
+from tfgpt.serving.config import read_config
+from tfgpt.serving.errors import ServingError
+from tfgpt.serving.metrics import Metrics
+from tfgpt.serving.openai_routes import add_openai
 from tfgpt.serving.rest import add_rest
 
 LOG = logging.getLogger(__name__)
 
 
-def create_app(catalog: Catalog) -> FastAPI:
-    """Return the ASGI application that serves a catalog over HTTP."""
+def create_app(catalog: Catalog, metrics: Metrics | None = None) -> FastAPI:
+    """Return the ASGI application that serves a catalog over HTTP.
+
+    Args:
+        catalog: what is served.
+        metrics: which count the requests; `None` = new ones.
+    """
     app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None)
-    add_rest(app, catalog)
+    metrics = metrics or Metrics(catalog)
+    add_openai(app, catalog, metrics)
+    add_rest(app, catalog, metrics)
     return app
 
 
@@ -60,3 +72,39 @@ def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, ask
     finally:
         if not catalog.close(drain_seconds):
             LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain_seconds)
+
+
+@contextlib.contextmanager
+def config_watcher(catalog: Catalog, path: Path, poll_seconds: float) -> Iterator[None]:
+    """Read a model config file again every `poll_seconds` while the block runs, and serve what it then asks for; 0 = do not.
+
+    A file that cannot be read or served is logged once, and the models stay those that they were.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=_follow, args=(catalog, path, poll_seconds, ended), name="tfgpt-config", daemon=True)
+    if poll_seconds > 0:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if poll_seconds > 0:
+            thread.join()
+
+
+def _follow(catalog, path, poll_seconds, ended):
+    seen = _text_of(path)
+    while not ended.wait(poll_seconds):
+        text = _text_of(path)
+        if text == seen:
+            continue
+        seen = text
+        try:
+            catalog.reload(read_config(path))
+            LOG.info("%s has changed and is served", path)
+        except (OSError, RuntimeError, ValueError, ServingError) as error:
+            LOG.error("%s has changed, but the models stay those that they were: %s", path, error)
+
+
+def _text_of(path):
+    return path.read_bytes() if path.is_file() else None

@@ -1,0 +1,203 @@
+"""Versions that come and go. The loader is a stand-in, since what is tested is when versions are loaded, given out and closed."""
+import threading
+
+import pytest
+
+from tfgpt.serving.catalog import Catalog
+from tfgpt.serving.config import ServableConfig, VersionPolicy, read_config
+from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionError, UnavailableError
+
+
+class Loaded:
+    """What a version's file says, and whether it was closed."""
+
+    def __init__(self, folder):
+        self.text = (folder / "saved_model.pb").read_text()
+        self.closed = False
+        if self.text == "damaged":
+            raise RuntimeError("it is damaged")
+
+    def close(self):
+        self.closed = True
+
+
+def write(base, number, text=""):
+    (base / str(number)).mkdir(parents=True, exist_ok=True)
+    (base / str(number) / "saved_model.pb").write_text(text or f"{base.name} {number}")
+
+
+def catalog_of(*configs, poll_seconds=0.0, **options):
+    return Catalog(configs, poll_seconds, load=Loaded, **options)
+
+
+def states(catalog, name="m"):
+    return {status.version: status.state for status in catalog.status(name)}
+
+
+@pytest.fixture
+def base(tmp_path):
+    write(tmp_path / "m", 1)
+    write(tmp_path / "m", 2)
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [(VersionPolicy(), {10}), (VersionPolicy(latest=2), {2, 10}), (VersionPolicy(latest=0), {1, 2, 10}), (VersionPolicy(specific=(1, 2)), {1, 2})],
+)
+def test_a_policy_chooses_versions_by_number(base, policy, served):
+    write(base, 10)
+    (base / "notes").mkdir()
+    (base / "11").mkdir()  # without a SavedModel: a copy that has just begun
+
+    catalog = catalog_of(ServableConfig("m", base, policy))
+
+    assert {version for version, state in states(catalog).items() if state == "AVAILABLE"} == served
+    with catalog.lease("m") as held:
+        assert (held.version, held.loaded.text) == (max(served), f"m {max(served)}")
+    with catalog.lease("m", 0) as held:  # how OpenVINO's clients ask for the newest
+        assert held.version == max(served)
+
+
+def test_a_lease_keeps_a_version_that_is_replaced_until_it_ends(base):
+    catalog = catalog_of(ServableConfig("m", base))
+
+    with catalog.lease("m") as old:
+        write(base, 3)
+        catalog.poll()
+        while_held = states(catalog)
+        with catalog.lease("m") as new:
+            assert new.version == 3
+        with pytest.raises(NotServedError, match=r"Servable not found for request: Specific\(m, 2\)"), catalog.lease("m", 2):
+            pass
+        assert not old.loaded.closed
+
+    assert while_held == {3: "AVAILABLE", 2: "UNLOADING"}
+    assert states(catalog) == {3: "AVAILABLE", 2: "END"} and old.loaded.closed
+
+
+def test_the_old_version_answers_while_the_new_one_is_loaded(base):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(folder):
+        if folder.name == "3":
+            begun.set()
+            assert go_on.wait(10)
+        return Loaded(folder)
+
+    catalog = Catalog([ServableConfig("m", base)], poll_seconds=0.01, load=load)
+    write(base, 3)
+    assert begun.wait(10)
+    during = states(catalog)
+    with catalog.lease("m") as held:
+        assert held.version == 2
+    go_on.set()
+    with catalog._state:
+        assert catalog._state.wait_for(lambda: catalog._models["m"][2].state == "END", 10)
+
+    assert during == {3: "LOADING", 2: "AVAILABLE"}
+    with catalog.lease("m") as held:
+        assert held.version == 3
+    assert catalog.close(5)
+
+
+def test_a_damaged_version_replaces_nothing_and_is_tried_again_when_it_is_mended(base):
+    catalog = catalog_of(ServableConfig("m", base))
+    write(base, 3, "damaged")
+
+    catalog.poll()
+    failed = catalog.status("m", 3)[0]
+    catalog.poll()
+
+    assert (failed.state, failed.error_code) == ("END", "UNKNOWN") and failed.error_message.endswith("it is damaged")
+    assert states(catalog) == {3: "END", 2: "AVAILABLE"}
+    write(base, 3, "whole now")
+    catalog.poll()
+    assert states(catalog) == {3: "AVAILABLE", 2: "END"}
+    assert catalog.status("m", 3)[0].error_code == "OK"
+
+
+def test_verification_may_refuse_a_version(base):
+    def verify(folder):
+        if folder.name == "3":
+            raise RuntimeError(f"{folder}: not what its manifest says")
+
+    catalog = catalog_of(ServableConfig("m", base), verify=verify)
+    write(base, 3)
+    catalog.poll()
+
+    assert states(catalog) == {3: "END", 2: "AVAILABLE"}
+    with pytest.raises(RuntimeError, match="model m: no version became available: .*manifest"):
+        catalog_of(ServableConfig("m", base), verify=verify)
+
+
+def test_labels_name_versions_that_are_available(base):
+    config = ServableConfig("m", base, VersionPolicy(latest=2), {"stable": 1, "canary": 2})
+    catalog = catalog_of(config)
+
+    with catalog.lease("m", label="stable") as stable, catalog.lease("m", label="canary") as canary:
+        assert (stable.version, canary.version) == (1, 2)
+    assert [status.version for status in catalog.status("m", label="stable")] == [1]
+    with pytest.raises(BadRequestError, match="Unrecognized servable version label: beta"), catalog.lease("m", label="beta"):
+        pass
+    with pytest.raises(PreconditionError, match="assign label stable to version 7 of model m"):
+        catalog.reload([ServableConfig("m", base, VersionPolicy(latest=2), {"stable": 7})])
+    assert catalog.labels("m") == {"stable": 1, "canary": 2}
+
+
+def test_reload_replaces_the_models_and_an_error_leaves_them_as_they_were(base, tmp_path):
+    write(tmp_path / "n", 5)
+    catalog = catalog_of(ServableConfig("m", base))
+
+    with pytest.raises(FileNotFoundError, match="nowhere holds no version"):
+        catalog.reload([ServableConfig("n", tmp_path / "n"), ServableConfig("x", tmp_path / "nowhere")])
+    assert catalog.names() == ["m"] and states(catalog) == {2: "AVAILABLE"} and states(catalog, "n") == {5: "END"}
+    with pytest.raises(BadRequestError, match="Two models have one name"):
+        catalog.reload([ServableConfig("m", base), ServableConfig("m", tmp_path / "n")])
+
+    catalog.reload([ServableConfig("n", tmp_path / "n")])
+    assert states(catalog) == {2: "END"} and states(catalog, "n") == {5: "AVAILABLE"}
+    with pytest.raises(NotServedError, match=r"Latest\(m\)"), catalog.lease("m"):
+        pass
+
+
+def test_another_base_path_replaces_the_same_version_number(base, tmp_path):
+    write(tmp_path / "other", 2)
+    catalog = catalog_of(ServableConfig("m", base))
+
+    catalog.reload([ServableConfig("m", tmp_path / "other")])
+
+    with catalog.lease("m") as held:
+        assert held.loaded.text == "other 2"
+
+
+def test_closing_gives_no_lease_and_waits_for_those_given(base):
+    catalog = catalog_of(ServableConfig("m", base))
+
+    with catalog.lease("m") as held:
+        assert not catalog.close(0.05)
+        assert not held.loaded.closed
+        with pytest.raises(UnavailableError), catalog.lease("m"):
+            pass
+
+    assert held.loaded.closed and catalog.close(5)
+
+
+def test_a_config_file_in_tensorflow_servings_format_is_read(tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text("""model_config_list {
+      config { name: "a" base_path: "/a" model_platform: "tensorflow" model_version_policy { specific { versions: 1 versions: 3 } }
+               version_labels { key: "stable" value: 1 } }
+      config { name: "b" base_path: "/b" model_version_policy { latest { num_versions: 2 } } }
+      config { name: "c" base_path: "/c" model_version_policy { all {} } }
+      config { name: "d" base_path: "/d" } }""")
+
+    a, b, c, d = read_config(file)
+
+    assert (a.name, str(a.base_path), a.policy, a.labels) == ("a", "/a", VersionPolicy(specific=(1, 3)), {"stable": 1})
+    assert (b.policy, c.policy, d.policy) == (VersionPolicy(latest=2), VersionPolicy(latest=0), VersionPolicy(latest=1))
+    for text, message in (("model_config_list { config { nam: 1 } }", "models.config: .*nam"), ("", "give a model_config_list"),
+                          ('model_config_list { config { name: "a" } }', "base_path: is missing for a")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config(file)

@@ -1,0 +1,285 @@
+"""OpenAI's protocol over a catalog: completions and chats, whole or as a stream of server-sent events, and the list of models."""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+
+from tfgpt.serving.batched import BatchedModel
+from tfgpt.serving.catalog import Catalog
+from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
+from tfgpt.serving.metrics import Metrics
+from tfgpt.serving.openai_protocol import ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
+from tfgpt.serving.rest import HTTP_CODES, json_response, retry_headers
+from tfgpt.serving.scheduler import Ticket, Writing
+from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_prompt
+
+LOOK_SECONDS = 0.25
+"""Between two looks whether the client is still there."""
+MOST_TOKENS = 2**31 - 1
+KINDS = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+
+
+def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
+    """Add the routes of OpenAI's protocol to `app`."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return _error(400, f"{where or 'body'}: {first['msg']}", where or None)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in catalog.names()]})
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await _answered(request, body, catalog, metrics, Completion)
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        return await _answered(request, body, catalog, metrics, Chat)
+
+
+async def _answered(request, body, catalog, metrics, kind):
+    """Return the answer to a request, or OpenAI's body for what went wrong before anything of it was sent."""
+    with contextlib.ExitStack() as held:
+        try:
+            name, version, label = _named(body.model)
+            held.enter_context(metrics.request(name, kind.api, "REST"))
+            served = held.enter_context(catalog.lease(name, version, label))
+            if not isinstance(served.loaded, BatchedModel) or served.loaded.scheduler is None:
+                raise PreconditionError(f"model {body.model} has no signature that writes texts in pieces; export it again with this version of tfgpt")
+            body.check()
+            waiter = _Waiter(asyncio.get_running_loop())
+            answer = kind(body, served.loaded)
+            ticket = served.loaded.submit(await run_in_threadpool(answer.prompts), notify=waiter.wake)
+            if body.stream:
+                return _Stream(answer.events(ticket, waiter), ticket, held.pop_all())
+            async for _ in waiter.changes(ticket, request):
+                pass
+            return json_response(answer.whole(ticket.result()))
+        except ServingError as error:
+            return _error(HTTP_CODES[error.code], str(error), None, retry_headers(error))
+
+
+def _named(model):
+    """Return the name of a model, its version and its label: NAME, NAME:3 or NAME:stable."""
+    name, _, which = model.partition(":")
+    if which.isascii() and which.isdecimal():
+        return name, min(int(which), 2**63 - 1), None
+    return name, None, which or None
+
+
+def _error(status, message, param=None, headers=None):
+    kind = KINDS.get(status, "server_error")
+    code = "model_not_found" if status == 404 else None
+    return json_response({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+
+
+class _Waiter:
+    """Wakes a coroutine from the engine's thread."""
+
+    def __init__(self, loop):
+        self._loop, self._changed = loop, asyncio.Event()
+
+    def wake(self):
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def changes(self, ticket: Ticket, request: Request | None = None) -> AsyncIterator[None]:
+        """Yield at each change until the ticket has ended; a client that is gone gives it up."""
+        while not ticket.ended:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
+            self._changed.clear()
+            if request is not None and await request.is_disconnected():
+                ticket.cancel()
+            yield
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events that hold a model until they end, and give its work up when the client goes away before."""
+
+    def __init__(self, events, ticket, held):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._ticket, self._held = ticket, held
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ticket.cancel()
+            self._held.close()
+
+
+@dataclass
+class _Sent:
+    """What of a choice was sent."""
+
+    characters: int = 0
+    tokens: int = 0
+    ended: bool = False
+
+
+class Answer:
+    """A request's rows, and what is told of them.
+
+    Args:
+        body: the request.
+        loaded: the model.
+    """
+
+    api = object_name = chunk_name = id_prefix = ""
+
+    def __init__(self, body: CompletionRequest | ChatRequest, loaded: BatchedModel):
+        self.body, self.loaded = body, loaded
+        self._head = {"id": f"{self.id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+
+    def whole(self, rows: list[Writing]) -> dict:
+        """Return the answer at the end."""
+        choices = [self._choice(number, row) for number, row in enumerate(rows)]
+        return self._head | {"object": self.object_name, "choices": choices, "usage": self._usage(rows)}
+
+    async def events(self, ticket: Ticket, waiter: _Waiter) -> AsyncIterator[str]:
+        """Yield the answer piece by piece as server-sent events."""
+        sent = [_Sent() for _ in ticket.rows]
+        with_usage = self.body.stream_options is not None and self.body.stream_options.include_usage
+        usage = {"usage": None} if with_usage else {}
+        head = self._head | {"object": self.chunk_name}
+        for choice in self._opening(len(sent)):
+            yield _event(head | {"choices": [choice]} | usage)
+        async for _ in waiter.changes(ticket):
+            for choice in self._news(ticket.rows, sent):
+                yield _event(head | {"choices": [choice]} | usage)
+        if ticket.error is not None:
+            message = str(ticket.error)
+            yield _event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+            return
+        for choice in self._news(ticket.rows, sent):
+            yield _event(head | {"choices": [choice]} | usage)
+        if with_usage:
+            yield _event(head | {"choices": [], "usage": self._usage(ticket.rows)})
+        yield "data: [DONE]\n\n"
+
+    def _news(self, rows, sent) -> Iterator[dict]:
+        """Yield for each row what was not sent yet."""
+        for number, (row, before) in enumerate(zip(rows, sent)):
+            row = row.copy()  # the engine writes on meanwhile
+            if before.ended or (len(row.text) <= before.characters and row.finish_reason is None):
+                continue
+            yield self._piece(number, row, before)
+            before.characters, before.tokens, before.ended = len(row.text), row.token_count, row.finish_reason is not None
+
+    def _opening(self, choices: int) -> list[dict]:
+        """Return what is sent before anything is written."""
+        return []
+
+    def _usage(self, rows):
+        by_prompt = [row.prompt_tokens for row in rows[: len(rows) // (self.body.n or 1)]]
+        read, written = sum(by_prompt), sum(row.token_count for row in rows)
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+class Completion(Answer):
+    """The answer of /v1/completions."""
+
+    api, object_name, chunk_name, id_prefix = "Completions", "text_completion", "text_completion", "cmpl"
+
+    def prompts(self) -> list:
+        """Return the rows: a choice of each prompt, then the next of each.
+
+        Raises:
+            BadRequestError: a prompt of tokens that there are not.
+        """
+        given = self.body.prompt
+        given = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        if not given:
+            raise BadRequestError("prompt: an empty list; give a text")
+        self._texts = [self._text_of(prompt) for prompt in given]
+        most = 16 if self.body.max_tokens is None else self.body.max_tokens
+        return self.body.prompts(self._texts, most, self.body.logprobs)
+
+    def _text_of(self, prompt):
+        if isinstance(prompt, str):
+            return prompt.encode("utf-8", "replace")
+        texts = self.loaded.token_texts
+        if wrong := [token for token in prompt if not 0 <= token < len(texts)]:
+            raise BadRequestError(f"prompt: {wrong[0]} is no token; give numbers from 0 to {len(texts) - 1}")
+        return b"".join(texts[token] for token in prompt)
+
+    def _place(self, number):
+        """Return the number of the choice in the answer, where all of a prompt stand together."""
+        prompt, choice = number % len(self._texts), number // len(self._texts)
+        return prompt * (self.body.n or 1) + choice
+
+    def _echo(self, number):
+        return self._texts[number % len(self._texts)].decode("utf-8", "replace") if self.body.echo else ""
+
+    def _choice(self, number, row):
+        logprobs = None if self.body.logprobs is None else completion_logprobs(row, self.loaded.token_texts, 0, 0)
+        return {"text": self._echo(number) + row.text, "index": self._place(number), "logprobs": logprobs, "finish_reason": row.finish_reason}
+
+    def whole(self, rows: list[Writing]) -> dict:
+        """Return the answer at the end, its choices in order."""
+        answer = super().whole(rows)
+        answer["choices"].sort(key=lambda choice: choice["index"])
+        return answer
+
+    def _opening(self, choices):
+        return [{"text": self._echo(number), "index": self._place(number), "logprobs": None, "finish_reason": None}
+                for number in range(choices) if self.body.echo]
+
+    def _piece(self, number, row, sent):
+        logprobs = None
+        if self.body.logprobs is not None:
+            logprobs = completion_logprobs(row, self.loaded.token_texts, sent.tokens, sent.characters)
+        return {"text": row.text[sent.characters :], "index": self._place(number), "logprobs": logprobs, "finish_reason": row.finish_reason}
+
+
+class Chat(Answer):
+    """The answer of /v1/chat/completions."""
+
+    api, object_name, chunk_name, id_prefix = "ChatCompletions", "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def prompts(self) -> list:
+        """Return the rows: the turns as the model's template writes them, which the assistant's next turn continues.
+
+        Raises:
+            BadRequestError: turns that the template refuses.
+        """
+        try:
+            text = chat_prompt([message.turn() for message in self.body.messages], self.loaded.chat_template or DEFAULT_TEMPLATE)
+        except ValueError as error:
+            raise BadRequestError(f"messages: {error}") from error
+        most = self.body.max_completion_tokens if self.body.max_completion_tokens is not None else self.body.max_tokens
+        top = (self.body.top_logprobs or 0) if self.body.logprobs else None
+        return self.body.prompts([text.encode("utf-8", "replace")], MOST_TOKENS if most is None else most, top)
+
+    def _choice(self, number, row):
+        logprobs = chat_logprobs(row, self.loaded.token_texts, 0) if self.body.logprobs else None
+        message = {"role": "assistant", "content": row.text.lstrip(), "refusal": None}
+        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": row.finish_reason}
+
+    def _opening(self, choices):
+        return [{"index": number, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None} for number in range(choices)]
+
+    def _piece(self, number, row, sent):
+        text = row.text[sent.characters :] if row.text[: sent.characters].strip() else row.text.lstrip()
+        logprobs = chat_logprobs(row, self.loaded.token_texts, sent.tokens) if self.body.logprobs else None
+        return {"index": number, "delta": {"content": text} if text else {}, "logprobs": logprobs, "finish_reason": row.finish_reason}
+
+
+def _event(content):
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
