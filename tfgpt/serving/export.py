@@ -13,6 +13,7 @@ from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
+from tfgpt.models.compiled import CompiledModel
 from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import ExportConfig
 
@@ -37,6 +38,8 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     if isinstance(text_model.model, LiteModel):
         raise ValueError("export: a model with engine lite runs in Python alone; load it with engine='graph' and export that")
     config = config or ExportConfig()
+    lengths = config.lengths(text_model.model.config.n_positions)
+    text_model = _laid_out(text_model, config, lengths)
     version = Path(folder) / str(config.version)
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
@@ -54,9 +57,18 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     return version
 
 
+def _laid_out(text_model, config, lengths):
+    """Return the text model as it is exported: compiled, or with its tokenizer kept on the host, where that is asked for."""
+    if not config.jit and config.device == "any":
+        return text_model
+    model, draft = (CompiledModel(part, config.batch_sizes, lengths) if config.jit and part is not None else part
+                    for part in (text_model.model, text_model.draft))
+    return TextModel(model, text_model.python_tokenizer, draft, text_model.draft_tokens, text_device="/CPU:0" if config.device == "gpu" else "")
+
+
 def _signatures(text_model, max_new_tokens):
     text = tf.TensorSpec([None], tf.string, name="text")
-    nothing = Constraints.none(1)
+    nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
@@ -89,6 +101,10 @@ def _signatures(text_model, max_new_tokens):
         return text_model.score_graph(text, tf.constant(0))
 
     @tf.function(autograph=False, input_signature=[text])
+    def embed(text):
+        return {"embedding": text_model.embed_graph(text)}
+
+    @tf.function(autograph=False, input_signature=[text])
     def tokenize(text):
         ids = text_model.tokenizer.tokenize(text)
         return {"ids": ids.to_tensor(text_model.tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
@@ -101,4 +117,4 @@ def _signatures(text_model, max_new_tokens):
     of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
     judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
     default = next(iter(of_head.values())) if judges else generate
-    return {"serving_default": default, "generate": generate, **of_text, **of_head, "tokenize": tokenize, "detokenize": detokenize}
+    return {"serving_default": default, "generate": generate, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}
