@@ -153,15 +153,5 @@ def test_an_export_that_fails_leaves_nothing_and_keeps_the_old_one(text_model, t
     with pytest.raises(FileNotFoundError):
         export(text_model, tmp_path / "tiny", ExportConfig(version=1), assets=[tmp_path / "missing"])
 
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]  # nothing for servers either
     assert (tmp_path / "tiny" / "1" / "kept").read_text() == "old"
-
-
-def test_assets_lie_beside_the_model(text_model, tmp_path):
-    (tmp_path / "recipe.yaml").write_text("name: tiny\n")
-
-    version = export(text_model, tmp_path / "tiny", assets=[tmp_path / "recipe.yaml"])
-
-    assert version == tmp_path / "tiny" / "1"
-    assert (version / "assets.extra" / "recipe.yaml").read_text() == "name: tiny\n"
-    assert newest_version(tmp_path / "tiny") == 1

@@ -1,46 +1,63 @@
 """Write a `TextModel` as a SavedModel for TensorFlow Serving: strings in, strings out."""
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
+import yaml
 
-from tfgpt.files import whole_folder
+from tfgpt import __version__
+from tfgpt.files import whole_folder, write_json, write_text
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.text_model import CONSTRAINT_SPECS, CONTROL_SPECS, TextModel
 from tfgpt.models.compiled import CompiledModel
 from tfgpt.models.lite import LiteModel
+from tfgpt.progress import console
 from tfgpt.recipe import ExportConfig
+from tfgpt.serving.layout import write_server_files
+from tfgpt.serving.manifest import write_manifest
+from tfgpt.serving.model_card import model_card
+from tfgpt.serving.saved_model import read_signatures
+from tfgpt.serving.warmup import write_warmup
+
+SETTINGS = "export.json"
+"""In `assets.extra` of a version: what it was exported with."""
 
 
-def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = ()) -> Path:
-    """Write FOLDER/<version>, which appears only when it is whole, and return its path.
+def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = (), extra: Sequence[Path] = ()) -> Path:
+    """Write FOLDER/<version>, which appears only when it is whole, and the files for servers beside it; return the version's path.
 
     Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
     send the prompt alone; a control of one row holds for all. Of a model with an encoder the prompt is the source, and there is no signature `score`.
     A model with a head has a signature for it (see `head_signatures`), which is also `serving_default`, unless the head was trained beside a language
     model; the names of its labels are the asset `labels.txt`.
 
+    A version holds, beside the SavedModel: in `assets` the vocabulary and a model card; in `assets.extra` the settings (export.json), requests that
+    warm TensorFlow Serving up, and a manifest of all files. For the files beside it see `tfgpt.serving.layout`; those that were edited are left as they
+    are, and a line on standard error says so.
+
     Args:
         text_model: model and tokenizer.
-        folder: the model's base path for TensorFlow Serving.
-        config: version and defaults; `None` = version 1 and the defaults of a recipe.
-        assets: files copied into `assets.extra`, such as the recipe.
+        folder: the model's base path for TensorFlow Serving; its name is the model's.
+        config: version, defaults and what the server is told; `None` = version 1 and the defaults of a recipe.
+        assets: files copied into `assets`; recipe.yaml is one that the model card tells of.
+        extra: files copied into `assets.extra`; evaluation.json is one that the model card tells of.
 
     Raises:
-        ValueError: a model behind LiteRT.
+        ValueError: a model behind LiteRT; settings that do not suit the model.
     """
     if isinstance(text_model.model, LiteModel):
         raise ValueError("export: a model with engine lite runs in Python alone; load it with engine='graph' and export that")
-    config = config or ExportConfig()
+    config, base = config or ExportConfig(), Path(folder)
     lengths = config.lengths(text_model.model.config.n_positions)
-    text_model = _laid_out(text_model, config, lengths)
-    version = Path(folder) / str(config.version)
+    text_model, version = _laid_out(text_model, config, lengths), base / str(config.version)
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
@@ -50,11 +67,26 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
                 labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
                 kept.labels = tf.saved_model.Asset(str(labels))
             tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
-        if assets:
-            (partial / "assets.extra").mkdir()
-        for asset in assets:
-            shutil.copy(asset, partial / "assets.extra")
+        _write_assets(partial, base.resolve().name, text_model, config, assets, extra)
+        write_warmup(partial, base.resolve().name, text_model.python_tokenizer, lengths, config.batch_sizes)
+        write_manifest(partial)
+    for edited in write_server_files(base.resolve(), config):
+        console.print(f"export: {edited} was edited, or is not ours, and is kept as it is; remove it to have it written anew")
     return version
+
+
+def _write_assets(version, name, text_model, config, assets, extra):
+    """Write what lies beside the graph but for the labels, the warm-up requests and the manifest."""
+    for part, files in (("assets", assets), ("assets.extra", extra)):
+        (version / part).mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy(file, version / part)
+    text_model.python_tokenizer.save_pretrained(version / "assets")
+    by_name = {Path(file).name: Path(file) for file in (*assets, *extra)}
+    recipe = yaml.safe_load(by_name["recipe.yaml"].read_text("utf-8")) if "recipe.yaml" in by_name else None
+    evaluation = json.loads(by_name["evaluation.json"].read_text("utf-8")) if "evaluation.json" in by_name else None
+    write_text(version / "assets" / "model_card.md", model_card(name, text_model, config, read_signatures(version), recipe, evaluation))
+    write_json(version / "assets.extra" / SETTINGS, {"settings": dataclasses.asdict(config), "versions": {"tfgpt": __version__, "tensorflow": tf.__version__}})
 
 
 def _laid_out(text_model, config, lengths):

@@ -23,18 +23,10 @@ class LoadedModel:
         RuntimeError: a damaged one.
     """
 
+    signatures: dict[str, meta_graph_pb2.SignatureDef]
+
     def __init__(self, folder: Path):
-        path = Path(folder) / "saved_model.pb"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no saved_model.pb; give the version's folder of an export, such as export/NAME/1")
-        try:
-            content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-        except DecodeError as error:
-            raise RuntimeError(f"{path}: is no SavedModel, or a damaged one; export it again") from error
-        graph = next(graph for graph in content.meta_graphs if "serve" in graph.meta_info_def.tags)
-        self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
-            name: signature for name, signature in graph.signature_def.items() if not name.startswith("__")
-        }
+        self.signatures = read_signatures(folder)
         self._functions = tf.saved_model.load(str(folder)).signatures
 
     def predict(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
@@ -54,6 +46,31 @@ class LoadedModel:
         defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
         given = {name: tf.convert_to_tensor(value) for name, value in (defaults | inputs).items()}
         return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
+
+
+def read_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
+    """Return what a version's folder holds for servers: its graph and signatures.
+
+    Raises:
+        FileNotFoundError: no SavedModel there.
+        RuntimeError: a damaged one, or one that is not for servers.
+    """
+    path = Path(folder) / "saved_model.pb"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no saved_model.pb; give the version's folder of an export, such as export/NAME/1")
+    try:
+        content = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise RuntimeError(f"{path}: is no SavedModel, or a damaged one; export it again") from error
+    graphs = [graph for graph in content.meta_graphs if "serve" in graph.meta_info_def.tags]
+    if not graphs:
+        raise RuntimeError(f'{path}: holds no graph with the tag "serve"; export it again')
+    return graphs[0]
+
+
+def read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """Return the signatures of a version's folder by name; raises what `read_graph` raises."""
+    return {name: signature for name, signature in read_graph(folder).signature_def.items() if not name.startswith("__")}
 
 
 def newest_version(folder: Path) -> int:
