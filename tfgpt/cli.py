@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tfgpt import cli_generate
+from tfgpt import cli_export, cli_generate
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
@@ -102,7 +102,8 @@ def bench(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "serve": serve, "client": client, "bench": bench,
+    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "export": cli_export.export, "serve": serve, "client": client,
+    "bench": bench,
 }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
                 labels = Path(scratch) / "labels.txt"
                 labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
                 kept.labels = tf.saved_model.Asset(str(labels))
-            tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
+            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config.max_new_tokens))
         _write_assets(partial, base.resolve().name, text_model, config, assets, extra)
         write_warmup(partial, base.resolve().name, text_model.python_tokenizer, lengths, config.batch_sizes)
         write_manifest(partial)
@@ -98,7 +98,8 @@ def _laid_out(text_model, config, lengths):
     return TextModel(model, text_model.python_tokenizer, draft, text_model.draft_tokens, text_device="/CPU:0" if config.device == "gpu" else "")
 
 
-def _signatures(text_model, max_new_tokens):
+def signatures_of(text_model: TextModel, max_new_tokens: int) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Return the signatures of a model by name; `max_new_tokens` is the default of that control."""
     text = tf.TensorSpec([None], tf.string, name="text")
     nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off

@@ -4,6 +4,7 @@ Needs TensorFlow alone: nothing of the model's Python code, nor of the tokenizer
 """
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,7 @@ class LoadedModel:
             KeyError: no such signature, an input that it does not have, or a missing one without a default.
             tf.errors.OpError: the graph refuses the values.
         """
-        if signature not in self.signatures:
-            raise KeyError(f'signature "{signature}" is not among {sorted(self.signatures)}')
-        definition = self.signatures[signature]
-        if unknown := sorted(inputs.keys() - definition.inputs.keys()):
-            raise KeyError(f"{unknown} are no inputs of {signature}, which has {sorted(definition.inputs)}")
-        if missing := sorted(definition.inputs.keys() - inputs.keys() - definition.defaults.keys()):
-            raise KeyError(f"{missing} are missing among the inputs of {signature}")
+        definition = signature_for(self.signatures, signature, inputs)
         defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
         given = {name: tf.convert_to_tensor(value) for name, value in (defaults | inputs).items()}
         return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
@@ -71,6 +66,22 @@ def read_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
 def read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     """Return the signatures of a version's folder by name; raises what `read_graph` raises."""
     return {name: signature for name, signature in read_graph(folder).signature_def.items() if not name.startswith("__")}
+
+
+def signature_for(signatures: Mapping[str, meta_graph_pb2.SignatureDef], name: str, inputs: Iterable[str]) -> meta_graph_pb2.SignatureDef:
+    """Return the signature that a request with these inputs asks for.
+
+    Raises:
+        KeyError: no such signature, an input that it does not have, or a missing one without a default.
+    """
+    if name not in signatures:
+        raise KeyError(f'signature "{name}" is not among {sorted(signatures)}')
+    definition, given = signatures[name], set(inputs)
+    if unknown := sorted(given - definition.inputs.keys()):
+        raise KeyError(f"{unknown} are no inputs of {name}, which has {sorted(definition.inputs)}")
+    if missing := sorted(definition.inputs.keys() - given - definition.defaults.keys()):
+        raise KeyError(f"{missing} are missing among the inputs of {name}")
+    return definition
 
 
 def newest_version(folder: Path) -> int:
