@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 from tensorflow_serving.apis import predict_pb2
 
 from tfgpt.generation.text_model import TextModel
@@ -57,7 +58,7 @@ class PlainSession:
         self.signatures, graph = read_signatures(folder), tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph)
         with graph.as_default():
-            tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
+            SavedModelLoader(str(folder)).load(self._session, ["serve"])  # tf.compat.v1.saved_model.load, without its remark that Python has a newer one
 
     def run(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer a request; what it lacks takes its default, as the server does it.
