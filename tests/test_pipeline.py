@@ -314,6 +314,9 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
 
     assert done.returncode == cli.USAGE
     assert "data.length: 64 tokens is longer than the model's context of 48" in done.stderr
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer",
+                     "--export.length_buckets", "[16, 48]")
+    assert "export.length_buckets: 48 tokens leave no room to write in the model's context of 48" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

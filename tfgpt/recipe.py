@@ -118,6 +118,3 @@ class Recipe:
         if self.model.init == "random" and context:
             check(self.data.length <= context, f"data.length: {self.data.length} tokens is longer than the model's context of "
                   f"{context}; set it to {context} or less, or raise model.context")
-            self.export.lengths(context)
-        elif self.model.init == "random":
-            self.export.lengths(self.data.length)

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -78,6 +79,24 @@ def test_warm_up_requests_are_of_every_signature_batch_size_and_length(version, 
     assert request.model_spec.name == "My.Tiny"
     assert seen == {(signature, batch, length) for signature in read_signatures(version) for batch in (1, 3) for length in (5, 30)}
     assert len(requests) == len(seen)
+
+
+def test_what_a_server_joins_into_a_batch_is_answered_as_each_alone(version):
+    """Lists of rows are padded to the longest with their own first entry, and what a caller leaves out is the default, of one row (batching_util.cc)."""
+    loaded = LoadedModel(version)
+    defaults = {name: tf.make_ndarray(value) for name, value in loaded.signatures["generate"].defaults.items()}
+    assert {array.shape for array in defaults.values()} == {(1,), (1, 1)}  # and none empty, which cannot be padded
+    callers = [{"prompt": "It was", "stop": [["e", "s"]]}, {"prompt": "def f"}, {"prompt": "a b", "banned_tokens": [[5, 9, 11]], "temperature": [0.9]}]
+    requests = [defaults | {"max_new_tokens": np.array([20], np.int32)} | {
+        name: np.array([value] if name == "prompt" else value, object if name in ("prompt", "stop") else defaults[name].dtype) for name, value in caller.items()
+    } for caller in callers]  # fmt: skip
+
+    alone = [loaded.predict("generate", request)["text"][0] for request in requests]
+    widths = {name: max(request[name].shape[-1] for request in requests) for name in requests[0]}
+    joined = {name: np.concatenate([np.concatenate([each[name], *[each[name][:, :1]] * (width - each[name].shape[1])], axis=1) if each[name].ndim == 2
+                                    else each[name] for each in requests]) for name, width in widths.items()}  # fmt: skip
+
+    assert loaded.predict("generate", joined)["text"].tolist() == alone and len(set(alone)) == 3
 
 
 def test_too_many_warm_up_requests_are_refused(text_model, tmp_path):
