@@ -144,13 +144,18 @@ def _findings(version, source):
 
         return check_lite(version, _load(source, "float32") if source else None)
     from tfgpt.serving.check import check_version
-    from tfgpt.serving.export import SETTINGS
+    from tfgpt.serving.export import SETTINGS, laid_out
 
     written = version / "assets.extra" / SETTINGS
     if source and not written.is_file():
         raise UsageError(f"{COMMAND}: --check {version}: {written} is missing, which says in what weights to compare it with {source}; export it again")
-    settings = json.loads(written.read_text("utf-8"))["settings"] if source else {"weights": "float32", "jit": False}
-    return check_version(version, _load(source, settings["weights"]) if source else None, settings["jit"])
+    if not source:
+        return check_version(version)
+    settings = json.loads(written.read_text("utf-8"))["settings"]
+    config = ExportConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    text_model = _load(source, config.weights)
+    # XLA rounds products of bfloat16 elsewhere than TensorFlow does, more exactly, and a text may then go another way: only like is compared with like.
+    return check_version(version, laid_out(text_model, config) if config.jit and config.weights == "bfloat16" else text_model)
 
 
 def _print_findings(version, findings, ok):

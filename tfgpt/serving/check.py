@@ -30,8 +30,6 @@ TEXTS = ("It was", "", "def f(x):\n    return ", "naïve café 日本語 ½", " 
 """Asked of the version and of the Python model alike: the last is longer than any context."""
 FLOAT = 1e-4
 """Of the largest difference between two runs of one graph in float32, of numbers above 1 in proportion: sums in another order."""
-FLOAT_COMPILED_BFLOAT16 = 0.05
-"""Where XLA compiled products of 8 bits of precision, which it rounds at other places."""
 FAILURES = (RuntimeError, ValueError, KeyError, FileNotFoundError, tf.errors.OpError)
 
 
@@ -73,13 +71,12 @@ class PlainSession:
         return self._session.run({name: info.name for name, info in definition.outputs.items()}, fed)
 
 
-def check_version(folder: Path, text_model: TextModel | None = None, compiled: bool = False) -> Iterator[Finding]:
+def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator[Finding]:
     """Yield what is found of a version's folder, check after check; nothing more is asked of one that cannot be loaded.
 
     Args:
         folder: holds saved_model.pb.
         text_model: the Python model that it was exported from, in the same weights, to compare with; `None` = without.
-        compiled: whether XLA compiled it; with bfloat16 weights, floats are then compared less closely.
     """
     yield tried("manifest", lambda: verify_manifest(folder) or "every file is as it was written")
     yield tried("operations", lambda: check_operations(read_graph(folder)))
@@ -92,10 +89,8 @@ def check_version(folder: Path, text_model: TextModel | None = None, compiled: b
         yield tried(f"signature {name}", lambda name=name: _check_signature(session, name))
     yield tried("warm-up", lambda: _check_warmup(session, folder))
     if text_model is not None:
-        stored = any(variable.dtype == tf.bfloat16 for variable in text_model.model.all_variables)
-        tolerance = FLOAT_COMPILED_BFLOAT16 if compiled and stored else FLOAT
         for name, function in signatures_of(text_model, max_new_tokens=1).items():
-            yield tried(f"model {name}", lambda name=name, function=function: compare(session, name, function, tolerance))
+            yield tried(f"model {name}", lambda name=name, function=function: compare(session, name, function, FLOAT))
 
 
 def tried(check: str, run: Callable[[], str]) -> Finding:

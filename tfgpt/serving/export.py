@@ -57,7 +57,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
         raise ValueError("export: a model with engine lite runs in Python alone; load it with engine='graph' and export that")
     config, base = config or ExportConfig(), Path(folder)
     lengths = config.lengths(text_model.model.config.n_positions)
-    text_model, version = _laid_out(text_model, config, lengths), base / str(config.version)
+    text_model, version = laid_out(text_model, config), base / str(config.version)
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
@@ -89,10 +89,11 @@ def _write_assets(version, name, text_model, config, assets, extra):
     write_json(version / "assets.extra" / SETTINGS, {"settings": dataclasses.asdict(config), "versions": {"tfgpt": __version__, "tensorflow": tf.__version__}})
 
 
-def _laid_out(text_model, config, lengths):
+def laid_out(text_model: TextModel, config: ExportConfig) -> TextModel:
     """Return the text model as it is exported: compiled, or with its tokenizer kept on the host, where that is asked for."""
     if not config.jit and config.device == "any":
         return text_model
+    lengths = config.lengths(text_model.model.config.n_positions)
     model, draft = (CompiledModel(part, config.batch_sizes, lengths) if config.jit and part is not None else part
                     for part in (text_model.model, text_model.draft))
     return TextModel(model, text_model.python_tokenizer, draft, text_model.draft_tokens, text_device="/CPU:0" if config.device == "gpu" else "")
