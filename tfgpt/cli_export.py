@@ -162,9 +162,10 @@ def _print_findings(version, findings, ok):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{version}: {'everything holds' if ok else 'NOT TO BE SERVED'}", title_justify="left")
+    table = Table()
     for column, side in (("check", "left"), ("", "left"), ("found", "left"), ("seconds", "right")):
         table.add_column(column, justify=side, overflow="fold")
     for finding in findings:
         table.add_row(finding.check, "ok" if finding.ok else "FAILED", finding.detail, f"{finding.seconds:.2f}")
     Console(highlight=False, markup=False).print(table)
+    print(f"{version}: {'everything holds' if ok else 'NOT TO BE SERVED'}")

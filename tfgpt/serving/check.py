@@ -29,7 +29,7 @@ PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 TEXTS = ("It was", "", "def f(x):\n    return ", "naïve café 日本語 ½", " a" * 3000)
 """Asked of the version and of the Python model alike: the last is longer than any context."""
 FLOAT = 1e-4
-"""Of the largest difference between two runs of one graph in float32, of numbers above 1 in proportion: sums in another order."""
+"""The largest difference between two runs of one model, of numbers above 1 in proportion: float32 sums in another order."""
 FAILURES = (RuntimeError, ValueError, KeyError, FileNotFoundError, tf.errors.OpError)
 
 
@@ -70,6 +70,10 @@ class PlainSession:
         fed = {definition.inputs[name].name: value for name, value in (defaults | dict(inputs)).items()}
         return self._session.run({name: info.name for name, info in definition.outputs.items()}, fed)
 
+    def close(self) -> None:
+        """Free what the graph's variables take."""
+        self._session.close()
+
 
 def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator[Finding]:
     """Yield what is found of a version's folder, check after check; nothing more is asked of one that cannot be loaded.
@@ -91,6 +95,7 @@ def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator
     if text_model is not None:
         for name, function in signatures_of(text_model, max_new_tokens=1).items():
             yield tried(f"model {name}", lambda name=name, function=function: compare(session, name, function, FLOAT))
+    session.close()
 
 
 def tried(check: str, run: Callable[[], str]) -> Finding:
