@@ -15,7 +15,7 @@ def tfgpt(*arguments, **options):
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], [], ["--version"],
-     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
+     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["export"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
 )
 def test_help_imports_no_tensorflow(arguments):
     code = f"""
@@ -59,10 +59,15 @@ def test_help_gives_units_and_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense is no command; the commands are run, train, data, generate, serve, client, bench"),
+        (["nonsense"], "nonsense is no command; the commands are run, train, data, generate, export, serve, client, bench"),
         (["run"], "the recipe is missing"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
         (["run", "pipelines/quickstart.yaml", "--train.step", "4"], "--train.step: no such key (4); did you mean --train.steps?"),
+        (["export"], "nothing to export; give a run's folder, such as runs/quickstart, or --check DIR"),
+        (["export", "nowhere"], "nowhere is no folder; give an existing one"),
+        (["export", "pipelines", "--batch-sizes", "4", "2"], "export.batch_sizes: [4, 2] is no list of rising whole numbers"),
+        (["export", "pipelines", "--format", "tflite", "--jit"], "--jit is a server's, and --format tflite is for none"),
+        (["export", "pipelines"], "pipelines"),
         (["serve", "--mode", "x=y"], "--mode"),
         (["serve"], "--model"),
         (["serve", "--model", "x"], "--model x is not NAME=DIR"),

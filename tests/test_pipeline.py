@@ -20,6 +20,7 @@ from tfgpt.models.lora import load_lora, merge_lora
 from tfgpt.models.weights import state
 from tfgpt.recipe import LoraConfig
 from tfgpt.serving.ask import ask_in_fresh_process
+from tfgpt.serving.manifest import verify_manifest
 
 RECIPE = """
 name: tiny
@@ -99,6 +100,13 @@ def test_the_folder_is_that_of_the_contract_and_loads_everywhere(finished):
     stats = json.loads((folder / "data" / "stats.json").read_text())
     assert stats["documents"] == 40 == sum(split["documents"] for split in stats["splits"].values())
     assert re.fullmatch("[0-9a-f]{64}", stats["inputs_sha256"])
+    base = folder / "export" / "tiny"
+    verify_manifest(base / "1")
+    beside = {"models.config", "batching_parameters.txt", "monitoring.config", "docker-compose.yml", "kubernetes.yaml"}
+    assert {path.name for path in base.iterdir()} == {"1", *beside}
+    assert (base / "1" / "assets" / "recipe.yaml").read_text() == (folder / "recipe.yaml").read_text()
+    card = (base / "1" / "assets" / "model_card.md").read_text()
+    assert f"{json.loads((folder / 'evaluation.json').read_text())['perplexity']:.4f}" in card and "Trained from random weights" in card
     assert_no_rest(folder)
 
 
@@ -111,6 +119,7 @@ def test_weights_of_fewer_bits_are_exported_with_what_they_cost(recipe, finished
 
     assert done.returncode == 0, done.stderr
     (base,) = (folder / "export").iterdir()
+    verify_manifest(base / "2")
     cost = json.loads((base / "2" / "assets.extra" / "weights.json").read_text())
     assert cost["perplexity"]["float32"] == json.loads((folder / "evaluation.json").read_text())["perplexity"]
     assert 0.99 < cost["ratio"] == cost["perplexity"]["int8"] / cost["perplexity"]["float32"] < 1.01
@@ -305,6 +314,9 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
 
     assert done.returncode == cli.USAGE
     assert "data.length: 64 tokens is longer than the model's context of 48" in done.stderr
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer",
+                     "--export.length_buckets", "[16, 48]")
+    assert "export.length_buckets: 48 tokens leave no room to write in the model's context of 48" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from tfgpt import cli_generate, cli_serve
+from tfgpt import cli_export, cli_generate, cli_serve
 from tfgpt.cli_serve import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
@@ -68,7 +68,8 @@ def bench(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "serve": cli_serve.serve, "client": client, "bench": bench,
+    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "export": cli_export.export, "serve": cli_serve.serve, "client": client,
+    "bench": bench,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
+from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of, part_of
 from tfgpt.generation.controls import CONTROLS, controls_of
 from tfgpt.recipe import Engine, Weights
 
@@ -123,18 +123,13 @@ def _load(given):
     from tfgpt.text.chat import DEFAULT_TEMPLATE
 
     try:
-        tokenizer = load_tokenizer(_part(given.model, "tokenizer"))
-        model = load_model(_part(given.model, "model"), given.weights, given.engine)
-        draft = load_model(_part(given.draft, "model"), given.weights, given.engine) if given.draft else None
+        tokenizer = load_tokenizer(part_of(given.model, "tokenizer"))
+        model = load_model(part_of(given.model, "model"), given.weights, given.engine)
+        draft = load_model(part_of(given.draft, "model"), given.weights, given.engine) if given.draft else None
         text_model = TextModel(model, tokenizer, draft, given.draft_tokens)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {given.model}{f' --draft {given.draft}' if given.draft else ''}: {error}") from error
     return text_model, tokenizer.chat_template or DEFAULT_TEMPLATE
-
-
-def _part(source, part):
-    """Return where a part of a model is: in a run's folder, or all in one place."""
-    return Path(source) / part if (Path(source) / "model" / "config.json").is_file() else source
 
 
 def _continue(text_model, prompts, controls, given):

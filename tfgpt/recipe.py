@@ -22,16 +22,16 @@ from tfgpt.recipe_adapt import (
 )
 from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
+from tfgpt.recipe_export import ExportConfig, ExportDevice, Weights
 from tfgpt.recipe_model import ModelConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "JUDGED", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
-           "EmbeddingsConfig", "EncoderConfig", "EvaluateConfig", "ExportConfig", "HeadConfig", "HeadKind", "LoraConfig", "ModelConfig", "PrefixConfig",
-           "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig", "TrainConfig"]
+           "EmbeddingsConfig", "EncoderConfig", "Engine", "EvaluateConfig", "ExportConfig", "ExportDevice", "HeadConfig", "HeadKind", "LoraConfig",
+           "ModelConfig", "PrefixConfig", "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig",
+           "TrainConfig", "Weights"]
 
 
-Weights = Literal["float32", "bfloat16", "int8"]
-"""How the matrices of a model that is not trained may be kept."""
 Engine = Literal["graph", "lite"]
 """What computes with a model that is not trained: TensorFlow, or LiteRT."""
 
@@ -87,23 +87,6 @@ class EvaluateConfig:
         check_at_least("evaluate.ngram_tokens", self.ngram_tokens, 0, " (0 = all)")
         check_at_least("evaluate.temperature", self.temperature, 0)
         check_at_least("evaluate.translations", self.translations, -1, " (0 = all, -1 = none)")
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """The SavedModel for TensorFlow Serving."""
-
-    version: int = 1
-    """Version folder; TensorFlow Serving serves the highest."""
-    max_new_tokens: int = 64
-    """Default of the control of that name: tokens a request gets when it does not say."""
-    weights: Weights = "float32"
-    """How the matrices are kept. Fewer bits are smaller and faster and cost some exactness: the perplexity of each is measured on the validation part and
-    written to assets.extra/weights.json. int8 is for x86 CPUs, bfloat16 for any device."""
-
-    def __post_init__(self):
-        for key in ("version", "max_new_tokens"):
-            check_at_least(f"export.{key}", getattr(self, key), 1)
 
 
 @dataclass(frozen=True)

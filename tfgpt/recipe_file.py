@@ -155,7 +155,7 @@ def _kind_name(kind):
         item = typing.get_args(kind)[0]
         if dataclasses.is_dataclass(item):
             return "a list of sections, [{key: value, ...}, ...], with no other keys than " + ", ".join(field.name for field in dataclasses.fields(item))
-        return "a list of texts"
+        return "a list of whole numbers" if item is int else "a list of texts"
     return KINDS.get(kind, str(kind))
 
 

@@ -85,6 +85,7 @@ def test_signatures_are_those_of_the_contract(loaded):
         "serving_default": generate,
         "generate": generate,
         "score": {"inputs": {"text": ("string", 1)}, "outputs": {"log_prob": ("float32", 1), "token_count": ("int32", 1), "perplexity": ("float32", 1)}},
+        "embed": {"inputs": {"text": ("string", 1)}, "outputs": {"embedding": ("float32", 2)}},
         "tokenize": {"inputs": {"text": ("string", 1)}, "outputs": {"ids": ("int32", 2), "length": ("int32", 1)}},
         "detokenize": {"inputs": {"ids": ("int32", 2)}, "outputs": {"text": ("string", 1)}},
     }
@@ -109,6 +110,12 @@ def test_score_is_the_python_models(loaded, text_model, documents):
 
     for name in ("log_prob", "token_count", "perplexity"):
         np.testing.assert_allclose(there[name], here[name], rtol=1e-6)
+
+
+def test_embed_is_the_python_models(loaded, text_model, prompts):
+    there = loaded.predict("embed", {"text": np.array(prompts, object)})["embedding"]
+
+    np.testing.assert_allclose(there, text_model.embed(prompts), atol=2e-5)  # the same sums of products, with other padding
 
 
 def test_the_graph_has_tensorflows_own_ops_only(exported):
@@ -146,15 +153,5 @@ def test_an_export_that_fails_leaves_nothing_and_keeps_the_old_one(text_model, t
     with pytest.raises(FileNotFoundError):
         export(text_model, tmp_path / "tiny", ExportConfig(version=1), assets=[tmp_path / "missing"])
 
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["1"]  # nothing for servers either
     assert (tmp_path / "tiny" / "1" / "kept").read_text() == "old"
-
-
-def test_assets_lie_beside_the_model(text_model, tmp_path):
-    (tmp_path / "recipe.yaml").write_text("name: tiny\n")
-
-    version = export(text_model, tmp_path / "tiny", assets=[tmp_path / "recipe.yaml"])
-
-    assert version == tmp_path / "tiny" / "1"
-    assert (version / "assets.extra" / "recipe.yaml").read_text() == "name: tiny\n"
-    assert newest_version(tmp_path / "tiny") == 1

@@ -69,7 +69,7 @@ def test_signatures_are_those_of_the_contract(versions, loaded):
     text = {"text": ("string", 1)}
     classify = (text, {"label": ("string", 1), "scores": ("float32", 2)})
     assert of("classes")["classify"] == of("classes")["serving_default"] == of("labels")["classify"] == classify
-    assert set(of("classes")) == {"serving_default", "classify", "generate", "score", "tokenize", "detokenize"}
+    assert set(of("classes")) == {"serving_default", "classify", "generate", "score", "embed", "tokenize", "detokenize"}
     assert of("number")["regress"] == of("number")["serving_default"] == (text, {"value": ("float32", 1)})
     assert of("tags")["tag"] == of("tags")["serving_default"] == (text, {"words": ("string", 2), "tags": ("string", 2), "scores": ("float32", 2)})
     choose = ({"prompt": ("string", 1), "choices": ("string", 2)}, {"label": ("string", 1), "scores": ("float32", 2)})

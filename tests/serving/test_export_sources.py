@@ -61,7 +61,7 @@ def test_samples_in_a_fresh_process_are_those_of_here(exported, text_model, prom
 
 
 def test_a_text_without_a_source_has_no_signature(exported):
-    assert sorted(LoadedModel(exported).signatures) == ["detokenize", "generate", "serving_default", "tokenize"]
+    assert sorted(LoadedModel(exported).signatures) == ["detokenize", "embed", "generate", "serving_default", "tokenize"]
 
 
 def test_the_server_gives_what_the_model_gives(exported, text_model, prompts):

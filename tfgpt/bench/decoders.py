@@ -119,7 +119,7 @@ def _decoding(model, settings):
 
     from tfgpt.generation.controls import Controls, controls_of
     from tfgpt.generation.decoding import decode
-    from tfgpt.generation.text_model import CONTROL_SPECS
+    from tfgpt.generation.stepping import CONTROL_SPECS
 
     given = {"max_new_tokens": settings.new_tokens, "min_new_tokens": settings.new_tokens}
     controls = Controls(*map(tf.constant, controls_of(given, rows=settings.batch)))

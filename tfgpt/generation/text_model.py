@@ -13,6 +13,7 @@ from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import Decoder
+from tfgpt.generation.embedding import embed
 from tfgpt.generation.judging import TextJudge, check_texts
 from tfgpt.generation.results import Choice, Classification, Continuation, Score, Token
 from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
@@ -41,6 +42,7 @@ class TextModel(tf.Module):
         tokenizer: the one it was trained with.
         draft: a smaller model with the same vocabulary, which guesses how texts go on: the same texts, faster where it often guesses right.
         draft_tokens: the most tokens that it guesses at once.
+        text_device: that the tokenizer's operations are kept on (see `GraphTokenizer`).
 
     Raises:
         ValueError: a tokenizer with more tokens than the model has, or without a twin in the graph (see `GraphTokenizer`); a draft model with another
@@ -54,16 +56,18 @@ class TextModel(tf.Module):
 
     # No graph here needs AutoGraph, whose reading of all the Python code on the way took 8 of the 12 seconds of a first call.
 
-    def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = 5):
+    def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = 5, text_device: str = ""):
         super().__init__(name="text_model")
         if len(tokenizer) > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model only {model.config.vocab_size}; load the two from one run")
         if draft is not None:
             _check_draft(model, draft, draft_tokens)
-        self.tokenizer = GraphTokenizer(tokenizer)
+        self.tokenizer = GraphTokenizer(tokenizer, text_device)
         self.weights = [variable for part in (model, draft) if part is not None for variable in part.all_variables]
         # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
         object.__setattr__(self, "model", model)
+        object.__setattr__(self, "draft", draft)
+        self.draft_tokens, self.python_tokenizer = draft_tokens, tokenizer
         object.__setattr__(self, "decoder", Decoder(model, self.tokenizer.end_of_text, self.tokenizer.texts, draft, draft_tokens))
 
     def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, *, samples: int = 1, stop: Sequence = (),
@@ -403,6 +407,31 @@ class TextModel(tf.Module):
             best = int(np.argmax(of_prompt))
             choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
         return choices
+
+    def embed(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
+        """Return a vector for each text, float32 [texts, width] (see `tfgpt.generation.embedding.embed` for what is averaged).
+
+        Args:
+            texts: any text; "" has a vector too. One longer than the context keeps its last tokens; with an encoder the first that this takes.
+            batch_size: texts that are read together.
+
+        Raises:
+            ValueError: `texts` is one text and not a list; a model behind LiteRT.
+
+        >>> TextModel(model, tokenizer).embed(["It was", ""]).shape
+        (2, 32)
+        """
+        if isinstance(texts, str):
+            raise ValueError("embed: texts is one text; give a list of texts, such as [text]")
+        if not hasattr(self.model, "states"):
+            raise ValueError("embed: with engine lite a model tells its logits alone; load it with engine graph")
+        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        return np.concatenate([np.zeros([0, self.model.config.n_embd], np.float32), *(self.embed_graph(tf.constant(batch)) for batch in batches)])
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
+    def embed_graph(self, text):
+        """Return the embeddings of texts, string [batch], float32 [batch, width]."""
+        return embed(self.model, self.tokenizer.tokenize(text), self.tokenizer.end_of_text)
 
     @functools.cached_property
     def judge(self) -> TextJudge:

@@ -197,8 +197,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ids: int32 [batch, width], from an end-of-text token on.
             last: int32 [batch, wanted], 0 to width - 1; what follows the last of them is padding.
         """
-        hidden = self.transformer(input_ids=ids, use_cache=False).last_hidden_state
-        return self.head(tf.gather(hidden, last, batch_dims=1))
+        return self.head(tf.gather(self.states(ids), last, batch_dims=1))
+
+    def states(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the final hidden states, behind the last norm, float [batch, tokens, width], of tokens, int32 [batch, tokens]."""
+        return self.transformer(input_ids=ids, use_cache=False).last_hidden_state
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""

@@ -15,8 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.models.lite_file import write_lite
+from tfgpt.models.adaptation import Adaptation
+from tfgpt.models.checkpoint import config_in
+from tfgpt.models.lite_file import Table, write_lite
 
+EMBEDDINGS, SCALES = "embeddings.npy", "embedding_scales.npy"
+"""Files beside a model that was written: `Table.values` and `Table.scale`."""
 CHUNK = 128
 """Tokens that are read at once at most: attention's memory grows with their number times that of all before."""
 ROOM = 32
@@ -56,13 +60,30 @@ class LiteModel:
     all_variables, encoder, head = (), None, None
 
     def __init__(self, model, weights: str = "float32", threads: int = 0):
-        self.config = model.config
         with tempfile.TemporaryDirectory(prefix="tfgpt-lite-") as folder:
             path = Path(folder) / "model.tflite"
-            self._table = write_lite(model, path, weights)
             # Both map the file into memory, where it stays for as long as they do, even without a name.
-            self._session = _Session(str(path), threads or len(os.sched_getaffinity(0)), model)
-        self._lock = threading.Lock()
+            self._begin(path, write_lite(model, path, weights), model.config, threads)
+
+    @classmethod
+    def open(cls, folder: str | Path, threads: int = 0) -> LiteModel:
+        """Open a model that `tfgpt.serving.lite_export` has written.
+
+        Args:
+            folder: with config.json, model.tflite, embeddings.npy and embedding_scales.npy.
+            threads: as above.
+
+        Raises:
+            FileNotFoundError: one of them is missing.
+        """
+        folder, model = Path(folder), cls.__new__(cls)
+        table = Table(*(np.load(folder / name, mmap_mode="r") for name in (EMBEDDINGS, SCALES)))
+        model._begin(folder / "model.tflite", table, config_in(folder), threads)
+        return model
+
+    def _begin(self, path, table, config, threads):
+        self.config, self._table, self._lock = config, table, threading.Lock()
+        self._session = _Session(str(path), threads or len(os.sched_getaffinity(0)), config)
 
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> KnownTokens:
         """Return what `read` takes before anything is read, with room for `slots` tokens in each of `batch` rows."""
@@ -123,15 +144,16 @@ class LiteModel:
 class _Session:
     """LiteRT's interpreter and the keys and values in its memory: those of the first tokens of some rows."""
 
-    def __init__(self, path, threads, model):
+    def __init__(self, path, threads, config):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)  # the TensorFlow asked for here has it
             self._interpreter = tf.lite.Interpreter(path, num_threads=threads)
         tensors = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
         self._numbers = {tensor["name"]: tensor["index"] for tensor in tensors}
         self._views = {name: self._interpreter.tensor(number) for name, number in self._numbers.items()}
-        self._config, self._window = model.config, model.adaptation.window
-        self._cached = {f"{part}_{layer}": shape for part in ("key", "value") for layer, shape in enumerate(model.head_shapes)}
+        self._config, self._window = config, Adaptation.of(config).window
+        shapes = {tensor["name"]: tensor["shape_signature"] for tensor in self._interpreter.get_input_details()}
+        self._cached = {name: (int(shape[1]), int(shape[3])) for name, shape in shapes.items() if name.startswith(("key_", "value_"))}
         self._ids = np.zeros([0, 0], np.int32)                                            # [rows, slots]; -1 = nothing is there
         self._shape, self._aside = None, {}
 

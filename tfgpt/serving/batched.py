@@ -52,7 +52,7 @@ class BatchedModel(LoadedModel):
         super().__init__(folder)
         self.limits = limits or Limits()
         self.scheduler = None
-        template = Path(folder) / "assets.extra" / CHAT_TEMPLATE
+        template = Path(folder) / "assets" / CHAT_TEMPLATE
         self.chat_template = template.read_text("utf-8") if template.is_file() else None
         """Jinja, as the tokenizer of the model has it; `None` = it has none."""
         if self.stepper is not None and any(map(self._writes, self.signatures)):

@@ -1,44 +1,64 @@
 """Write a `TextModel` as a SavedModel for TensorFlow Serving: strings in, strings out."""
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
+import yaml
 
-from tfgpt.files import whole_folder
+from tfgpt import __version__
+from tfgpt.files import whole_folder, write_json, write_text
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS
 from tfgpt.generation.text_model import TextModel
+from tfgpt.models.compiled import CompiledModel
 from tfgpt.models.lite import LiteModel
+from tfgpt.progress import console
 from tfgpt.recipe import ExportConfig
+from tfgpt.serving.layout import write_server_files
+from tfgpt.serving.manifest import write_manifest
+from tfgpt.serving.model_card import model_card
+from tfgpt.serving.saved_model import read_signatures
+from tfgpt.serving.warmup import write_warmup
+
+SETTINGS = "export.json"
+"""In `assets.extra` of a version: what it was exported with."""
 
 
-def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = ()) -> Path:
-    """Write FOLDER/<version>, which appears only when it is whole, and return its path.
+def export(text_model: TextModel, folder: str | Path, config: ExportConfig | None = None, assets: Sequence[Path] = (), extra: Sequence[Path] = ()) -> Path:
+    """Write FOLDER/<version>, which appears only when it is whole, and the files for servers beside it; return the version's path.
 
     Every input has the batch first. Controls have defaults, written into the graph and into `SignatureDef.defaults`, so a request may
     send the prompt alone; a control of one row holds for all. Of a model with an encoder the prompt is the source, and there is no signature `score`.
     A model with a head has a signature for it (see `head_signatures`), which is also `serving_default`, unless the head was trained beside a language
     model; the names of its labels are the asset `labels.txt`.
 
+    A version holds, beside the SavedModel: in `assets` the vocabulary and a model card; in `assets.extra` the settings (export.json), requests that
+    warm TensorFlow Serving up, and a manifest of all files. For the files beside it see `tfgpt.serving.layout`; those that were edited are left as they
+    are, and a line on standard error says so.
+
     Args:
         text_model: model and tokenizer.
-        folder: the model's base path for TensorFlow Serving.
-        config: version and defaults; `None` = version 1 and the defaults of a recipe.
-        assets: files copied into `assets.extra`, such as the recipe.
+        folder: the model's base path for TensorFlow Serving; its name is the model's.
+        config: version, defaults and what the server is told; `None` = version 1 and the defaults of a recipe.
+        assets: files copied into `assets`; recipe.yaml is one that the model card tells of.
+        extra: files copied into `assets.extra`; evaluation.json is one that the model card tells of.
 
     Raises:
-        ValueError: a model behind LiteRT.
+        ValueError: a model behind LiteRT; settings that do not suit the model.
     """
     if isinstance(text_model.model, LiteModel):
         raise ValueError("export: a model with engine lite runs in Python alone; load it with engine='graph' and export that")
-    config = config or ExportConfig()
-    version = Path(folder) / str(config.version)
+    config, base = config or ExportConfig(), Path(folder)
+    lengths = config.lengths(text_model.model.config.n_positions)
+    text_model, version = laid_out(text_model, config), base / str(config.version)
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
@@ -48,17 +68,43 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
                 labels = Path(scratch) / "labels.txt"
                 labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
                 kept.labels = tf.saved_model.Asset(str(labels))
-            tf.saved_model.save(kept, str(partial), signatures=_signatures(text_model, config.max_new_tokens))
-        if assets:
-            (partial / "assets.extra").mkdir()
-        for asset in assets:
-            shutil.copy(asset, partial / "assets.extra")
+            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config.max_new_tokens))
+        _write_assets(partial, base.resolve().name, text_model, config, assets, extra)
+        write_warmup(partial, base.resolve().name, text_model.python_tokenizer, lengths, config.batch_sizes)
+        write_manifest(partial)
+    for edited in write_server_files(base.resolve(), config):
+        console.print(f"export: {edited} was edited, or is not ours, and is kept as it is; remove it to have it written anew")
     return version
 
 
-def _signatures(text_model, max_new_tokens):
+def _write_assets(version, name, text_model, config, assets, extra):
+    """Write what lies beside the graph but for the labels, the warm-up requests and the manifest."""
+    for part, files in (("assets", assets), ("assets.extra", extra)):
+        (version / part).mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy(file, version / part)
+    text_model.python_tokenizer.save_pretrained(version / "assets")
+    by_name = {Path(file).name: Path(file) for file in (*assets, *extra)}
+    recipe = yaml.safe_load(by_name["recipe.yaml"].read_text("utf-8")) if "recipe.yaml" in by_name else None
+    evaluation = json.loads(by_name["evaluation.json"].read_text("utf-8")) if "evaluation.json" in by_name else None
+    write_text(version / "assets" / "model_card.md", model_card(name, text_model, config, read_signatures(version), recipe, evaluation))
+    write_json(version / "assets.extra" / SETTINGS, {"settings": dataclasses.asdict(config), "versions": {"tfgpt": __version__, "tensorflow": tf.__version__}})
+
+
+def laid_out(text_model: TextModel, config: ExportConfig) -> TextModel:
+    """Return the text model as it is exported: compiled, or with its tokenizer kept on the host, where that is asked for."""
+    if not config.jit and config.device == "any":
+        return text_model
+    lengths = config.lengths(text_model.model.config.n_positions)
+    model, draft = (CompiledModel(part, config.batch_sizes, lengths) if config.jit and part is not None else part
+                    for part in (text_model.model, text_model.draft))
+    return TextModel(model, text_model.python_tokenizer, draft, text_model.draft_tokens, text_device="/CPU:0" if config.device == "gpu" else "")
+
+
+def signatures_of(text_model: TextModel, max_new_tokens: int) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Return the signatures of a model by name; `max_new_tokens` is the default of that control."""
     text = tf.TensorSpec([None], tf.string, name="text")
-    nothing = Constraints.none(1)
+    nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
@@ -91,6 +137,10 @@ def _signatures(text_model, max_new_tokens):
         return text_model.score_graph(text, tf.constant(0))
 
     @tf.function(autograph=False, input_signature=[text])
+    def embed(text):
+        return {"embedding": text_model.embed_graph(text)}
+
+    @tf.function(autograph=False, input_signature=[text])
     def tokenize(text):
         ids = text_model.tokenizer.tokenize(text)
         return {"ids": ids.to_tensor(text_model.tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
@@ -103,4 +153,4 @@ def _signatures(text_model, max_new_tokens):
     of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
     judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
     default = next(iter(of_head.values())) if judges else generate
-    return {"serving_default": default, "generate": generate, **of_text, **of_head, "tokenize": tokenize, "detokenize": detokenize}
+    return {"serving_default": default, "generate": generate, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}

@@ -51,6 +51,7 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)
+    recipe.export.lengths(recipe.adapt.context or build.start_config(recipe.model, recipe.data.length).n_positions)
     _check_encoder(recipe)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))

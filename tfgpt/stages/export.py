@@ -23,13 +23,14 @@ from tfgpt.text.bpe import load_tokenizer
 def export_model(recipe: Recipe, folder: Path) -> None:
     """Write export/NAME/VERSION, and what the weights of fewer bits cost."""
     model, weights = build.load_model(folder / "model", recipe.export.weights), recipe.export.weights
-    assets = [folder / "recipe.yaml", folder / "evaluation.json"]
+    extra = [folder / "evaluation.json"]
     with tempfile.TemporaryDirectory() as scratch:
         if weights != "float32":
-            assets.append(Path(scratch) / "weights.json")
-            write_json(assets[-1], _cost_of_weights(recipe, folder, model))
+            extra.append(Path(scratch) / "weights.json")
+            write_json(extra[-1], _cost_of_weights(recipe, folder, model))
         with progress_bar("export: SavedModel"):
-            export(TextModel(model, load_tokenizer(folder / "tokenizer")), folder / "export" / recipe.name, recipe.export, assets)
+            text_model = TextModel(model, load_tokenizer(folder / "tokenizer"))
+            export(text_model, folder / "export" / recipe.name, recipe.export, [folder / "recipe.yaml"], extra)
 
 
 def _cost_of_weights(recipe, folder, model):

@@ -5,6 +5,7 @@ on RE2, whose Unicode tables differ and which has no look-ahead. Nothing here gr
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -26,6 +27,8 @@ class GraphTokenizer(tf.Module):
 
     Args:
         tokenizer: the Python tokenizer whose twin this is; it must be byte-level BPE with GPT-2's split pattern and no prefix space.
+        device: that its operations are kept on, such as /CPU:0; "" = where TensorFlow puts them. Strings are on the host anyway, but on a machine with a
+            GPU the many small operations between them would go there and back.
 
     Raises:
         ValueError: a tokenizer that works in another way.
@@ -35,8 +38,9 @@ class GraphTokenizer(tf.Module):
     True
     """
 
-    def __init__(self, tokenizer: GPT2TokenizerFast):
+    def __init__(self, tokenizer: GPT2TokenizerFast, device: str = ""):
         super().__init__(name="tokenizer")
+        self._device = device
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         _check_twin_exists(state)
         vocab = tokenizer.get_vocab()
@@ -70,6 +74,13 @@ class GraphTokenizer(tf.Module):
 
         Bytes that are no UTF-8 are read as U+FFFD.
         """
+        with self._placed():
+            return self._tokenize(text)
+
+    def _placed(self):
+        return tf.device(self._device) if self._device else contextlib.nullcontext()
+
+    def _tokenize(self, text):
         marked = tf.strings.regex_replace(as_unicode(text), self._special_pattern, BORDER + rb"\0" + BORDER)
         pieces = tf.strings.split(marked, BORDER)                              # [batch, (pieces)]
         special = self._special_ids.lookup(pieces.values)                      # [pieces], -1 = ordinary text
@@ -92,8 +103,9 @@ class GraphTokenizer(tf.Module):
 
     def joined(self, ids: tf.Tensor) -> tf.Tensor:
         """Return what `detokenize` does as bytes, string [batch], before they are made UTF-8."""
-        known = tf.logical_and(ids >= 0, ids < self._width)
-        return tf.strings.reduce_join(tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), ""), axis=1)
+        with self._placed():
+            known = tf.logical_and(ids >= 0, ids < self._width)
+            return tf.strings.reduce_join(tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), ""), axis=1)
 
     def _split_words(self, pieces):
         """Split texts [pieces] as GPT-2's pattern does; return the words as strings [words] and the piece of each, int64 [words]."""
