@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
@@ -37,6 +37,10 @@ def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         return _error(400, f"{where or 'body'}: {first['msg']}", where or None)
+
+    @app.exception_handler(400)
+    async def unread(request: Request, error: HTTPException) -> Response:  # what is no JSON at all: no other route lets FastAPI read its body
+        return _error(400, f"body: {error.detail}; give a JSON object in UTF-8")
 
     @app.get("/v1/models")
     async def models() -> Response:
