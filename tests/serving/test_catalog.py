@@ -104,13 +104,20 @@ def test_the_old_version_answers_while_the_new_one_is_loaded(base):
 
 
 def test_a_damaged_version_replaces_nothing_and_is_tried_again_when_it_is_mended(base):
-    catalog = catalog_of(ServableConfig("m", base))
+    tried = []
+
+    def load(folder):
+        tried.append(folder.name)
+        return Loaded(folder)
+
+    catalog = Catalog([ServableConfig("m", base)], 0, load=load)
     write(base, 3, "damaged")
 
     catalog.poll()
     failed = catalog.status("m", 3)[0]
     catalog.poll()
 
+    assert tried == ["2", "3"]  # and not again while its files are the same
     assert (failed.state, failed.error_code) == ("END", "UNKNOWN") and failed.error_message.endswith("it is damaged")
     assert states(catalog) == {3: "END", 2: "AVAILABLE"}
     write(base, 3, "whole now")
