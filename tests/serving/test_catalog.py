@@ -6,6 +6,8 @@ import pytest
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.config import ServableConfig, VersionPolicy, read_config
 from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionError, UnavailableError
+from tfgpt.serving.metrics import Metrics
+from tfgpt.serving.server import config_watcher
 
 
 class Loaded:
@@ -102,13 +104,20 @@ def test_the_old_version_answers_while_the_new_one_is_loaded(base):
 
 
 def test_a_damaged_version_replaces_nothing_and_is_tried_again_when_it_is_mended(base):
-    catalog = catalog_of(ServableConfig("m", base))
+    tried = []
+
+    def load(folder):
+        tried.append(folder.name)
+        return Loaded(folder)
+
+    catalog = Catalog([ServableConfig("m", base)], 0, load=load)
     write(base, 3, "damaged")
 
     catalog.poll()
     failed = catalog.status("m", 3)[0]
     catalog.poll()
 
+    assert tried == ["2", "3"]  # and not again while its files are the same
     assert (failed.state, failed.error_code) == ("END", "UNKNOWN") and failed.error_message.endswith("it is damaged")
     assert states(catalog) == {3: "END", 2: "AVAILABLE"}
     write(base, 3, "whole now")
@@ -201,3 +210,44 @@ def test_a_config_file_in_tensorflow_servings_format_is_read(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_config(file)
+
+
+def test_a_config_file_that_changes_is_followed_and_a_wrong_one_is_not(base, tmp_path):
+    file = tmp_path / "models.config"
+
+    def listed(*names):
+        return "model_config_list {" + " ".join(f'config {{ name: "{name}" base_path: "{base}" }}' for name in names) + "}"
+
+    file.write_text(listed("m"))
+    catalog = Catalog(read_config(file), 0, load=Loaded)
+    tries, served = threading.Event(), catalog.reload
+
+    def reload(configs):
+        served(configs)
+        tries.set()
+
+    catalog.reload = reload
+    with config_watcher(catalog, file, 0.01):
+        file.write_text("model_config_list { config { nam")
+        assert not tries.wait(0.2) and catalog.names() == ["m"]
+        file.write_text(listed("m", "n"))
+        assert tries.wait(10)
+
+    assert catalog.names() == ["m", "n"]
+
+
+def test_requests_are_counted_by_code_and_only_names_that_are_served(base):
+    catalog = catalog_of(ServableConfig("m", base))
+    metrics = Metrics(catalog)
+    for name, label in (("m", None), ("m", "beta"), ("random", None)):
+        try:
+            with metrics.request(name, "Predict", "GRPC"), catalog.lease(name, label=label):
+                pass
+        except (BadRequestError, NotServedError):
+            continue
+
+    lines = metrics.page().decode().splitlines()
+
+    count = ':tensorflow:serving:request_count{model_name="%s",status="%s"} 1.0'
+    assert {count % one for one in (("m", "OK"), ("m", "INVALID_ARGUMENT"), ("", "NOT_FOUND"))} <= set(lines)
+    assert not any("random" in line for line in lines)

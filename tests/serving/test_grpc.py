@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import httpx
@@ -209,6 +210,28 @@ def test_metrics_have_tensorflow_servings_names(server, prediction):
     assert ':tensorflow:serving:request_count{model_name="tiny",status="OK"}' in page.text
     assert ':tensorflow:serving:request_latency_count{API="Predict",entrypoint="GRPC",model_name="tiny"}' in page.text
     assert ":tensorflow:cc:saved_model:load_latency{model_path=" in page.text
+
+
+@pytest.mark.parametrize(("code", "calls"), [(grpc.StatusCode.UNAVAILABLE, 3), (grpc.StatusCode.INVALID_ARGUMENT, 1)])
+def test_our_client_asks_again_over_grpc_where_that_may_help(monkeypatch, code, calls):
+    waits, asked = [], []
+
+    class Refusing(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def GetModelMetadata(self, request, context):  # noqa: N802
+            asked.append(context.time_remaining())
+            context.abort(code, "not now")
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Refusing(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setattr("tfgpt.serving.client.time.sleep", waits.append)
+
+    with pytest.raises(ServerError, match=f"{code.name}: not now"):
+        Client(f"grpc://127.0.0.1:{port}/m", timeout_seconds=20, retries=2).generate(["x"])
+    server.stop(None).wait()
+
+    assert len(asked) == calls == len(waits) + 1 and max(asked) <= 20
 
 
 @pytest.fixture(scope="module")

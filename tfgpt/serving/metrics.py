@@ -32,6 +32,7 @@ class Metrics:
     """
 
     def __init__(self, catalog: Catalog):
+        self._catalog = catalog
         self.registry = CollectorRegistry()
         self._requests = Counter(REQUESTS, "The total number of requests.", ["model_name", "status"], registry=self.registry)
         self._latency = Histogram(LATENCY, "Distribution of wall time (in microseconds) for a request.", ["model_name", "API", "entrypoint"],
@@ -53,9 +54,9 @@ class Metrics:
             status = "OK"
         except ServingError as error:
             status = error.code
-            model = "" if status == "NOT_FOUND" else model  # else whoever asks for names at random fills the memory
             raise
         finally:
+            model = model if model in self._catalog.names() else ""  # else whoever asks for names at random fills the memory
             self._requests.labels(model, status).inc()
             if status == "OK":
                 self._latency.labels(model, api, entrypoint).observe((time.perf_counter() - started) * 1e6)
