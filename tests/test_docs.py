@@ -13,6 +13,7 @@ import tf_keras
 from transformers import GPT2Config
 
 import tfgpt
+from tests.serving.served import serving
 from tfgpt.recipe_file import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +47,9 @@ def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
     model.save_pretrained("runs/quickstart/model")
 
     exec(first.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
-    for code in others:
-        exec(code, {})
+    with serving("--model", "quickstart=export/my-model") as server:
+        for code in others:
+            exec(code.replace("http://127.0.0.1:8501", server.rest), {})
 
     assert (tmp_path / "my-model" / "model.safetensors").exists()
     assert (tmp_path / "export" / "my-model" / "1" / "saved_model.pb").exists()

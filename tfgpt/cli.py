@@ -149,9 +149,19 @@ def _client_of(given, prog):
 def _client_generate(arguments):
     parser = _client_parser("generate", "Continue prompts on a server.", "A prompt; may be given again.")
     cli_generate.add_controls(parser, "The model's own default when not given.")
+    parser.add_argument("--stream", action="store_true", help="Print the text piece by piece as it is written; over http:// alone.")
     given = parse(parser, arguments)
     sent = cli_generate.checked_controls(given, parser.prog)
-    answers = _client_of(given, parser.prog).generate(given.prompt, **sent)
+    if given.stream and given.json:
+        raise UsageError(f"{parser.prog}: --stream prints text as it comes and --json whole answers; give one of them")
+    client = _client_of(given, parser.prog)
+    if given.stream:
+        for prompt in given.prompt:
+            for piece in client.stream(prompt, **sent):
+                print(piece, end="", flush=True)
+            print()
+        return DONE
+    answers = client.generate(given.prompt, **sent)
     for prompt, answer in zip(given.prompt, answers):
         print(json.dumps({"prompt": prompt} | answer, ensure_ascii=False) if given.json else answer["text"])
     return DONE

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ def serve(arguments: list[str]) -> int:
     if given.grpc_max_message_bytes < 1:
         raise UsageError(f"{COMMAND}: --grpc-max-message-bytes {given.grpc_max_message_bytes} is too small; give 1 or more")
     file = Path(given.model_config_file) if given.model_config_file else None
+    if given.backend:
+        return _serve_backend(given)
     try:
         configs = [_config_of(text) for text in given.model] if file is None else read_config(file)
     except ValueError as error:
@@ -67,10 +70,33 @@ def serve(arguments: list[str]) -> int:
     return DONE
 
 
+def _serve_backend(given):
+    """Serve the models of another server."""
+    if not re.fullmatch(r"grpc://[^/]+:\d+", given.backend) or not given.model:
+        raise UsageError(f"{COMMAND}: --backend {given.backend} with --model {given.model}; give grpc://HOST:PORT and --model NAME for each of its models")
+    if wrong := [name for name in given.model if "=" in name or "/" in name]:
+        raise UsageError(f"{COMMAND}: --model {wrong[0]}: the server behind has the folders; give the name alone")
+    import_tensorflow_quietly()
+    from tfgpt.serving.gateway import Gateway
+    from tfgpt.serving.server import create_app, run_until_asked
+
+    listener = _listener(given.host, given.port)
+    with termination() as asked, contextlib.suppress(KeyboardInterrupt):
+        gateway = Gateway(given.backend.removeprefix("grpc://"), given.model)
+        listener.listen()
+        for name in gateway.names():
+            print(f"serving http://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
+        run_until_asked(gateway, create_app(gateway), listener, asked, given.drain_seconds)
+    return DONE
+
+
 def _parser():
     parser = parser_of("serve", serve.__doc__)
     parser.add_argument("--model", action="append", metavar="NAME=DIR",
                         help="A model and its base path, which holds the numbered versions; the newest is served. May be given again.")
+    parser.add_argument("--backend", type=str, default="",
+                        help="grpc://HOST:PORT of a TensorFlow Serving whose models are served over HTTP here, OpenAI's protocol among it; --model is then "
+                             "NAME alone.")
     parser.add_argument("--model-config-file", type=str, default="",
                         help="Instead of --model: a file in TensorFlow Serving's text format, with a model_config_list: base paths, versions, labels.")
     parser.add_argument("--model-config-file-poll-wait-seconds", type=float, default=0.0, help="How often that file is read again, in seconds; 0 = never.")

@@ -1,5 +1,7 @@
 """OpenAI's protocol, asked over a socket by OpenAI's own Python client and by plain HTTP."""
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +11,7 @@ import openai
 import pytest
 
 from tests.serving.served import serving
+from tfgpt.serving.client import Client, ServerError
 from tfgpt.text.chat import chat_prompt
 
 TURNS = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is a tuple?"}]
@@ -89,7 +92,7 @@ def test_a_banned_token_is_never_written(client, text_model):
     assert with_ban.choices[0].text == text_model.generate(["It was"], 5, banned_tokens=[first])[0].text
 
 
-@pytest.mark.parametrize("given", [{"n": 2, "temperature": 1.1, "seed": 2}, {"temperature": 0, "stop": ["e"]}, {"temperature": 0, "logprobs": 1, "echo": False}])
+@pytest.mark.parametrize("given", [{"n": 2, "temperature": 1.1, "seed": 2}, {"temperature": 0, "stop": ["e"]}, {"temperature": 0, "logprobs": 1}])
 def test_a_stream_is_the_whole_answer_in_pieces(client, given):
     asked = {"model": "tiny", "prompt": ["It was", "naïve 日本"], "max_tokens": 20} | given
     whole = client.completions.create(**asked)
@@ -188,3 +191,39 @@ def test_events_are_server_sent_events(url):
     events = answer.text.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
     assert {json.loads(event.removeprefix("data: "))["object"] for event in events[:-2]} == {"text_completion"}
+
+
+def test_our_client_streams_what_generate_gives(url, text_model):
+    client, pieces = Client(f"{url}/v1/models/tiny/versions/3"), []
+    generator = client.stream("It was", max_new_tokens=12, temperature=0.8, seed=3, stop=["zz"])
+    while True:
+        try:
+            pieces.append(next(generator))
+        except StopIteration as end:
+            whole = end.value
+            break
+
+    expected = text_model.generate(["It was"], 12, temperature=0.8, seed=3, stop=["zz"])[0]
+    assert "".join(pieces) == whole["text"] == expected.text and len(pieces) > 1
+    assert (whole["token_count"], whole["finish_reason"]) == (expected.token_count, expected.finish_reason)
+
+
+@pytest.mark.parametrize(("path", "controls", "message"), [
+    ("/v1/models/other", {}, "404: Servable not found"),
+    ("/v1/models/tiny", {"temperature": -1}, "400: temperature: "),
+    ("/v1/models/tiny", {"temperature": float("inf")}, "cannot be sent as JSON"),
+    ("/tiny", {}, "is no address of a model"),
+])  # fmt: skip
+def test_a_stream_that_cannot_be_had_is_a_clear_error(url, path, controls, message):
+    with pytest.raises(ServerError, match=message):
+        next(Client(f"{url}{path}").stream("x", **controls))
+    with pytest.raises(ServerError, match="over HTTP alone"):
+        next(Client("grpc://127.0.0.1:1/tiny").stream("x"))
+
+
+def test_the_command_prints_a_stream(url, text_model):
+    command = [sys.executable, "-m", "tfgpt", "client", "generate", "--url", f"{url}/v1/models/tiny", "--prompt", "It was", "--max-new-tokens", "9", "--stream"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == text_model.generate(["It was"], 9)[0].text + "\n"

@@ -156,7 +156,7 @@ def test_closing_answers_what_has_begun_and_takes_nothing_new(served):
 
 def test_a_batch_that_fails_fails_its_callers_and_not_the_next(served):
     scheduler = Scheduler(Engine(served.stepper, failures=1), max_rows=2)
-    with pytest.raises(tf.errors.ResourceExhaustedError):
+    with pytest.raises(ResourceExhaustedError, match="too little memory"):
         scheduler.submit([long_prompt(), long_prompt(b"x"), long_prompt(b"y")]).result()
     assert scheduler.submit([long_prompt()]).result()[0].token_count == 40
     scheduler.close()

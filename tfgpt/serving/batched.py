@@ -88,20 +88,18 @@ class BatchedModel(LoadedModel):
         Raises:
             ServingError: beyond a limit, or too much to do.
         """
-        limits = self.limits
-        if len(prompts) > limits.max_batch:
-            raise BadRequestError(f"{len(prompts)} texts are asked for at once; give at most {limits.max_batch}")
+        check_prompts(prompts, self.limits)
         for prompt in prompts:
-            asked = prompt.controls.get("max_new_tokens", 0)
-            if limits.max_new_tokens and asked > limits.max_new_tokens:
-                raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")
-            if len(prompt.text) > limits.max_prompt_bytes:
-                raise BadRequestError(f"prompt: {len(prompt.text)} bytes; give at most {limits.max_prompt_bytes}")
             for name in ("banned_tokens", "forced_tokens"):  # in the graph such an id would be an error of the whole batch
                 if wrong := [token for token in getattr(prompt, name) if not 0 <= token < self.vocab]:
                     raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
-        seconds = limits.request_seconds if seconds is None else min(seconds, limits.request_seconds)
+        seconds = self.limits.request_seconds if seconds is None else min(seconds, self.limits.request_seconds)
         return self.scheduler.submit(prompts, time.monotonic() + seconds, notify)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it takes what is handed in."""
+        return self.scheduler is not None
 
     def close(self) -> None:
         """End what is being written, and let go of the graph."""
@@ -137,3 +135,15 @@ class BatchedModel(LoadedModel):
         filler = b"" if name == "stop" else NO_TOKEN
         kept = [tuple(item for item in row if item != filler) for row in lists]
         return kept * rows if len(kept) == 1 else kept
+
+
+def check_prompts(prompts: Sequence[Prompt], limits: Limits) -> None:
+    """Raise `BadRequestError` for what goes beyond the limits of a request."""
+    if len(prompts) > limits.max_batch:
+        raise BadRequestError(f"{len(prompts)} texts are asked for at once; give at most {limits.max_batch}")
+    for prompt in prompts:
+        asked = prompt.controls.get("max_new_tokens", 0)
+        if limits.max_new_tokens and asked > limits.max_new_tokens:
+            raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")
+        if len(prompt.text) > limits.max_prompt_bytes:
+            raise BadRequestError(f"prompt: {len(prompt.text)} bytes; give at most {limits.max_prompt_bytes}")

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 import threading
 import time
+from collections.abc import Generator
 
 import httpx
 
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 10.0
+MODEL = re.compile(r"(?P<base>https?://[^/]+)/v1/models/(?P<name>[^/]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/]+))?")
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
@@ -73,6 +76,31 @@ class Client:
         """Return `label` and `scores` of each text, by a model with such a head; raises as `generate`."""
         return self._ask("classify", [{"text": text} for text in texts])
 
+    def stream(self, prompt: str, **controls: float) -> Generator[str, None, dict]:
+        """Continue a prompt and yield its text piece by piece, as it is written; over `tfgpt serve`'s HTTP address alone, which asks nothing again.
+
+        Args:
+            prompt: any text.
+            controls: as in `generate`, and `stop`, a list of texts; greedy and 64 tokens unless they say otherwise.
+
+        Yields:
+            Pieces of text. The generator's own value at its end is a dict with `text`, `token_count` and `finish_reason`.
+
+        Raises:
+            ServerError: at the first piece: a grpc:// address; no answer in time, or an error of the server's.
+        """
+        text, usage, reason = "", {}, None
+        for event in self._transport.events(prompt, controls, self._timeout):
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                reason = choice["finish_reason"] or reason
+                if choice["text"]:
+                    text += choice["text"]
+                    yield choice["text"]
+        if reason is None:
+            raise ServerError(f"{self._url}: the answer broke off before its end")
+        return {"text": text, "token_count": usage["completion_tokens"], "finish_reason": reason}
+
     def close(self) -> None:
         """Close the connection; a client over REST keeps none."""
         self._transport.close()
@@ -116,6 +144,32 @@ class _RestTransport:
         if response.status_code != httpx.codes.OK:
             raise ServerError(f"{self._url}: {response.status_code}: {_error_of(response)}")
         return content["predictions"]
+
+    def events(self, prompt, controls, seconds):
+        """Yield what the server's completions tell of a prompt, an object an event."""
+        found = MODEL.fullmatch(self._url)
+        if found is None:
+            raise ServerError(f"{self._url}: is no address of a model; give http://HOST:PORT/v1/models/NAME")
+        which = found["version"] or found["label"]
+        body = {"model": found["name"] + (f":{which}" if which else ""), "prompt": prompt, "stream": True, "stream_options": {"include_usage": True}}
+        named = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in controls.items()}
+        body |= {"temperature": 0.0, "seed": 0, "max_tokens": 64} | named
+        try:
+            with httpx.stream("POST", f"{found['base']}/v1/completions", json=body, timeout=seconds) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    answer.read()
+                    error = _error_of(answer)
+                    raise ServerError(f"{self._url}: {answer.status_code}: {error['message'] if isinstance(error, dict) else error}")
+                for line in answer.iter_lines():
+                    if line.startswith("data: {"):
+                        event = json.loads(line.removeprefix("data: "))
+                        if "error" in event:
+                            raise ServerError(f"{self._url}: {event['error']['message']}")
+                        yield event
+        except ValueError as error:
+            raise ServerError(f"the request cannot be sent as JSON ({error}); give finite numbers, and text that UTF-8 can write") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServerError(self._no_answer(error)) from error
 
     def close(self):
         pass

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from typing import NoReturn
 
 import grpc
 import numpy as np
@@ -49,6 +50,10 @@ class GrpcTransport:
             raise kind(f"{self._url}: {error.code().name}: {error.details()}") from error
         outputs = {name: tf.make_ndarray(tensor).tolist() for name, tensor in response.outputs.items()}
         return [{name: _text(value) for name, value in zip(outputs, row)} for row in zip(*outputs.values())]
+
+    def events(self, prompt: str, controls: dict, seconds: float) -> NoReturn:
+        """Raise `ServerError`: TensorFlow Serving's gRPC has no streams."""
+        raise ServerError(f"{self._url}: streams come over HTTP alone; give http://HOST:PORT/v1/models/NAME")
 
     def close(self) -> None:
         """Close the channel."""

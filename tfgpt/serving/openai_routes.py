@@ -62,7 +62,7 @@ async def _answered(request, body, catalog, metrics, kind):
             name, version, label = _named(body.model)
             held.enter_context(metrics.request(name, kind.api, "REST"))
             served = held.enter_context(catalog.lease(name, version, label))
-            if not isinstance(served.loaded, BatchedModel) or served.loaded.scheduler is None:
+            if not served.loaded.writes:
                 raise PreconditionError(f"model {body.model} has no signature that writes texts in pieces; export it again with this version of tfgpt")
             body.check()
             waiter = _Waiter(asyncio.get_running_loop())
@@ -219,6 +219,8 @@ class Completion(Answer):
         if isinstance(prompt, str):
             return prompt.encode("utf-8", "replace")
         texts = self.loaded.token_texts
+        if not texts:
+            raise BadRequestError("prompt: the tokens of this model are not known here; give a text")
         if wrong := [token for token in prompt if not 0 <= token < len(texts)]:
             raise BadRequestError(f"prompt: {wrong[0]} is no token; give numbers from 0 to {len(texts) - 1}")
         return b"".join(texts[token] for token in prompt)

@@ -25,6 +25,8 @@ class LoadedModel:
     """
 
     signatures: dict[str, meta_graph_pb2.SignatureDef]
+    writes = False
+    """Whether texts can be handed in to be written in pieces."""
 
     def __init__(self, folder: Path):
         self.signatures = read_signatures(folder)

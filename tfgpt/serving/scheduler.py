@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
 from tfgpt.generation.stops import sure_text
-from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
+from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, ServingError, UnavailableError
 
 CHUNK_SECONDS = 0.025
 """About how long the engine writes before it looks who comes and goes: less costs speed, more makes newcomers wait."""
@@ -109,7 +109,7 @@ class Ticket:
         Raises:
             DeadlineError: the time was over before.
             CancelledError: it was given up, or the model was unloaded before.
-            tf.errors.OpError: the engine could not do it.
+            ServingError: the engine could not do it.
         """
         self._ended.wait()
         if self.error is not None:
@@ -238,8 +238,9 @@ class Scheduler:
                     failed = {row.ticket for row in (*self._running, *self._entering)} - over
                     self._running, self._entering, self._rows = [], [], None
                     self._unqueue(failed)
+                full = isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
                 for ticket in failed:
-                    ticket.end(error)
+                    ticket.end(ResourceExhaustedError("There is too little memory for these texts") if full else ServingError("The engine failed"))
             for ticket in over:
                 ticket.end(ticket.reason)
 
