@@ -8,6 +8,7 @@ from tests.generation.test_decoding import NEW
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import controls_of
 from tfgpt.generation.text_model import TextModel
+from tfgpt.models.compiled import CompiledModel
 
 
 def begun(text_model, prompt, controls, stop, top):
@@ -28,6 +29,11 @@ def test_a_row_gets_its_own_text_whoever_joins_and_leaves(text_model, prompts):
 
 def test_rows_with_sources_too(translator, tokenizer, prompts):
     check_rows_that_come_and_go(TextModel(translator, tokenizer), prompts)
+
+
+def test_rows_that_xla_pads_too(model, tokenizer, prompts):
+    """Its caches have more rows than the batch."""
+    check_rows_that_come_and_go(TextModel(CompiledModel(model, batch_sizes=(6, 12), lengths=(16,)), tokenizer), prompts[:12])
 
 
 def check_rows_that_come_and_go(text_model, prompts):

@@ -99,23 +99,32 @@ class Stepper(tf.Module):
     def _join(self, rows, others):
         fillers = tf.nest.map_structure(lambda kind: "" if kind == tf.string else kind.as_numpy_dtype(0), self._structure)
         fillers = tf.nest.flatten(fillers._replace(constraints=Constraints("", NO_TOKEN, NO_TOKEN)))
-        sizes = [tf.maximum(tf.shape(one), tf.shape(other)) for one, other in zip(rows, others)]
-        parts = ([_widened(*given) for given in zip(side, sizes, fillers)] for side in (rows, others))
-        return [tf.concat(pair, axis=0) for pair in zip(*parts)]
+        sides = []
+        for side in (rows, others):
+            batch = tf.size(self._packed(side).state.stopped)
+            sides.append([tensor[:batch] for tensor in side])                             # a cache may have rows to spare
+        sizes = [tf.maximum(tf.shape(one), tf.shape(other)) for one, other in zip(*sides)]
+        parts = ([_widened(*given) for given in zip(side, sizes, fillers)] for side in sides)
+        joined = self._packed([tf.concat(pair, axis=0) for pair in zip(*parts)])
+        return tf.nest.flatten(joined._replace(state=self._with_fitting_caches(joined.state)))
 
     def _keep(self, rows, which, top):
         rows = self._packed([tf.gather(tensor, which) for tensor in rows])
         state, written = rows.state, rows.state.written
         steps = _largest(rows.controls.max_new_tokens)
         places = tf.minimum(bucketed(_largest(written.prompt_length + rows.controls.max_new_tokens)), tf.shape(written.tokens)[1])
-        return tf.nest.flatten(rows._replace(state=state._replace(
+        return tf.nest.flatten(rows._replace(state=self._with_fitting_caches(state._replace(
             written=written._replace(tokens=written.tokens[:, :places]),
             token_log_probs=state.token_log_probs[:, :steps],
             top_ids=state.top_ids[:, :steps, :top],
             top_log_probs=state.top_log_probs[:, :steps, :top],
-            cache=state.cache.shortened(places),
-            draft=state.draft and state.draft._replace(cache=state.draft.cache.shortened(places)),
-        )))  # fmt: skip
+        ))))  # fmt: skip
+
+    def _with_fitting_caches(self, state):
+        """Return the state with caches as large as the models want them for its rows and places."""
+        decoder, places = self._text_model.decoder, tf.shape(state.written.tokens)[1]
+        draft = state.draft and state.draft._replace(cache=decoder.draft.fit_cache(state.draft.cache, places))
+        return state._replace(cache=decoder.model.fit_cache(state.cache, places), draft=draft)
 
 
 def _widened(tensor, size, filler):

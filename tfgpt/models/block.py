@@ -88,11 +88,6 @@ class StaticCache(NamedTuple):
     source: SourceKeys | tuple = ()
     """Of each row, where there is an encoder; reading leaves it as it is."""
 
-    def shortened(self, slots: tf.Tensor) -> StaticCache:
-        """Return the cache with room for its first `slots` tokens alone."""
-        keys, values = (tuple(layer[:, :, :slots] for layer in layers) for layers in (self.keys, self.values))
-        return self._replace(keys=keys, values=values)
-
 
 class Prefix(NamedTuple):
     """Keys and values of the tokens before those that are read, for a caller that keeps them itself: of what is read, its own come back alone.

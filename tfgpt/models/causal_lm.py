@@ -259,6 +259,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         keys, values = zip(*(block.crossattention.read(source.states) for block in self.transformer.h))
         return cache._replace(source=SourceKeys(keys, values, source.seen))
 
+    def fit_cache(self, cache: StaticCache, slots: tf.Tensor) -> StaticCache:
+        """Return a cache with room for its first `slots` tokens alone."""
+        keys, values = (tuple(layer[:, :, :slots] for layer in layers) for layers in (cache.keys, cache.values))
+        return cache._replace(keys=keys, values=values)
+
     def encode(self, ids: tf.Tensor, lengths: tf.Tensor) -> Encoded:
         """Read sources with the encoder.
 

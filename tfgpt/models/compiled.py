@@ -41,6 +41,17 @@ class CompiledModel:
         """Return a cache as `GPTLMHeadModel.empty_cache` does, with room for the whole context and for as many rows as the batch is padded to."""
         return self._model.empty_cache(_padded_to(self._sizes, batch), self.config.n_positions, source)
 
+    def fit_cache(self, cache: StaticCache, slots: tf.Tensor) -> StaticCache:
+        """Return a cache of some rows with as many as these are padded to; it keeps room for the whole context."""
+        batch = tf.shape(cache.keys[0])[0]
+        more = _padded_to(self._sizes, batch) - batch
+
+        def widened(tensor):
+            padding = [[0, more]] + [[0, 0]] * (tensor.shape.rank - 1)
+            return tf.pad(tensor, padding, constant_values=tf.ones([], tensor.dtype))  # of a source every place is seen: of none a query would see nothing
+
+        return tf.nest.map_structure(widened, cache)
+
     def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None,
              source: Encoded | None = None) -> tuple[tf.Tensor, StaticCache | None]:
         """Read tokens, as `GPTLMHeadModel.read` does."""

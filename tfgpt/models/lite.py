@@ -33,10 +33,6 @@ class KnownTokens(NamedTuple):
     ids: tf.Tensor
     """int32 [batch, slots]; the token at each position that was read."""
 
-    def shortened(self, slots: tf.Tensor) -> KnownTokens:
-        """Return the same with room for its first `slots` tokens alone."""
-        return KnownTokens(self.ids[:, :slots])
-
 
 class LiteModel:
     """A language model behind LiteRT; it reads as `GPTLMHeadModel` does, but is neither trained nor saved.
@@ -88,6 +84,10 @@ class LiteModel:
     def empty_cache(self, batch: int | tf.Tensor, slots: int | tf.Tensor) -> KnownTokens:
         """Return what `read` takes before anything is read, with room for `slots` tokens in each of `batch` rows."""
         return KnownTokens(tf.zeros([batch, slots], tf.int32))
+
+    def fit_cache(self, cache: KnownTokens, slots: tf.Tensor) -> KnownTokens:
+        """Return a cache with room for its first `slots` tokens alone."""
+        return KnownTokens(cache.ids[:, :slots])
 
     def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: KnownTokens | None) -> tuple[tf.Tensor, KnownTokens | None]:
         """Read tokens, as `GPTLMHeadModel.read` does."""
