@@ -7,7 +7,7 @@ INSTALLED_TEST := $(VENV)/.installed-test
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 # TensorFlow never frees what it has traced (its issue 124972): two processes for all tests would outgrow 24 GiB, so each part has two of its own.
-LARGE_ROOMS := tests/generation/ tests/models/
+LARGE_ROOMS := tests/generation/ tests/models/ tests/serving/
 OTHER_ROOMS := $(filter-out $(LARGE_ROOMS),$(sort $(dir $(wildcard tests/*/test_*.py))))
 TEST_PARTS := $(LARGE_ROOMS) "$(OTHER_ROOMS)" "tests/test_*.py"
 pytest = failed=; for part in $(TEST_PARTS); do $(BIN)/python -m pytest -n 2 --dist loadgroup $(1) $$part || failed=1; done; test -z "$$failed"
