@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from tfgpt import cli_export, cli_generate, cli_serve
-from tfgpt.cli_serve import HOST, PORT
+from tfgpt.cli_serve_options import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
