@@ -8,7 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tfgpt.cli_serve_options import COMMAND, check, limits_of, serve_parser
+from tfgpt.cli_serve_options import COMMAND, check, doors_of, limits_of, new_key, open_door, serve_parser
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse
 from tfgpt.interrupts import termination
 from tfgpt.serving.config import BasePaths, ServableConfig, read_config
@@ -17,8 +17,12 @@ from tfgpt.serving.config import BasePaths, ServableConfig, read_config
 def serve(arguments: list[str]) -> int:
     """Serve exported models over TensorFlow Serving's REST and gRPC protocols. SIGTERM and Ctrl-C end it when running requests are answered."""
     given = parse(serve_parser(serve.__doc__), arguments)
+    if given.new_api_key:
+        print(new_key(given))
+        return DONE
     check(given)
     limits = limits_of(given)
+    keys, tls = doors_of(given)
     file = Path(given.model_config_file) if given.model_config_file else None
     try:
         configs = [_config_of(text) for text in given.model] if file is None else read_config(file)
@@ -32,6 +36,8 @@ def serve(arguments: list[str]) -> int:
     from tfgpt.serving.server import config_watcher, create_app, run_until_asked
 
     listener = _listener(given.host, given.port)
+    if warning := open_door(listener.getsockname()[0], keys, tls):
+        print(warning, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
         asked = running.enter_context(termination())
         catalog = _catalog(given, configs, limits)
@@ -39,12 +45,12 @@ def serve(arguments: list[str]) -> int:
         if file is not None:
             running.enter_context(config_watcher(catalog, file, given.model_config_file_poll_wait_seconds, base_paths))
         if given.grpc_port >= 0:
-            port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths))
-            print(f"serving grpc://{_in_url(given.host)}:{port}", file=sys.stderr, flush=True)
+            port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths, keys, tls))
+            print(f"serving grpc{'' if tls is None else 's'}://{_in_url(given.host)}:{port}", file=sys.stderr, flush=True)
         listener.listen()  # before the address is printed: who reads it may connect at once
         for name in catalog.names():
-            print(f"serving http://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(catalog, create_app(catalog, metrics, limits), listener, asked, given.drain_seconds)
+            print(f"serving http{'' if tls is None else 's'}://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
+        run_until_asked(catalog, create_app(catalog, metrics, limits, keys), listener, asked, given.drain_seconds, tls)
     return DONE
 
 
@@ -66,7 +72,7 @@ def _catalog(given, configs, limits):
 
 
 @contextlib.contextmanager
-def _grpc(given, catalog, metrics, limits, base_paths):
+def _grpc(given, catalog, metrics, limits, base_paths, keys, tls):
     """Serve over gRPC while the block runs; give the port."""
     from tfgpt.serving.grpc_services import grpc_server
     from tfgpt.serving.server import threads_for
@@ -74,7 +80,7 @@ def _grpc(given, catalog, metrics, limits, base_paths):
     address = f"{_in_url(given.host)}:{given.grpc_port}"
     with contextlib.ExitStack() as running:
         workers = threads_for(limits, len(catalog.names()))
-        server = grpc_server(catalog, metrics, address, given.drain_seconds, given.grpc_max_message_bytes, workers, base_paths)
+        server = grpc_server(catalog, metrics, address, given.drain_seconds, given.grpc_max_message_bytes, workers, base_paths, keys, tls)
         try:
             port = running.enter_context(server)
         except OSError as error:

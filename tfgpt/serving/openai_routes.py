@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from tfgpt.serving.access import caller_of
 from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
@@ -31,8 +32,10 @@ def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     """Add the routes of OpenAI's protocol to `app`."""
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in catalog.names()]})
+    async def models(request: Request) -> Response:
+        caller = caller_of(request.scope)
+        names = [name for name in catalog.names() if caller is None or caller.knows(name)]
+        return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in names]})
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -48,6 +51,8 @@ async def _answered(request, body, catalog, metrics, kind):
     with contextlib.ExitStack() as held:
         try:
             name, version, label = _named(body.model)
+            if (caller := caller_of(request.scope)) is not None:
+                caller.check_model(name)
             held.enter_context(metrics.request(name, kind.api, "REST"))
             served = held.enter_context(catalog.lease(name, version, label))
             if not isinstance(served.loaded, BatchedModel) or served.loaded.scheduler is None:

@@ -12,28 +12,32 @@ import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
 
+from tfgpt.serving.access import KeyGuard
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, read_config
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
 from tfgpt.serving.http_errors import add_error_handlers
+from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_routes import add_openai
 from tfgpt.serving.rest import add_rest
+from tfgpt.serving.tls import Tls
 
 LOG = logging.getLogger(__name__)
 OTHER_THREADS = 40
 """For what does not write texts: AnyIO's own number."""
 
 
-def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None) -> FastAPI:
+def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
     """Return the ASGI application that serves a catalog over HTTP.
 
     Args:
         catalog: what is served.
         metrics: which count the requests; `None` = new ones.
         limits: of bodies; and those that the models were loaded with, by which threads are counted. `None` = the defaults.
+        keys: which requests must have; `None` = they need none.
     """
     limits = limits or Limits()
 
@@ -44,6 +48,8 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
 
     app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth)
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
     add_error_handlers(app)
     metrics = metrics or Metrics(catalog)
     add_openai(app, catalog, metrics)
@@ -57,18 +63,20 @@ def threads_for(limits: Limits, models: int) -> int:
 
 
 @contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS) -> Iterator[threading.Thread]:
+def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
     """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
         app: the application.
         listener: a listening socket.
         drain_seconds: how long what has begun may take; then it is cut off.
+        tls: the certificate; `None` = HTTP without encryption.
 
     Yields:
         The thread, which ends by itself only if the server fails.
     """
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=max(1, round(drain_seconds)))
+    files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=max(1, round(drain_seconds)), **files)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tfgpt-http")  # outside of the main thread it takes no signals
     thread.start()
@@ -79,14 +87,15 @@ def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DR
         thread.join()
 
 
-def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS) -> None:
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS,
+                    tls: Tls | None = None) -> None:
     """Serve until `asked` is set, then let what has begun end, for at most `drain_seconds`.
 
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
     try:
-        with http_server(app, listener, drain_seconds) as thread:
+        with http_server(app, listener, drain_seconds, tls) as thread:
             while not asked.wait(0.1):
                 if not thread.is_alive():
                     raise RuntimeError("the HTTP server ended by itself; its own message stands above")
