@@ -7,9 +7,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tfgpt import cli_export, cli_generate, cli_serve
-from tfgpt.cli_serve import HOST, PORT
+from tfgpt.cli_serve_options import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
@@ -133,17 +134,24 @@ def _client_parser(action, description, text_help):
     parser.add_argument("--timeout-seconds", type=float, default=60.0, help="How long to wait for the answer, retries included.")
     parser.add_argument("--retries", type=int, default=2, help="How often to ask again where the server cannot be reached or is busy.")
     parser.add_argument("--json", action="store_true", help="Print all of the answer as JSON, one object a line.")
+    parser.add_argument("--api-key-file", type=str, default="", help="A file with the server's key; without it the environment's TFGPT_API_KEY, if it is set.")
+    parser.add_argument("--ca-certificate", type=str, default="", help="The certificate of whoever signed the server's, in PEM; for https:// and grpcs://.")
     return parser
 
 
 def _client_of(given, prog):
     if given.retries < 0:
         raise UsageError(f"{prog}: --retries {given.retries} is no number of times; give 0 or more")
-    if given.url.startswith("grpc://"):
+    key = os.environ.get("TFGPT_API_KEY")  # not on the command line, which every user of the machine can list
+    if given.api_key_file:
+        if not Path(given.api_key_file).is_file():
+            raise UsageError(f"{prog}: --api-key-file {given.api_key_file} is not there; give a file that holds the key alone")
+        key = Path(given.api_key_file).read_text("utf-8", "replace").strip()
+    if given.url.startswith(("grpc://", "grpcs://")):
         import_tensorflow_quietly()  # which TensorFlow Serving's stubs are made of
     from tfgpt.serving.client import Client
 
-    return Client(given.url, given.timeout_seconds, given.retries)
+    return Client(given.url, given.timeout_seconds, given.retries, key, given.ca_certificate or None)
 
 
 def _client_generate(arguments):

@@ -29,7 +29,7 @@ def serving(*options):
     assert "serving http" in text, text
     threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for a reader
     try:
-        yield Served(re.search(r"serving (http://[^/\s]+)", text)[1], re.search(r"serving grpc://(\S+)", text)[1], process)
+        yield Served(re.search(r"serving (https?://[^/\s]+)", text)[1], re.search(r"serving grpcs?://(\S+)", text)[1], process)
     finally:
         process.terminate()
         assert process.wait(timeout=60) == 0

@@ -239,7 +239,8 @@ def swapped(exported, tmp_path_factory):
     """A server of its own for tests that change what is served."""
     base = tmp_path_factory.mktemp("swapped") / "tiny"
     shutil.copytree(exported, base / "1")
-    with serving("--model", f"tiny={base}", "--file-system-poll-wait-seconds", "0.1") as served:
+    options = ("--max-batch", "256", "--file-system-poll-wait-seconds", "0.1")
+    with serving("--model", f"tiny={base}", *options) as served:
         yield served, base
 
 
@@ -291,7 +292,8 @@ def test_reload_over_grpc_replaces_models_and_refuses_what_is_not_there(swapped)
         models = model_service_pb2_grpc.ModelServiceStub(channel)
         wrong = model_management_pb2.ReloadConfigRequest()
         wrong.config.model_config_list.config.add(name="gone", base_path=str(base / "nowhere"), model_platform="tensorflow")
-        assert code_of(models.HandleReloadConfigRequest, wrong)[0] == grpc.StatusCode.INVALID_ARGUMENT
+        code, message = code_of(models.HandleReloadConfigRequest, wrong)
+        assert code == grpc.StatusCode.PERMISSION_DENIED and message.endswith("or start it with --allow-reload-paths")
         assert Client(f"{served.rest}/v1/models/tiny").generate(["x"])
         right = model_management_pb2.ReloadConfigRequest()
         right.config.model_config_list.config.add(name="renamed", base_path=str(base), model_platform="tensorflow").version_labels["stable"] = 3

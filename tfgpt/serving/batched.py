@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +12,12 @@ from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS, controls_of
 from tfgpt.generation.sampling import Constraints
 from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.limits import Limits
 from tfgpt.serving.saved_model import LoadedModel
 from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
 
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may ask for, and how many may ask at once."""
-
-    max_rows: int = 16
-    """Texts that a model writes side by side."""
-    max_waiting: int = 256
-    """Texts that may wait for that; a request beyond them is refused with 429."""
-    max_batch: int = 64
-    """Rows of a request."""
-    max_prompt_bytes: int = 1_000_000
-    """Of a prompt or text."""
-    max_new_tokens: int = 0
-    """That a request may ask for; 0 = what the model's context holds."""
-    request_seconds: float = 300.0
-    """Until a request that is not answered ends with an error."""
 
 
 class BatchedModel(LoadedModel):
@@ -74,7 +56,10 @@ class BatchedModel(LoadedModel):
         self._check_sizes(inputs)
         if self.scheduler is None or not self._writes(signature):
             return super().predict(signature, inputs)
-        written = self.submit(self._prompts(self.with_defaults(signature, inputs)), seconds).result()
+        inputs, given = self.with_defaults(signature, inputs), inputs
+        if self.limits.max_new_tokens and "max_new_tokens" not in given:  # nobody asked for as many as the export's default
+            inputs = inputs | {"max_new_tokens": tf.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}
+        written = self.submit(self._prompts(inputs), seconds).result()
         return {
             "text": np.array([row.text.encode() for row in written], object),
             "token_count": np.array([row.token_count for row in written], np.int32),

@@ -5,9 +5,11 @@ import itertools
 import json
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import httpx
 
@@ -34,24 +36,28 @@ class Client:
 
     Args:
         url: the model's address: http://127.0.0.1:8501/v1/models/quickstart, or over gRPC grpc://127.0.0.1:8500/quickstart; with or without
-            /versions/<v> or /labels/<l> behind.
+            /versions/<v> or /labels/<l> behind; https:// and grpcs:// where the server has a certificate.
         timeout_seconds: how long to wait for an answer, with all retries.
         retries: how often to ask again where the server is busy (429, 503, UNAVAILABLE, RESOURCE_EXHAUSTED) or cannot be reached; the waits double
             from a fifth of a second on, less a random part, or are what the server's Retry-After says.
+        api_key: sent as Authorization: Bearer KEY; `None` = the server asks for none.
+        ca_certificate: PEM of whoever signed the server's certificate, for https:// and grpcs://; `None` = one that this machine trusts.
 
     Raises:
-        ServerError: a grpc:// address without a port or a name.
+        ServerError: a grpc:// address without a port or a name, a key with characters that no header holds, or a `ca_certificate` that is none.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = 60.0, retries: int = 2):
+    def __init__(self, url: str, timeout_seconds: float = 60.0, retries: int = 2, api_key: str | None = None,
+                 ca_certificate: str | Path | None = None):
         self._url = url.rstrip("/").removesuffix(":predict")
         self._timeout, self._retries = timeout_seconds, retries
-        if self._url.startswith("grpc://"):
+        headers = {} if api_key is None else {"authorization": f"Bearer {_checked_key(api_key)}"}
+        if self._url.startswith(("grpc://", "grpcs://")):
             from tfgpt.serving.client_grpc import GrpcTransport  # here, not above: its stubs import TensorFlow
 
-            self._transport = GrpcTransport(self._url)
+            self._transport = GrpcTransport(self._url, headers, ca_certificate)
         else:
-            self._transport = _RestTransport(self._url)
+            self._transport = _RestTransport(self._url, headers, ca_certificate)
 
     def generate(self, prompts: list[str], **controls: float) -> list[dict]:
         """Continue prompts.
@@ -122,13 +128,17 @@ class Client:
 
 
 class _RestTransport:
-    def __init__(self, url):
-        self._url = url
+    def __init__(self, url, headers, ca_certificate):
+        self._url, self._headers = url, headers
+        try:
+            self._verify = True if ca_certificate is None else ssl.create_default_context(cafile=ca_certificate)
+        except (OSError, ValueError) as error:
+            raise ServerError(f"ca_certificate: {ca_certificate} cannot be used ({error}); give a certificate in PEM") from error
 
     def ask(self, signature, rows, seconds):
         try:
             body = {"signature_name": signature, "instances": rows}
-            response = httpx.post(f"{self._url}:predict", json=body, timeout=seconds)
+            response = httpx.post(f"{self._url}:predict", json=body, headers=self._headers, timeout=seconds, verify=self._verify)
         except ValueError as error:  # an infinite number, or half a character
             raise ServerError(f"the request cannot be sent as JSON ({error}); give finite numbers, and text that UTF-8 can write") from error
         except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
@@ -155,7 +165,8 @@ class _RestTransport:
         named = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in controls.items()}
         body |= {"temperature": 0.0, "seed": 0, "max_tokens": 64} | named
         try:
-            with httpx.stream("POST", f"{found['base']}/v1/completions", json=body, timeout=seconds) as answer:
+            address = f"{found['base']}/v1/completions"
+            with httpx.stream("POST", address, json=body, headers=self._headers, timeout=seconds, verify=self._verify) as answer:
                 if answer.status_code != httpx.codes.OK:
                     answer.read()
                     error = _error_of(answer)
@@ -177,6 +188,12 @@ class _RestTransport:
     def _no_answer(self, error):
         return (f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
                 "(http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME)?")
+
+
+def _checked_key(key):
+    if not (key.isascii() and key.isprintable() and key.strip()):
+        raise ServerError("api_key: holds nothing, or characters that no header can hold; give the key alone, as tfgpt serve --new-api-key printed it")
+    return key.strip()
 
 
 def _error_of(response):

@@ -1,11 +1,12 @@
 """What a server is to serve: models, the versions of each, and labels."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.errors import BadRequestError, PermissionDeniedError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,39 @@ class ServableConfig:
     def __post_init__(self):
         if not self.name or "/" in self.name or ":" in self.name:
             raise ValueError(f"name: {self.name!r} is no name of a model; give one without / and :")
+
+
+class BasePaths:
+    """The base paths that whoever runs the server has named. A request chooses among them; what it writes itself never reaches the file system.
+
+    Args:
+        configs: which name them.
+    """
+
+    def __init__(self, configs: Iterable[ServableConfig]):
+        self._known: dict[str, Path] = {}
+        self.add(configs)
+
+    def add(self, configs: Iterable[ServableConfig]) -> None:
+        """Let these be chosen too, under the path as it was given and under the one that its symbolic links lead to."""
+        for config in configs:
+            for spelling in (os.path.abspath(config.base_path), os.path.realpath(config.base_path)):
+                self._known[spelling] = config.base_path
+
+    def confine(self, configs: Iterable[ServableConfig]) -> list[ServableConfig]:
+        """Return configs of a request with the server's own paths in place of the request's.
+
+        Raises:
+            PermissionDeniedError: a base path that is none of them.
+        """
+        confined = []
+        for config in configs:
+            known = self._known.get(os.path.abspath(config.base_path))  # of the text alone: a link that leads elsewhere is not followed
+            if known is None:
+                raise PermissionDeniedError(f"base_path: {config.base_path} of {config.name} is none of those that this server was started with; "
+                                            "give one of them, or start it with --allow-reload-paths")
+            confined.append(replace(config, base_path=known))
+        return confined
 
 
 def read_config(path: Path) -> list[ServableConfig]:

@@ -29,6 +29,18 @@ class PreconditionError(ServingError):
     code = "FAILED_PRECONDITION"
 
 
+class UnauthenticatedError(ServingError):
+    """A request without a key where one is asked for, or with one that is not known."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ServingError):
+    """A request that this caller may not make."""
+
+    code = "PERMISSION_DENIED"
+
+
 class UnavailableError(ServingError):
     """A request that may be sent again later, to this server or to another."""
 

@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
-from tfgpt.serving.batched import GENERATE_INPUTS, Limits, check_prompts
+from tfgpt.serving.batched import GENERATE_INPUTS, check_prompts
 from tfgpt.serving.catalog import ServedModel, VersionStatus
 from tfgpt.serving.errors import (
     BadRequestError,
@@ -34,6 +34,7 @@ from tfgpt.serving.errors import (
     ServingError,
     UnavailableError,
 )
+from tfgpt.serving.limits import Limits
 from tfgpt.serving.saved_model import signature_for
 from tfgpt.serving.scheduler import Prompt, Ticket
 

@@ -26,12 +26,15 @@ from tensorflow_serving.apis import (
 )
 
 from tfgpt.serving import examples
+from tfgpt.serving.access import KeyInterceptor
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
-from tfgpt.serving.config import configs_of
+from tfgpt.serving.config import BasePaths, configs_of
 from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ServingError
+from tfgpt.serving.keys import Keys
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.predicting import run_signature
 from tfgpt.serving.rest_codec import DEFAULT_SIGNATURE
+from tfgpt.serving.tls import Tls
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 WORKERS = 32
@@ -40,7 +43,8 @@ FIELDS = {tf.float32: "float_val", tf.float64: "double_val", tf.int32: "int_val"
 
 @contextlib.contextmanager
 def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds: float = DRAIN_SECONDS, max_message_bytes: int = MAX_MESSAGE_BYTES,
-                workers: int = WORKERS) -> Iterator[int]:
+                workers: int = WORKERS, base_paths: BasePaths | None = None, keys: Keys | None = None,
+                tls: Tls | None = None) -> Iterator[int]:
     """Serve a catalog over gRPC while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
@@ -50,6 +54,9 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
         drain_seconds: how long what has begun may take; then it is cut off.
         max_message_bytes: the largest request and the largest answer.
         workers: the most requests that run at once; more wait.
+        base_paths: those that a request to reload may choose among; `None` = any folder of this machine.
+        keys: which requests must have; `None` = they need none.
+        tls: the certificate; `None` = without encryption.
 
     Yields:
         The port.
@@ -59,11 +66,16 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
     """
     options = [("grpc.so_reuseport", 0),  # else a second server on the port would take half of the requests, and no one would be told
                ("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", max_message_bytes)]
-    server = grpc.server(ThreadPoolExecutor(workers, "tfgpt-grpc"), options=options)
+    interceptors = [] if keys is None else [KeyInterceptor(keys)]
+    server = grpc.server(ThreadPoolExecutor(workers, "tfgpt-grpc"), interceptors=interceptors, options=options)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(catalog, metrics), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(catalog), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(catalog, base_paths), server)
     try:
-        port = server.add_insecure_port(address)
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     server.start()
@@ -145,8 +157,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, catalog: Catalog):
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, base_paths: BasePaths | None):
+        self._catalog, self._base_paths = catalog, base_paths
 
     def GetModelStatus(self, request, context):  # noqa: N802
         """Return the states of a model's versions; see get_model_status.proto."""
@@ -164,7 +176,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Serve the models of the request and no others; see model_management.proto. On an error the models stay those that they were."""
         with _errors_of(context):
             try:
-                self._catalog.reload(configs_of(request.config))
+                configs = configs_of(request.config)
+                self._catalog.reload(configs if self._base_paths is None else self._base_paths.confine(configs))
             except FileNotFoundError as error:
                 raise BadRequestError(str(error)) from error
             except RuntimeError as error:

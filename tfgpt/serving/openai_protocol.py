@@ -93,7 +93,8 @@ class CompletionRequest(Sampling):
 
     prompt: Text | list[Text] | list[int] | list[list[int]] = "<|endoftext|>"
     """A text or several, or their tokens."""
-    max_tokens: int | None = Field(DEFAULT_TOKENS, ge=0, le=2**31 - 1)
+    max_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
+    """`None` = `DEFAULT_TOKENS`, or fewer where the server's limit is lower."""
     logprobs: int | None = Field(None, ge=0, le=MOST_TOLD)
     echo: bool | None = False
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)

@@ -9,42 +9,33 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 
+from tfgpt.serving.access import caller_of
 from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
+from tfgpt.serving.http_errors import json_response, refusal
 from tfgpt.serving.metrics import Metrics
-from tfgpt.serving.openai_protocol import ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
-from tfgpt.serving.rest import HTTP_CODES, json_response, retry_headers
+from tfgpt.serving.openai_protocol import DEFAULT_TOKENS, ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
 from tfgpt.serving.scheduler import Ticket, Writing
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_prompt
 
 LOOK_SECONDS = 0.25
 """Between two looks whether the client is still there."""
 MOST_TOKENS = 2**31 - 1
-KINDS = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 
 
 def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     """Add the routes of OpenAI's protocol to `app`."""
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return _error(400, f"{where or 'body'}: {first['msg']}", where or None)
-
-    @app.exception_handler(400)
-    async def unread(request: Request, error: HTTPException) -> Response:  # what is no JSON at all: no other route lets FastAPI read its body
-        return _error(400, f"body: {error.detail}; give a JSON object in UTF-8")
-
     @app.get("/v1/models")
-    async def models() -> Response:
-        return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in catalog.names()]})
+    async def models(request: Request) -> Response:
+        caller = caller_of(request.scope)
+        names = [name for name in catalog.names() if caller is None or caller.knows(name)]
+        return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in names]})
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -60,6 +51,8 @@ async def _answered(request, body, catalog, metrics, kind):
     with contextlib.ExitStack() as held:
         try:
             name, version, label = _named(body.model)
+            if (caller := caller_of(request.scope)) is not None:
+                caller.check_model(name)
             held.enter_context(metrics.request(name, kind.api, "REST"))
             served = held.enter_context(catalog.lease(name, version, label))
             if not served.loaded.writes:
@@ -74,7 +67,7 @@ async def _answered(request, body, catalog, metrics, kind):
                 pass
             return json_response(answer.whole(ticket.result()))
         except ServingError as error:
-            return _error(HTTP_CODES[error.code], str(error), None, retry_headers(error))
+            return refusal(request.url.path, error)
 
 
 def _named(model):
@@ -83,12 +76,6 @@ def _named(model):
     if which.isascii() and which.isdecimal():
         return name, min(int(which), 2**63 - 1), None
     return name, None, which or None
-
-
-def _error(status, message, param=None, headers=None):
-    kind = KINDS.get(status, "server_error")
-    code = "model_not_found" if status == 404 else None
-    return json_response({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
 
 
 class _Waiter:
@@ -151,6 +138,10 @@ class Answer:
         self.body, self.loaded = body, loaded
         self._head = {"id": f"{self.id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
 
+    def _limited(self, most):
+        """Return what a request that does not say how many tokens may have."""
+        return min(most, self.loaded.limits.max_new_tokens or most)
+
     def whole(self, rows: list[Writing]) -> dict:
         """Return the answer at the end."""
         choices = [self._choice(number, row) for number, row in enumerate(rows)]
@@ -212,7 +203,7 @@ class Completion(Answer):
         if not given:
             raise BadRequestError("prompt: an empty list; give a text")
         self._texts = [self._text_of(prompt) for prompt in given]
-        most = 16 if self.body.max_tokens is None else self.body.max_tokens
+        most = self._limited(DEFAULT_TOKENS) if self.body.max_tokens is None else self.body.max_tokens
         return self.body.prompts(self._texts, most, self.body.logprobs)
 
     def _text_of(self, prompt):
@@ -271,7 +262,7 @@ class Chat(Answer):
             raise BadRequestError(f"messages: {error}") from error
         most = self.body.max_completion_tokens if self.body.max_completion_tokens is not None else self.body.max_tokens
         top = (self.body.top_logprobs or 0) if self.body.logprobs else None
-        return self.body.prompts([text.encode("utf-8", "replace")], MOST_TOKENS if most is None else most, top)
+        return self.body.prompts([text.encode("utf-8", "replace")], self._limited(MOST_TOKENS) if most is None else most, top)
 
     def _choice(self, number, row):
         logprobs = chat_logprobs(row, self.loaded.token_texts, 0) if self.body.logprobs else None

@@ -4,7 +4,6 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from fastapi import FastAPI, Request, Response
@@ -13,42 +12,16 @@ from google.protobuf import json_format
 
 from tfgpt.serving import examples
 from tfgpt.serving.catalog import Catalog
-from tfgpt.serving.errors import BadRequestError, ResourceExhaustedError, ServingError
+from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.http_errors import json_response
 from tfgpt.serving.metrics import CONTENT_TYPE, PATH, Metrics
 from tfgpt.serving.predicting import run_signature
 from tfgpt.serving.rest_codec import decode_predict, encode_predict
 from tfgpt.serving.saved_model import LoadedModel
 
-HTTP_CODES = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,  # TensorFlow Serving's; not 412, which is about a request's headers
-    "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429,
-    "CANCELLED": 499,  # nobody is there to read it
-    "INTERNAL": 500,
-    "UNKNOWN": 500,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
-MODELS = "/v1/models/"
-
 
 def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
-    """Add the routes of the REST protocol, and its error bodies for all routes of `app`."""
-
-    @app.exception_handler(ServingError)
-    async def refused(request: Request, error: ServingError) -> Response:
-        return json_response({"error": str(error)}, HTTP_CODES[error.code], retry_headers(error))
-
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def no_route(request: Request, error: Exception) -> Response:
-        is_of_models = request.url.path.startswith(MODELS)  # where TensorFlow Serving calls a wrong path or method malformed
-        return json_response({"error": f"Malformed request: {request.method} {request.url.path}"}, 400 if is_of_models else 404)
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return json_response({"error": f"Internal error: {type(error).__name__}; the server's log has the rest"}, 500)
+    """Add the routes of the REST protocol to `app`."""
 
     @app.get("/v1/models/{name}")
     @app.get("/v1/models/{name}/versions/{version}")
@@ -77,16 +50,6 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     @app.get(PATH)
     async def page() -> Response:
         return Response(metrics.page(), media_type=CONTENT_TYPE)
-
-
-def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response with text as it is, not escaped; NaN and Infinity are written so, as TensorFlow Serving writes them."""
-    return Response(json.dumps(content, ensure_ascii=False), status_code=status, headers=headers, media_type="application/json")
-
-
-def retry_headers(error: ServingError) -> dict[str, str]:
-    """Return the headers that tell a client when to ask again, where that is known."""
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, ResourceExhaustedError) else {}
 
 
 def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[LoadedModel, bytes], dict]) -> None:

@@ -5,49 +5,78 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
 
+from tfgpt.serving.access import KeyGuard
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
-from tfgpt.serving.config import read_config
+from tfgpt.serving.config import BasePaths, read_config
 from tfgpt.serving.errors import ServingError
+from tfgpt.serving.guard import BodyGuard
+from tfgpt.serving.http_errors import add_error_handlers
+from tfgpt.serving.keys import Keys
+from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_routes import add_openai
 from tfgpt.serving.rest import add_rest
+from tfgpt.serving.tls import Tls
 
 LOG = logging.getLogger(__name__)
+OTHER_THREADS = 40
+"""For what does not write texts: AnyIO's own number."""
 
 
-def create_app(catalog: Catalog, metrics: Metrics | None = None) -> FastAPI:
+def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
     """Return the ASGI application that serves a catalog over HTTP.
 
     Args:
         catalog: what is served.
         metrics: which count the requests; `None` = new ones.
+        limits: of bodies; and those that the models were loaded with, by which threads are counted. `None` = the defaults.
+        keys: which requests must have; `None` = they need none.
     """
-    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None)
+    limits = limits or Limits()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = threads_for(limits, len(catalog.names()))
+        yield
+
+    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth)
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
+    add_error_handlers(app)
     metrics = metrics or Metrics(catalog)
     add_openai(app, catalog, metrics)
     add_rest(app, catalog, metrics)
     return app
 
 
+def threads_for(limits: Limits, models: int) -> int:
+    """Return how many requests must be able to wait in threads of their own so that a model's queue, and not the pool, refuses one too many."""
+    return OTHER_THREADS + models * (limits.max_rows + limits.max_waiting)
+
+
 @contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS) -> Iterator[threading.Thread]:
+def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
     """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
         app: the application.
         listener: a listening socket.
         drain_seconds: how long what has begun may take; then it is cut off.
+        tls: the certificate; `None` = HTTP without encryption.
 
     Yields:
         The thread, which ends by itself only if the server fails.
     """
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(drain_seconds)))
+    files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=max(1, round(drain_seconds)), **files)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tfgpt-http")  # outside of the main thread it takes no signals
     thread.start()
@@ -58,14 +87,15 @@ def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DR
         thread.join()
 
 
-def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS) -> None:
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS,
+                    tls: Tls | None = None) -> None:
     """Serve until `asked` is set, then let what has begun end, for at most `drain_seconds`.
 
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
     try:
-        with http_server(app, listener, drain_seconds) as thread:
+        with http_server(app, listener, drain_seconds, tls) as thread:
             while not asked.wait(0.1):
                 if not thread.is_alive():
                     raise RuntimeError("the HTTP server ended by itself; its own message stands above")
@@ -75,13 +105,13 @@ def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, ask
 
 
 @contextlib.contextmanager
-def config_watcher(catalog: Catalog, path: Path, poll_seconds: float) -> Iterator[None]:
+def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, base_paths: BasePaths | None = None) -> Iterator[None]:
     """Read a model config file again every `poll_seconds` while the block runs, and serve what it then asks for; 0 = do not.
 
-    A file that cannot be read or served is logged once, and the models stay those that they were.
+    A file that cannot be read or served is logged once, and the models stay those that they were. `base_paths` learns the folders of one that is served.
     """
     ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(catalog, path, poll_seconds, ended), name="tfgpt-config", daemon=True)
+    thread = threading.Thread(target=_follow, args=(catalog, path, poll_seconds, base_paths, ended), name="tfgpt-config", daemon=True)
     if poll_seconds > 0:
         thread.start()
     try:
@@ -92,7 +122,7 @@ def config_watcher(catalog: Catalog, path: Path, poll_seconds: float) -> Iterato
             thread.join()
 
 
-def _follow(catalog, path, poll_seconds, ended):
+def _follow(catalog, path, poll_seconds, base_paths, ended):
     seen = _text_of(path)
     while not ended.wait(poll_seconds):
         text = _text_of(path)
@@ -100,7 +130,10 @@ def _follow(catalog, path, poll_seconds, ended):
             continue
         seen = text
         try:
-            catalog.reload(read_config(path))
+            configs = read_config(path)
+            catalog.reload(configs)
+            if base_paths is not None:
+                base_paths.add(configs)
             LOG.info("%s has changed and is served", path)
         except (OSError, RuntimeError, ValueError, ServingError) as error:
             LOG.error("%s has changed, but the models stay those that they were: %s", path, error)

@@ -1,0 +1,85 @@
+"""Errors over HTTP in the form of the protocol that was spoken: OpenAI's on its paths, TensorFlow Serving's on all others."""
+from __future__ import annotations
+
+import json
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tfgpt.serving.errors import ResourceExhaustedError, ServingError
+
+HTTP_CODES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,  # TensorFlow Serving's; not 412, which is about a request's headers
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,  # nobody is there to read it
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+MODELS = "/v1/models/"
+OPENAI_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
+OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""Of the errors of a caller; others of these are invalid_request_error, and ours are server_error."""
+
+
+def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with text as it is, not escaped; NaN and Infinity are written so, as TensorFlow Serving writes them."""
+    return Response(json.dumps(content, ensure_ascii=False), status_code=status, headers=headers, media_type="application/json")
+
+
+def error_response(path: str, status: int, message: str, headers: dict[str, str] | None = None, param: str | None = None) -> Response:
+    """Return an error in the form that the path's protocol has for it.
+
+    Args:
+        path: of the request.
+        status: the HTTP code.
+        message: one line.
+        headers: such as Retry-After.
+        param: the key of the body that is wrong, which OpenAI's form names.
+    """
+    if path not in OPENAI_PATHS:
+        return json_response({"error": message}, status, headers)
+    kind = OPENAI_KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = {401: "invalid_api_key", 404: "model_not_found"}.get(status)
+    return json_response({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+
+
+def refusal(path: str, error: ServingError) -> Response:
+    """Return the response for a request that is not served."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, ResourceExhaustedError) else {}
+    if error.code == "UNAUTHENTICATED":
+        headers["WWW-Authenticate"] = "Bearer"
+    return error_response(path, HTTP_CODES[error.code], str(error), headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer whatever goes wrong in `app` in the protocol's own form."""
+
+    @app.exception_handler(ServingError)
+    async def refused(request: Request, error: ServingError) -> Response:
+        return refusal(request.url.path, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return error_response(request.url.path, 400, f"{where or 'body'}: {first['msg']}", param=where or None)
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> Response:
+        path, status, message = request.url.path, error.status_code, str(error.detail)
+        if status in (404, 405):
+            message = f"Malformed request: {request.method} {path}"
+            if path not in OPENAI_PATHS:
+                status = 400 if path.startswith(MODELS) else 404  # under models TensorFlow Serving calls a wrong path or method malformed
+        return error_response(path, status, message, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return error_response(request.url.path, 500, f"Internal error: {type(error).__name__}; the server's log has the rest")
