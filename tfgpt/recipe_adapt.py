@@ -66,7 +66,8 @@ class AttentionConfig:
     """Changes of attention."""
 
     window: int = 0
-    """Tokens that a token sees, itself among them; 0 = all before it (Beltagy et al. 2020, "Longformer": sliding window)."""
+    """Tokens that a token sees, itself among them; 0 = as many as in the starting model, which is all before it unless
+    that has a window; as many as the context takes a window off (Beltagy et al. 2020, "Longformer": sliding window)."""
     prune: float = 0.0
     """Share of the heads that are removed: those that matter least to the loss on the training part (Michel et al. 2019, "Are Sixteen Heads Really
     Better than One?"). A block keeps one head at least."""

@@ -36,7 +36,7 @@ class Record(NamedTuple):
     """A record as it was read."""
 
     fields: Mapping[str, object]
-    """Values by column; a text file has the one column `text`."""
+    """Values by column; a text file has one column, which is the one that `columns.text` names."""
     place: str
     """File and line, or file and row."""
     continues: bool = False
@@ -214,7 +214,7 @@ def _open_text(path, source, intake) -> Iterator[io.TextIOBase | None]:
 
 
 def _text_record(text, place, source, intake):
-    return Record({"text": intake.mend(text, place, source.encoding)}, place)
+    return Record({source.columns.text: intake.mend(text, place, source.encoding)}, place)
 
 
 def sections(file: io.TextIOBase) -> Iterator[tuple[int, str]]:

@@ -41,7 +41,7 @@ class InputFile:
         intake.account.files += 1
         if self.kind == "python-docs":
             for text, place in python_reference():
-                yield Record({"text": text}, place)
+                yield Record({self.source.columns.text: text}, place)
         elif self.kind == "number-words":
             for row in number_words():
                 yield Record(row, f"number-words {row['digits']}")

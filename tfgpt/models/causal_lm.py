@@ -133,7 +133,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
                 self.check_pattern(key, pattern)
         self._trained, self._frozen = tuple(patterns), tuple(freeze)
         if not self.trainable_weights:
-            raise ValueError(f"adapt.train: nothing is left to train by the patterns {list(patterns)} without {list(freeze)}; give others")
+            raise ValueError(f"{'adapt.freeze' if freeze else 'adapt.train'}: nothing is left to train by the patterns {list(patterns)} without "
+                             f"{list(freeze)}; give others")
 
     def check_pattern(self, key: str, pattern: str) -> None:
         """Raise a `ValueError` that names the key unless the pattern matches a weight."""

@@ -87,13 +87,16 @@ def config_in(folder: Path) -> GPT2Config:
 
 
 def check_weights(folder: Path) -> None:
-    """Check that a folder holds weights that can be read.
+    """Check that a folder holds weights that can be read, by what stands at the beginning of each file.
 
     Raises:
-        FileNotFoundError: it holds none.
-        ValueError: it holds pickled ones alone.
+        FileNotFoundError: it holds none, or not all that it lists.
+        ValueError: it holds pickled ones alone, or a file that is cut short or of another format.
     """
     if _index_of(folder):
+        for path in _files_of(folder):
+            for _ in _weights_of(path):
+                break
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
@@ -120,7 +123,7 @@ class Tensors(Mapping[str, np.ndarray]):
         check_weights(folder)
         self._readers = {}
         for path in _files_of(folder):
-            for name, read in (_h5_weights(path) if path.suffix == ".h5" else _safetensors_weights(path)):
+            for name, read in _weights_of(path):
                 whole = gpt1.model_name(name if name.startswith(("transformer.", "lm_head.", "head.", "encoder.")) else f"transformer.{name}")
                 if not NO_WEIGHTS.search(name) and not (tied and whole == "lm_head.weight"):
                     self._readers[whole] = read
@@ -133,6 +136,10 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._readers)
+
+
+def _weights_of(path):
+    return _h5_weights(path) if path.suffix == ".h5" else _safetensors_weights(path)
 
 
 def _safetensors_weights(path):

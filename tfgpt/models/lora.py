@@ -70,6 +70,7 @@ def save_lora(model, folder: str | Path) -> None:
         "target_modules": sorted(name.removesuffix(".weight") for name in model.low_ranks),
     }  # fmt: skip
     save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
+    (folder / TENSORS_FILE).chmod(0o644)  # like the file beside it; safetensors lets nobody else read it
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 

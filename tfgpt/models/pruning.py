@@ -104,7 +104,7 @@ def _check(model, heads):
     there = list(_heads_of(model))
     for head in heads:
         if head not in there:
-            raise ValueError(f"heads: there is no head {head!r}; there are {there[0]} to {there[-1]}"
+            raise ValueError(f"adapt.attention.masked_heads: there is no head {head!r}; there are {there[0]} to {there[-1]}"
                              + (f" but {', '.join(model.adaptation.pruned_heads)}" if model.adaptation.pruned_heads else ""))
 
 

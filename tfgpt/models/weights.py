@@ -62,6 +62,7 @@ def save(model, folder: Path) -> None:
     for file, tensors in files.items():
         if tensors:
             save_file(tensors, folder / file, metadata={"format": "pt"})
+            (folder / file).chmod(0o644)  # like the files beside it; safetensors lets nobody else read it
         else:
             (folder / file).unlink(missing_ok=True)
 

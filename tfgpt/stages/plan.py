@@ -7,6 +7,7 @@ from tfgpt.models import build
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.encoder import added_parameters
 from tfgpt.recipe import AdaptConfig, DataConfig, EncoderConfig, ModelConfig, PretrainConfig, Recipe, RecipeError, TrainConfig
+from tfgpt.recipe_checks import check
 from tfgpt.recipe_model import Size
 from tfgpt.text.bpe import PreTrainedTokenizerFast, load_tokenizer
 from tfgpt.text.tokens import load_old_tokenizer
@@ -108,6 +109,8 @@ def vocabulary_of(recipe: Recipe) -> int:
 def check_start(recipe: Recipe, vocab: int) -> None:
     """Refuse a starting model that does not take the data, or the vocabulary of so many tokens."""
     exchanged = recipe.adapt.embeddings.vocabulary == "tokenizer"
+    check(exchanged or recipe.tokenizer.init != "train", f"tokenizer.init: train makes new tokens, and the rows of {recipe.model.init} (model.init) stand for "
+          "others; set it to that model's tokenizer, or adapt.embeddings.vocabulary to tokenizer, which exchanges the rows")
     build.check_start(recipe.model.init, recipe.data.length, None if exchanged else vocab, recipe.adapt.context)
     if exchanged:
         old_tokenizer(recipe)

@@ -37,7 +37,7 @@ def make_data(recipe: Recipe, folder: Path, prepare: Callable[..., dict]) -> Non
     with progress_bar("data: tokenizing and packing", unit="documents") as advance:
         stats = prepare(recipe.data, load_tokenizer(folder / "tokenizer"), folder / "data", advance=advance)
     for split, of_split in stats["splits"].items():
-        console.print(f"data: {split} has {of_split['tokens']:,} tokens of {of_split['documents']:,} documents "
+        console.print(f"data: {split} has {of_split['tokens']:,} trained tokens of {of_split['documents']:,} documents "
                       f"in {of_split['sequences']:,} sequences, {of_split['fill_rate']:.1%} full")
     if stats["files_passed_over"]:
         console.print(f"data: {stats['files_passed_over']:,} files with other endings are passed over, such as {stats['passed_over'][0]}")
