@@ -37,6 +37,8 @@ class Load:
     """That each text gets."""
     requests: int = 0
     """Of the soak; 0 = none."""
+    swaps: int = 6
+    """Of versions during the soak."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def run(load: Load, export: Path | None = None, settings: Settings | None = None
             versions = versions_of(export)
         base = folder / "served" / NAME
         shutil.copytree(versions[0], base / "1")
-        soak = Soak(versions, texts, load.requests) if load.requests else None  # what is right is computed before anything else takes the processor
+        soak = Soak(versions, texts, load.requests, load.swaps) if load.requests else None  # what is right is computed before anything else takes the processor
         with served(base) as server:
             found = {"protocols": _in_turns(server, load, texts), "soak": None}
         if soak is not None:  # with a server of its own, whose memory no other work has stretched
@@ -153,12 +155,19 @@ def figures(rates: list[float], first_rates: list[float], waits: list[float]) ->
 def _turn(server, ask, clients, prompts, new_tokens):
     calls = clients * CALLS_PER_CLIENT
     begin = time.perf_counter()
-    answers = run_clients(server.url, clients, (ask(server, prompt, new_tokens) for prompt in itertools.islice(itertools.cycle(prompts), calls)))
+    answers = _answers(server, clients, (ask(server, prompt, new_tokens) for prompt in itertools.islice(itertools.cycle(prompts), calls)))
     seconds = time.perf_counter() - begin
     if wrong := {answer.token_count for answer in answers} - {new_tokens}:
-        raise RuntimeError(f"{BENCH}: the server wrote {sorted(wrong)} tokens instead of {new_tokens}; give --new-tokens that the model's context has room for")
+        raise RuntimeError(f"{BENCH}: the server wrote {sorted(wrong)} tokens instead of {new_tokens}; give --new-tokens that the context has room for")
     waits = [answer.first_seconds for answer in answers if answer.first_seconds is not None]
     return sum(answer.token_count for answer in answers) / seconds, waits
+
+
+def _answers(server, clients, calls):
+    try:
+        return run_clients(server.url, clients, calls)
+    except httpx.HTTPError as error:
+        raise RuntimeError(f"{BENCH}: the server does not answer ({type(error).__name__}: {error})") from error
 
 
 def _whole_prompts(server: Server, prompts):
@@ -172,7 +181,7 @@ def _whole_prompts(server: Server, prompts):
 
         return call
 
-    found = [prompt for prompt in run_clients(server.url, 1, map(ask, prompts)) if prompt is not None]
+    found = [prompt for prompt in _answers(server, 1, map(ask, prompts)) if prompt is not None]
     if not found:
         raise RuntimeError(f"{BENCH}: this model continues none of {len(prompts)} prompts with a whole character; give one that writes text")
     return found

@@ -40,8 +40,15 @@ class Server:
     pid: int
 
     def resident_megabytes(self) -> float:
-        """Return the memory that its process holds now."""
-        return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text("utf-8"))[1]) / 1024
+        """Return the memory that its process holds now.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text("utf-8"))
+        if found is None:  # what is left of a process that has ended holds none
+            raise RuntimeError(f"{BENCH}: the server has ended by itself")
+        return int(found[1]) / 1024
 
 
 def documents() -> list[str]:

@@ -29,7 +29,8 @@ CLIENTS = 16
 CASES = 48
 SHARES = {"warm-up": 0.2, "steady": 0.5, "swaps": 0.3}
 """Of the requests, part by part; the versions are swapped in the last, which begins with as many clients as the others."""
-SWAPS = 6
+SWAP_SECONDS = 120.0
+"""Until a version that is not available has failed."""
 MOST_NAMED = 5
 """Answers that were wrong or lost and are told of."""
 SCORE_TOLERANCE = 1e-3
@@ -69,12 +70,14 @@ class Soak:
         versions: folders of exported models, which are swapped in in turn.
         texts: prompts are pieces of them.
         requests: how many.
+        swaps: of versions during the last part.
         cases: texts that are asked for again and again; `None` = they are made, and what is right is computed by each of the models.
     """
 
     versions: Sequence[Path]
     texts: Sequence[str]
     requests: int
+    swaps: int
     cases: Sequence[Case] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -93,21 +96,24 @@ class Soak:
             `requests`, `seconds`, `lost` (no answer, or one with the wrong status), `wrong` (another text), `kinds` (requests of each), `told` (the first
             that were lost or wrong), `swaps`; `memory_megabytes` of the server when each part ends, by its name; and `steady_growth` and `swaps_growth` of
             that memory, 0.05 = 5 %, over the part.
+
+        Raises:
+            RuntimeError: the server ends, or cannot load a version.
         """
         began, memory = time.monotonic(), {}
-        kinds = _mixed(self.requests)
+        kinds = kinds_of(self.requests)
         calls = iter([self._call(server, kind, number) for number, kind in enumerate(kinds)])
         with progress_bar(f"{BENCH} --requests", total=self.requests, unit="requests") as advance:
             for part, share in SHARES.items():
                 of_part = list(itertools.islice(calls, round(share * self.requests) if part != "swaps" else None))
-                swaps = SWAPS if part == "swaps" else 0
+                swaps = self.swaps if part == "swaps" else 0
                 self._run_part(server, base, of_part, swaps, advance)
                 memory[part] = server.resident_megabytes()
         bad = [outcome for outcome in self.outcomes if outcome.verdict != RIGHT]
         verdicts = Counter(outcome.verdict for outcome in self.outcomes)
         return {
             "requests": len(self.outcomes), "seconds": time.monotonic() - began, "lost": verdicts[LOST], "wrong": verdicts[WRONG],
-            "kinds": dict(Counter(outcome.kind for outcome in self.outcomes)), "swaps": SWAPS,
+            "kinds": dict(Counter(outcome.kind for outcome in self.outcomes)), "swaps": self.swaps,
             "told": [f"{outcome.kind}: {outcome.verdict}: {outcome.told}" for outcome in bad[:MOST_NAMED]],
             "memory_megabytes": memory,
             "steady_growth": memory["steady"] / memory["warm-up"] - 1,
@@ -135,7 +141,10 @@ class Soak:
             return None
 
         extra = [swapping] if swaps else []
-        found = run_clients(server.url, CLIENTS + len(extra), [*extra, *map(counted, calls)])
+        try:
+            found = run_clients(server.url, CLIENTS + len(extra), [*extra, *map(counted, calls)])
+        except httpx.HTTPError as error:  # of the swaps, which ask for states; what the others meet is an outcome
+            raise RuntimeError(f"{BENCH}: the server does not say what it serves ({type(error).__name__}: {error})") from error
         self.outcomes += [outcome for outcome in found if outcome is not None]
 
     async def _swap(self, http, server, base, number):
@@ -143,13 +152,14 @@ class Soak:
         source, old = self.versions[(number + 1) % len(self.versions)], number + 1
         with whole_folder(base / str(old + 1)) as partial:
             await asyncio.to_thread(shutil.copytree, source, partial, dirs_exist_ok=True)
+        limit = time.monotonic() + SWAP_SECONDS
         while True:
             response = await http.get(f"/v1/models/{server.model}/versions/{old + 1}")
             state = response.json()["model_version_status"][0] if response.status_code == httpx.codes.OK else None
             if state is not None and state["state"] == "AVAILABLE":
                 break
-            if state is not None and state["state"] == "END":
-                raise RuntimeError(f"{BENCH}: version {old + 1} cannot be loaded: {state['status']['error_message']}")
+            if (state is not None and state["state"] == "END") or time.monotonic() > limit:
+                raise RuntimeError(f"{BENCH}: version {old + 1} does not become available: {state or response.text}")
             await asyncio.sleep(0.1)
         await asyncio.to_thread(shutil.rmtree, base / str(old))
 
@@ -225,6 +235,9 @@ def cases_of(versions: Sequence[Path], texts: Sequence[str], count: int = CASES)
         versions: folders of exported models.
         texts: prompts are pieces of them.
         count: how many.
+
+    Raises:
+        RuntimeError: a model that does not write texts and score them.
     """
     from tfgpt.serving.saved_model import LoadedModel
 
@@ -236,6 +249,8 @@ def cases_of(versions: Sequence[Path], texts: Sequence[str], count: int = CASES)
         controls = {"max_new_tokens": draw.randint(8, 16), "temperature": 0.0 if greedy else 0.8, "top_k": 0 if greedy else 40, "seed": number}
         asked.append((text[start : start + length], controls))
     models = [LoadedModel(version) for version in versions]
+    if any(not {"generate", "score"} <= set(model.signatures) for model in models):
+        raise RuntimeError(f"{BENCH}: --requests wants a model with the signatures generate and score; give another --export")
     cases = []
     for prompt, controls in asked:
         given = {name: np.array([value], np.float32 if name == "temperature" else None) for name, value in controls.items()}
@@ -266,7 +281,8 @@ def unknown(model: str) -> list[tuple[str, str]]:
             (f"/v1/models/{model}/versions/987654321:predict", good), ("/v1/nothing", good)]
 
 
-def _mixed(requests):
+def kinds_of(requests: int) -> list[str]:
+    """Return the kind of each request, mixed, the same each time."""
     kinds = list(itertools.islice(itertools.cycle([kind for kind, times in KINDS.items() for _ in range(times)]), requests))
     random.Random(3).shuffle(kinds)
     return kinds
