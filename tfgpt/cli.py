@@ -62,7 +62,7 @@ def client(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`, `tfgpt bench generate`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`, `tfgpt bench generate`; its server: `tfgpt bench serve`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)

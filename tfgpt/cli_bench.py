@@ -5,7 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
+from tfgpt.cli_support import DONE, FAILED, UsageError, import_tensorflow_quietly, parse, parser_of
 
 
 def data(arguments: list[str]) -> int:
@@ -106,4 +106,60 @@ def generate(arguments: list[str]) -> int:
     return DONE
 
 
-ACTIONS = {"data": data, "train": train, "generate": generate}
+def serve(arguments: list[str]) -> int:
+    """Time a server: tokens per second for one client and for many, and how soon the first token comes, over OpenAI's protocol (streams) and REST predict.
+
+    With --requests: then that many mixed requests, some malformed, some from clients that leave, while versions are swapped. Every answer is compared with
+    the text that the model gives by itself; the command fails if one is lost or wrong.
+    """
+    parser = parser_of("bench serve", serve.__doc__)
+    parser.add_argument("--export", type=str, default="", metavar="DIR",
+                        help="Base path of an exported model, above the numbers; a model of 4 layers of width 256 with random weights is made when not given.")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="Clients that ask at once; several are timed in turns.")
+    parser.add_argument("--rounds", type=int, default=5, help="Times that each number of clients has its turn, 8 texts a client; medians count.")
+    parser.add_argument("--new-tokens", type=int, default=64, help="Tokens that each text gets.")
+    parser.add_argument("--requests", type=int, default=0, help="Mixed requests afterwards, such as 10000, which take about 10 minutes; 0 = none.")
+    parser.add_argument("--swaps", type=int, default=6, help="Of versions during the last 30 % of these requests; 0 = none.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    given = parse(parser, arguments)
+    for key, number in [("rounds", given.rounds), ("new-tokens", given.new_tokens), *(("clients", clients) for clients in given.clients)]:
+        if number < 1:
+            raise UsageError(f"tfgpt bench serve: --{key} {number} is too small; give 1 or more")
+    for key in ("requests", "swaps"):
+        if given[key] < 0:
+            raise UsageError(f"tfgpt bench serve: --{key} {given[key]} is too small; give 0 or more")
+    import_tensorflow_quietly()
+    from tfgpt.bench import serve as bench
+
+    load = bench.Load(tuple(given.clients), given.rounds, given.new_tokens, given.requests, given.swaps)
+    result = bench.run(load, Path(given.export) if given.export else None)
+    soak = result["soak"]
+    if given.json:
+        print(json.dumps(result))
+    else:
+        _print_served(result["protocols"])
+        if soak is not None:
+            _print_soak(soak)
+    return FAILED if soak is not None and (soak["lost"] or soak["wrong"]) else DONE
+
+
+def _print_served(protocols):
+    for protocol, rows in protocols.items():
+        print(f"{protocol}\n{'clients':>9}{'tokens/s':>10}{f'to {next(iter(rows))}':>8}{'first token: p50 ms':>21}{'p99 ms':>8}{'p99/p50':>9}")
+        for clients, row in rows.items():
+            waits = [row["first_token_p50_seconds"], row["first_token_p99_seconds"]]
+            told = "" if None in waits else f"{waits[0] * 1000:>21,.0f}{waits[1] * 1000:>8,.0f}{row['p99_to_p50']:>9.2f}"
+            print(f"{clients:>9}{row['tokens_per_second']:>10,.0f}{row['to_first']:>8.2f}{told}")
+
+
+def _print_soak(soak):
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in soak["kinds"].items())
+    print(f"\n{soak['requests']:,} mixed requests in {soak['seconds']:,.0f} s ({kinds}): {soak['lost']} lost, {soak['wrong']} wrong")
+    for told in soak["told"]:
+        print(f"  {told}")
+    warm, steady, swapped = (soak["memory_megabytes"][part] for part in ("warm-up", "steady", "swaps"))
+    print(f"server's memory: {warm:,.0f} MB after the warm-up, {steady:,.0f} MB then ({soak['steady_growth']:+.1%}), "
+          f"{swapped:,.0f} MB after {soak['swaps']} swaps of versions ({soak['swaps_growth']:+.1%})")
+
+
+ACTIONS = {"data": data, "train": train, "generate": generate, "serve": serve}

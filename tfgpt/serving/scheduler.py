@@ -157,7 +157,7 @@ class Scheduler:
         self._running: list[_Running] = []
         self._entering: list[_Running] = []
         self._rows = None
-        self._closing = False
+        self._closing = self._deferred = False
         self._step_seconds, self._row_seconds = CHUNK_SECONDS, 1.0
         self._thread = threading.Thread(target=self._run, name=f"scheduler-{name}", daemon=True)
         self._thread.start()
@@ -228,9 +228,10 @@ class Scheduler:
                 self._entering = self._next_rows()
             try:
                 self._keep([row.ticket not in over for row in self._running])
-                if self._entering:
+                entered = len(self._entering)
+                if entered:
                     self._enter()
-                if self._running:
+                if self._running and not self._lets_in_more(entered):
                     self._write()
             except (tf.errors.OpError, ValueError, MemoryError) as error:  # such as too little memory: these requests fail, and the server lives
                 logging.getLogger(__name__).exception("a batch of %d rows failed", len(self._running) + len(self._entering))
@@ -276,6 +277,11 @@ class Scheduler:
                 entered = self._stepper.keep(entered, _places(going), _most_told(stays))
             self._rows = self._stepper.join(self._rows, entered) if self._running else entered
         self._running, self._entering = [*self._running, *stays], []
+
+    def _lets_in_more(self, entered):
+        """Return whether those who came while others entered enter before anything is written, so that they do not wait for a chunk beside; once."""
+        self._deferred = entered > 0 and not self._deferred and bool(self._queue) and len(self._running) < self.max_rows
+        return self._deferred
 
     def _write(self):
         """Write all rows on for about `CHUNK_SECONDS`."""
