@@ -436,3 +436,22 @@ def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, 
 
     assert done.returncode == cli.USAGE
     assert "adapt.embeddings.vocabulary: tokenizer needs the one that model.init" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_new_tokens_do_not_stand_on_the_rows_of_others(finished, recipe, tmp_path):
+    """They would be trained without a word and know nothing."""
+    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", finished[0] / "model")
+
+    assert done.returncode == cli.USAGE
+    assert "tokenizer.init: train makes new tokens" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_damaged_weights_of_a_starting_model_are_known_before_any_work(finished, recipe, tmp_path):
+    shutil.copytree(finished[0] / "model", tmp_path / "cut")
+    whole = (tmp_path / "cut" / "model.safetensors").read_bytes()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "cut", "--tokenizer.init", finished[0] / "tokenizer")
+
+    assert done.returncode == cli.USAGE
+    assert "is no safetensors file, or a damaged one" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()

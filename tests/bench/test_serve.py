@@ -93,7 +93,7 @@ def test_a_server_that_is_gone_loses_every_request(base, cases, documents):
 
     assert sorted(outcome.kind for outcome in outcomes) == sorted(KINDS)
     assert {outcome.verdict for outcome in outcomes} == {"lost"}
-    with pytest.raises((RuntimeError, FileNotFoundError)):
+    with pytest.raises(RuntimeError, match="the server has ended by itself"):
         server.resident_megabytes()
 
 
@@ -104,7 +104,7 @@ def test_what_must_be_refused_is_all_sent(server):
 def test_a_text_of_another_length_is_told(server, documents):
     load = serve.Load(clients=(1,), rounds=1, new_tokens=100)  # the model has room for 48 tokens
 
-    with pytest.raises(RuntimeError, match=r"the server wrote \[\d+\] tokens instead of 100; give --new-tokens"):
+    with pytest.raises(RuntimeError, match=r"the server wrote \[.*\] tokens instead of 100; give --new-tokens"):
         serve._in_turns(server, load, documents)
 
 

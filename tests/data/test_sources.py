@@ -1,8 +1,9 @@
 import pytest
 
 from tfgpt.data.builtin import python_reference
+from tfgpt.data.corpus import read_corpus
 from tfgpt.data.sources import input_files, inputs_sha256, passed_over
-from tfgpt.recipe import DataConfig, RecipeError, SourceConfig
+from tfgpt.recipe import ColumnsConfig, DataConfig, RecipeError, SourceConfig
 
 
 def names(path, **settings):
@@ -120,3 +121,13 @@ def test_a_dataset_saved_to_disk_is_not_read_as_json(tmp_path):
 
     with pytest.raises(RecipeError, match="save_to_disk wrote; set data.kind to hf"):
         input_files(DataConfig(path=str(tmp_path)))
+
+
+def test_a_text_beside_a_table_has_the_column_that_is_asked_for(tmp_path):
+    (tmp_path / "rows.csv").write_text("message\nof a table\n")
+    (tmp_path / "one.txt").write_text("of a file")
+    sources = tuple(SourceConfig(path=str(path)) for path in (tmp_path / "rows.csv", tmp_path / "one.txt", "python-docs"))
+
+    texts = [example.text for example in read_corpus(DataConfig(sources=sources, columns=ColumnsConfig(text="message")))]
+
+    assert {"of a table", "of a file"} <= set(texts) and len(texts) > 10

@@ -334,7 +334,7 @@ def test_a_reinitialized_part_is_new_and_the_rest_is_not(model):
 
 @pytest.mark.parametrize(("act", "message"), [
     (lambda model: model.train_only(["h.*.attention"]), r"adapt.train: the pattern 'h.\*.attention' matches no weight; there are wte.weight, "),
-    (lambda model: model.train_only(["h.0"], ["h.0"]), "adapt.train: nothing is left to train"),
+    (lambda model: model.train_only(["h.0"], ["h.0"]), "adapt.freeze: nothing is left to train"),
     (lambda model: model.train_only(["**"], ["encoder"]), "adapt.freeze: the pattern 'encoder' matches no weight"),
     (lambda model: surgery.reinitialize(model, ["h.7"]), "adapt.reinitialize: the pattern 'h.7' matches no weight"),
     (lambda model: surgery.insert_blocks(model, [3]), "adapt.insert_blocks: there is no block 3; give places from 0 to 2"),

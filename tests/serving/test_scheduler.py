@@ -175,3 +175,34 @@ def test_a_batch_that_fails_fails_its_callers_and_not_the_next(served):
 def test_what_goes_beyond_the_limits_is_refused_with_the_reason(served, inputs, message):
     with pytest.raises((BadRequestError, ValueError), match=message):
         served.predict("generate", as_arrays(inputs))
+
+
+class Told(Engine):
+    """Tells what it is asked to do, and lets a text of one token come while others enter, so often."""
+
+    def __init__(self, stepper, coming):
+        super().__init__(stepper, seconds=0.0)
+        self.told, self.coming, self.scheduler, self.begin = [], coming, None, self._begin
+
+    def _begin(self, *arguments):
+        self.told.append("begin")
+        if self.coming:
+            self.coming -= 1
+            self.scheduler.submit([long_prompt(tokens=1)])
+        return self._stepper.begin(*arguments)
+
+    def advance(self, rows, rounds):
+        self.told.append("advance")
+        return super().advance(rows, rounds)
+
+
+@pytest.mark.parametrize(("coming", "first"), [(1, ["begin", "advance"] * 2 + ["advance"] * 3), (12, (["begin", "advance"] * 2 + ["advance"]) * 3)])
+def test_who_comes_while_others_enter_enters_next_but_keeps_nobody_from_writing(served, coming, first):
+    engine = Told(served.stepper, coming)
+    engine.scheduler = Scheduler(engine, max_rows=4)
+
+    [row] = engine.scheduler.submit([long_prompt(tokens=40)]).result()
+    engine.scheduler.close()
+
+    assert engine.told[: len(first)] == first
+    assert row.token_count == 40 and engine.told.count("begin") == coming + 1

@@ -100,7 +100,7 @@ def prompts_of(texts: list[str], count: int, shortest: int, longest: int) -> lis
     """Return pieces of texts, as many and as long as is asked for, in characters, the same each time.
 
     >>> prompts_of(["abcdefgh"], 2, 3, 4)
-    ['cdef', 'fgh']
+    ['def', 'efgh']
     """
     draw = np.random.default_rng(1)
     found = []

@@ -45,7 +45,8 @@ class Server:
         Raises:
             RuntimeError: it has ended.
         """
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text("utf-8"))
+        status = Path(f"/proc/{self.pid}/status")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text("utf-8")) if status.exists() else None
         if found is None:  # what is left of a process that has ended holds none
             raise RuntimeError(f"{BENCH}: the server has ended by itself")
         return int(found[1]) / 1024

@@ -109,9 +109,9 @@ def vocabulary_of(recipe: Recipe) -> int:
 def check_start(recipe: Recipe, vocab: int) -> None:
     """Refuse a starting model that does not take the data, or the vocabulary of so many tokens."""
     exchanged = recipe.adapt.embeddings.vocabulary == "tokenizer"
+    build.check_start(recipe.model.init, recipe.data.length, None if exchanged else vocab, recipe.adapt.context)
     check(exchanged or recipe.tokenizer.init != "train", f"tokenizer.init: train makes new tokens, and the rows of {recipe.model.init} (model.init) stand for "
           "others; set it to that model's tokenizer, or adapt.embeddings.vocabulary to tokenizer, which exchanges the rows")
-    build.check_start(recipe.model.init, recipe.data.length, None if exchanged else vocab, recipe.adapt.context)
     if exchanged:
         old_tokenizer(recipe)
 
