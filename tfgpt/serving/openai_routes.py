@@ -20,6 +20,7 @@ from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingErro
 from tfgpt.serving.http_errors import json_response, refusal
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_protocol import DEFAULT_TOKENS, ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
+from tfgpt.serving.openapi import OPENAI_ERROR, errors_of
 from tfgpt.serving.scheduler import Ticket, Writing
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_prompt
 
@@ -37,11 +38,11 @@ def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
         names = [name for name in catalog.names() if caller is None or caller.knows(name)]
         return json_response({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tfgpt"} for name in names]})
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=errors_of(OPENAI_ERROR))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await _answered(request, body, catalog, metrics, Completion)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=errors_of(OPENAI_ERROR))
     async def chat(body: ChatRequest, request: Request) -> Response:
         return await _answered(request, body, catalog, metrics, Chat)
 

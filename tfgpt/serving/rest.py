@@ -15,35 +15,35 @@ from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError
 from tfgpt.serving.http_errors import json_response
 from tfgpt.serving.metrics import CONTENT_TYPE, PATH, Metrics
+from tfgpt.serving.openapi import BODIES, described
 from tfgpt.serving.predicting import run_signature
 from tfgpt.serving.rest_codec import decode_predict, encode_predict
 from tfgpt.serving.saved_model import LoadedModel
+
+PLACES = ("/v1/models/{name}", "/v1/models/{name}/versions/{version}", "/v1/models/{name}/labels/{label}")
 
 
 def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     """Add the routes of the REST protocol to `app`."""
 
-    @app.get("/v1/models/{name}")
-    @app.get("/v1/models/{name}/versions/{version}")
-    @app.get("/v1/models/{name}/labels/{label}")
-    async def status(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
+    async def status(request: Request, name: str) -> Response:
         if ":" in name:  # a method that is none, or one that wants POST
             raise BadRequestError(f"Malformed request: GET {request.url.path}")
-        found = catalog.status(name, _number(version), label)
+        found = catalog.status(name, *_which(request))
         states = [{"version": str(one.version), "state": one.state, "status": {"error_code": one.error_code, "error_message": one.error_message}}
                   for one in found]
         return json_response({"model_version_status": states})
 
-    @app.get("/v1/models/{name}/metadata")
-    @app.get("/v1/models/{name}/versions/{version}/metadata")
-    @app.get("/v1/models/{name}/labels/{label}/metadata")
-    async def metadata(name: str, version: str | None = None, label: str | None = None) -> Response:
-        with catalog.lease(name, _number(version), label) as served:
+    async def metadata(request: Request, name: str) -> Response:
+        with catalog.lease(name, *_which(request)) as served:
             signatures = {key: json_format.MessageToDict(value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
                           for key, value in served.loaded.signatures.items()}
         spec = {"name": name, "signature_name": "", "version": str(served.version)}
         return json_response({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
 
+    for place in PLACES:
+        app.get(place, **described(place))(status)
+        app.get(f"{place}/metadata", **described(place))(metadata)
     for method, work in {"predict": _predict, "classify": _classify, "regress": _regress}.items():
         _add_inference(app, catalog, metrics, method, work)
 
@@ -53,13 +53,18 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
 
 
 def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[LoadedModel, bytes], dict]) -> None:
-    @app.post(f"/v1/models/{{name}}:{method}")
-    @app.post(f"/v1/models/{{name}}/versions/{{version}}:{method}")
-    @app.post(f"/v1/models/{{name}}/labels/{{label}}:{method}")
-    async def infer(request: Request, name: str, version: str | None = None, label: str | None = None) -> Response:
+    async def infer(request: Request, name: str) -> Response:
         body = await request.body()
-        with metrics.request(name, method, "REST"), catalog.lease(name, _number(version), label) as served:
+        with metrics.request(name, method, "REST"), catalog.lease(name, *_which(request)) as served:
             return json_response(await run_in_threadpool(work, served.loaded, body))
+
+    for place in PLACES:
+        app.post(f"{place}:{method}", **described(place, BODIES[method]))(infer)
+
+
+def _which(request):
+    """Return the version and the label of a request's path, each `None` if it has none."""
+    return _number(request.path_params.get("version")), request.path_params.get("label")
 
 
 def _predict(loaded, body):

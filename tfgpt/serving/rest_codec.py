@@ -5,7 +5,6 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest#predict_api
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 
@@ -82,7 +81,7 @@ def bytes_of_base64(name: str, value: dict) -> bytes:
     """Return the bytes of such an object; raises BadRequestError, which names the input."""
     try:
         return base64.b64decode(value["b64"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one, and so is what letters outside of ASCII bring up
         raise BadRequestError(f"{name}: b64 is not base64: {error}") from error
 
 

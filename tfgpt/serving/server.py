@@ -46,7 +46,7 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
         anyio.to_thread.current_default_thread_limiter().total_tokens = threads_for(limits, len(catalog.names()))
         yield
 
-    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth)
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
