@@ -455,3 +455,13 @@ def test_damaged_weights_of_a_starting_model_are_known_before_any_work(finished,
 
     assert done.returncode == cli.USAGE
     assert "is no safetensors file, or a damaged one" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_vectors_that_are_damaged_in_their_midst_are_known_before_any_training(recipe, tmp_path):
+    rows = [f"word{number} 0.5 {number}.0" for number in range(50)]
+    (tmp_path / "vectors.txt").write_text("\n".join([*rows, "of nan 1.0", *rows[:1]]) + "\n")
+
+    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--adapt.pretrain.steps", "5", "--adapt.embeddings.vectors", tmp_path / "vectors.txt")
+
+    assert done.returncode == cli.USAGE
+    assert "has a number that is none in the vector of 'of'" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()

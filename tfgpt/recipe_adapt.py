@@ -76,7 +76,7 @@ class AttentionConfig:
 
     def __post_init__(self):
         check_at_least("adapt.attention.window", self.window, 0)
-        check(0 <= self.prune < 1, f"adapt.attention.prune: {self.prune} is not in [0, 1)")
+        check(0 <= self.prune < 1, f"adapt.attention.prune: {self.prune} is not in [0, 1); give a share such as 0.2, or 0 for none")
         for head in self.masked_heads:
             parts = head.split(".")
             check(len(parts) == 2 and all(part.isdecimal() for part in parts), f"adapt.attention.masked_heads: {head!r} is no block.head, such as 3.11")

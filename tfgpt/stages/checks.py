@@ -10,7 +10,7 @@ from tfgpt.evaluation.translation import check_packages
 from tfgpt.models import build
 from tfgpt.models.adapt import rehearse
 from tfgpt.models.adaptation import matches
-from tfgpt.models.word_vector_files import check_word_vectors
+from tfgpt.models.word_vector_files import check_word_vectors, load_word_vectors
 from tfgpt.models.word_vectors import ONE_HOT
 from tfgpt.recipe import JUDGED, Recipe, RecipeError
 from tfgpt.recipe_checks import check
@@ -72,7 +72,8 @@ def _check_vectors(recipe):
     check(not begun_anew, f"adapt.embeddings.vectors: {source} with adapt.reinitialize {begun_anew}, which would undo it; leave one of them out")
     try:
         if source != ONE_HOT:
-            check_word_vectors(source)
+            # Where a training comes before they are put in, the whole file is read once more, so that a fault in its midst is known before that.
+            (load_word_vectors if is_pretrained(recipe) else check_word_vectors)(source)
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         raise RecipeError(str(error)) from error
 
