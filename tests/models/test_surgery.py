@@ -1,15 +1,18 @@
 """Changes of a model: what must stay the same stays, what must change changes, only what is chosen moves, and all of it survives a save and an export."""
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, TFGPT2LMHeadModel
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery, weights
 from tfgpt.models.block import StaticCache
 from tfgpt.models.build import load_model
+from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.pruning import head_importance, least_important, mask_heads, prune_heads
 from tfgpt.models.step import StepSettings
 from tfgpt.models.transformer import segment_mask
@@ -344,3 +347,16 @@ def test_a_reinitialized_part_is_new_and_the_rest_is_not(model):
 def test_what_cannot_be_is_refused(model, act, message):
     with pytest.raises(ValueError, match=message):
         act(surgery.changed(model))
+
+
+def test_a_class_that_knows_nothing_of_an_adaptation_says_so(model, tmp_path):
+    """It would load without a word, and be another function."""
+    surgery.set_window(model, 5).save_pretrained(tmp_path / "window")
+    model.save_pretrained(tmp_path / "plain")
+
+    with pytest.warns(UserWarning, match="leaves it out: this is another function"):
+        TFGPT2LMHeadModel.from_pretrained(tmp_path / "window")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        TFGPT2LMHeadModel.from_pretrained(tmp_path / "plain")
+        GPTLMHeadModel.from_pretrained(tmp_path / "window")

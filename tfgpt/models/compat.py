@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 from transformers import modeling_tf_pytorch_utils
 
@@ -31,6 +32,9 @@ def mend_safetensors_loading() -> None:
 
     @functools.wraps(load)
     def mended(tf_model, pt_state_dict, *args, **kwargs):
+        if getattr(tf_model.config, "adaptation", None) and not hasattr(tf_model, "adaptation"):
+            warnings.warn(f"{type(tf_model).__name__} knows nothing of what config.json tells under `adaptation`, and leaves it out: this is another function; "
+                          "load the folder by tfgpt.load_model or GPTLMHeadModel.from_pretrained", stacklevel=2)
         is_archive = hasattr(pt_state_dict, "get_tensor") and not hasattr(pt_state_dict, "__iter__")
         return load(tf_model, _IterableArchive(pt_state_dict) if is_archive else pt_state_dict, *args, **kwargs)
 
