@@ -42,7 +42,8 @@ class LoadedModel:
             KeyError: no such signature, an input that it does not have, or a missing one without a default.
             tf.errors.OpError: the graph refuses the values.
         """
-        return {name: value.numpy() for name, value in self._functions[signature](**self.with_defaults(signature, inputs)).items()}
+        given = self.with_defaults(signature, inputs)
+        return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
 
     def with_defaults(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return all inputs of a signature; raises as `predict`."""
