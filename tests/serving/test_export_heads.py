@@ -105,7 +105,7 @@ def test_the_graph_has_tensorflows_own_ops_only(versions):
 
 @pytest.fixture(scope="module")
 def server(versions):
-    command = [sys.executable, "-m", "tfgpt", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "tfgpt", "serve", "--port", "0", "--grpc-port", "-1"]
     for kind in ("classes", "choice"):
         command += ["--model", f"{kind}={versions[kind].parent}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -231,7 +231,7 @@ def test_our_client_asks_again_over_grpc_where_that_may_help(monkeypatch, code, 
         Client(f"grpc://127.0.0.1:{port}/m", timeout_seconds=20, retries=2).generate(["x"])
     server.stop(None).wait()
 
-    assert len(asked) == calls == len(waits) + 1 and max(asked) <= 20
+    assert len(asked) == calls == len(waits) + 1 and max(asked) <= 20.5  # the deadline of all of them, by gRPC's coarser clock
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,9 @@ def test_sigterm_answers_what_has_begun(swapped):
     served, _ = swapped
     answers = []
     body = {"instances": [{"prompt": f"{number} words", "max_new_tokens": 40} for number in range(256)]}
-    address = f"{served.rest}/v1/models/renamed:predict"
+    models = f"{served.rest}/v1/models"
+    name = next(name for name in ("renamed", "tiny") if httpx.get(f"{models}/{name}", timeout=SECONDS).status_code == 200)  # whether or not one above ran
+    address = f"{models}/{name}:predict"
     thread = threading.Thread(target=lambda: answers.append(httpx.post(address, json=body, timeout=SECONDS)))
     thread.start()
     time.sleep(0.3)  # until the request is on its way; it takes longer than that
