@@ -39,13 +39,10 @@ def _columns_of(properties):
     return {name: {"type": "array", "items": schema} for name, schema in properties.items()}
 
 
-def _predict_bodies():
-    for names, row in INPUTS.items():
-        column = {name: {"type": "array", "items": schema} for name, schema in row.items()}
-        yield from _predict_body(_inputs(row), _inputs(column), {"enum": list(names)})
-
-
-PREDICT = {"description": "For models that tfgpt exports. Others have signatures of their own, which /metadata lists.", "anyOf": list(_predict_bodies())}
+PREDICT = {
+    "description": "For models that tfgpt exports. Others have signatures of their own, which /metadata lists.",
+    "anyOf": [body for names, row in INPUTS.items() for body in _predict_body(_inputs(row), _inputs(_columns_of(row)), {"enum": list(names)})],
+}  # fmt: skip
 EXAMPLE = {"type": "object", "additionalProperties": {"anyOf": [LEAF, {"type": "array", "items": LEAF}]}}
 EXAMPLES = {
     "type": "object",
