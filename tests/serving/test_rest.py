@@ -70,6 +70,11 @@ def test_examples_that_cannot_be_served_are_400(app, method, body, message):
     assert response.status_code == 400 and message in response.json()["error"], response.text
 
 
+def test_a_version_or_a_label_in_the_query_chooses_nothing(app):
+    assert app.get("/v1/models/e?version=9").json()["model_version_status"][0]["version"] == "1"
+    assert app.post("/v1/models/e:regress?label=x", json={"signature_name": "regress", "examples": [{"x": 1.0}]}).json() == {"results": [1.0]}
+
+
 def test_numbers_are_written_short_and_nan_and_infinity_as_tensorflow_serving_writes_them():
     body = encode_predict({"x": np.array([0.2, np.nan, np.inf, -np.inf], np.float32)}, row_format=False)
 

@@ -138,6 +138,7 @@ def test_predict_on_what_is_not_served_is_404(server):
         ({"instances": [{"prompt": "x", "max_new_tokens": 1.5}]}, "max_new_tokens: 1.5 is not a int32"),
         ({"instances": [{"prompt": "x", "max_new_tokens": True}]}, "max_new_tokens: true is not a int32"),
         ({"instances": [{"prompt": "x", "max_new_tokens": 2**40}]}, "max_new_tokens: cannot be made a int32"),
+        ({"instances": [{"prompt": "x", "temperature": 1e300}]}, "temperature: cannot be made a float32"),
         ({"inputs": {"prompt": [{"b64": "?"}]}}, "b64 is not base64"),
         ({"inputs": {"prompt": [{"b64": "é"}]}}, "b64 is not base64"),
         ({"inputs": {"prompt": ["x", "y"], "seed": [1, 2, 3]}}, ""),

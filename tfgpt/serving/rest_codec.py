@@ -130,8 +130,9 @@ def _to_array(name, value, info):
     shape = [dimension.size for dimension in info.tensor_shape.dim]
     value = _decode_leaves(name, value, np.dtype(dtype), len(shape))
     try:
-        array = np.array(value, dtype)
-    except (ValueError, OverflowError, TypeError) as error:
+        with np.errstate(over="raise"):  # else a number that float32 cannot hold would become infinite
+            array = np.array(value, dtype)
+    except (ValueError, ArithmeticError, TypeError) as error:
         raise BadRequestError(f"{name}: cannot be made a {np.dtype(dtype).name} tensor: {error}") from error
     if array.ndim != len(shape):
         raise BadRequestError(f"{name}: has {array.ndim} dimensions, expected {len(shape)} (the first is the batch)")
