@@ -68,6 +68,8 @@ def _serve_backend(given, limits, keys, tls):
     from tfgpt.serving.server import create_app, run_until_asked
 
     listener = _listener(given.host, given.port)
+    if warning := open_door(listener.getsockname()[0], keys, tls):
+        print(warning, file=sys.stderr, flush=True)
     with termination() as asked, contextlib.suppress(KeyboardInterrupt):
         gateway = Gateway(given.backend.removeprefix("grpc://"), given.model, limits)
         listener.listen()

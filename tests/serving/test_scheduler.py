@@ -84,6 +84,15 @@ def test_one_number_or_list_holds_for_all_rows_of_a_request(served):
     assert served.predict("generate", inputs)["token_count"].tolist() == [4, 4, 4]
 
 
+def test_a_free_place_among_forced_tokens_stays_where_it_is(served):
+    inputs = {"prompt": np.array(["a", "b"], object), "max_new_tokens": np.array([4], np.int32),
+              "forced_tokens": np.array([[-1, 50, -1, -1], [51, -1, 52, -1]], np.int32)}  # fmt: skip
+
+    found, expected = served.predict("generate", inputs), super(BatchedModel, served).predict("generate", inputs)
+
+    assert found["text"].tolist() == expected["text"].tolist()
+
+
 def test_tokens_are_told_to_those_who_ask_and_pieces_grow_into_the_text(served, text_model):
     pieces, tickets = [], []
     tickets.append(served.submit([Prompt(b"It was", {"max_new_tokens": 9}, top=2)], notify=lambda: pieces.extend(one.rows[0].text for one in tickets)))

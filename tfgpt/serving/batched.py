@@ -75,8 +75,8 @@ class BatchedModel(LoadedModel):
         """
         check_prompts(prompts, self.limits)
         for prompt in prompts:
-            for name in ("banned_tokens", "forced_tokens"):  # in the graph such an id would be an error of the whole batch
-                if wrong := [token for token in getattr(prompt, name) if not 0 <= token < self.vocab]:
+            for name, lowest in (("banned_tokens", 0), ("forced_tokens", NO_TOKEN)):  # in the graph such an id would be an error of the whole batch
+                if wrong := [token for token in getattr(prompt, name) if not lowest <= token < self.vocab]:
                     raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
         seconds = self.limits.request_seconds if seconds is None else min(seconds, self.limits.request_seconds)
         return self.scheduler.submit(prompts, time.monotonic() + seconds, notify)
@@ -114,11 +114,14 @@ class BatchedModel(LoadedModel):
                 for number, text in enumerate(texts)]
 
     def _lists(self, name, lists, rows):
-        """Return what is in each row's list beside what fills it up."""
+        """Return what is in each row's list beside what fills it up; of forced tokens what fills up their end, since between them it leaves a place free."""
         if len(lists) not in (1, rows):
             raise BadRequestError(f"{name}: {len(lists)} lists for {rows} prompts; give one for all, or one for each")
         filler = b"" if name == "stop" else NO_TOKEN
-        kept = [tuple(item for item in row if item != filler) for row in lists]
+        if name == "forced_tokens":
+            kept = [tuple(row[: max((place + 1 for place, token in enumerate(row) if token != filler), default=0)]) for row in lists]
+        else:
+            kept = [tuple(item for item in row if item != filler) for row in lists]
         return kept * rows if len(kept) == 1 else kept
 
 

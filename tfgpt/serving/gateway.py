@@ -113,8 +113,8 @@ class Gateway:
         raise PreconditionError("This is a gateway; ask the server behind it to reload its models")
 
     def close(self, limit_seconds: float = 30.0) -> bool:
-        """Let requests that run end, and close the connection."""
-        self._pool.shutdown(wait=True)
+        """Close the connection, which ends what still runs: the HTTP server has waited for its requests before."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._channel.close()
         return True
 
