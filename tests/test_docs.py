@@ -43,8 +43,9 @@ def test_the_readmes_links_lead_to_files():
 def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
     first, *others = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    tokenizer.save_pretrained("runs/quickstart/tokenizer")
-    model.save_pretrained("runs/quickstart/model")
+    for run in {"quickstart", *re.findall(r'load_text_model\("runs/(\w+)"\)', "".join(others))}:
+        tokenizer.save_pretrained(f"runs/{run}/tokenizer")
+        model.save_pretrained(f"runs/{run}/model")
 
     exec(first.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
     with serving("--model", "quickstart=export/my-model") as server:

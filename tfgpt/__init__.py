@@ -20,6 +20,7 @@ _PUBLIC = {
     "export": "tfgpt.serving.export",
     "load_model": "tfgpt.models.build",
     "load_recipe": "tfgpt.recipe_file",
+    "load_text_model": "tfgpt.generation.loading",
     "load_tokenizer": "tfgpt.text.bpe",
     "pack_texts": "tfgpt.data.pipeline",
     "prepare": "tfgpt.data.prepare",

@@ -227,6 +227,17 @@ def _print_head(name, split, found):
         print(f"  {metric:<28}{of['value']:>24.4f}  {f'{low:.4f} to {high:.4f}':<18}{beside}")
 
 
+def _print_task(name, found):
+    """Print a task's figures beside those of its baselines; p is that of the paired test of both on the same records."""
+    print(f"\n{found['kind'].replace('_', ' ')}, {found['answered']:,} held-out records answered:\n\n{'':<26}{name[:22]:>22}  {'95 % interval':<20}")
+    for metric, of in found["metrics"].items():
+        low, high = of["interval"]
+        print(f"  {metric:<24}{of['value']:>22.4f}  {f'{low:.4f} to {high:.4f}':<20}")
+        for baseline, theirs in found["baselines"].items():
+            if metric in theirs["metrics"]:
+                print(f"    {baseline[:42]:<44}{theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
+
+
 def _sample_request(kind):
     return {"prompt": "Some", "choices": [" text", " yours"]} if kind == "choice" else {"text": SAMPLE}
 
@@ -252,6 +263,8 @@ def _print_summary(recipe, folder):
         print(f"\n{evaluation['translated']:,} sources, written out:{'':<12}{'this model':>10}{evaluation['baseline']['metrics_of']:>22}")
         for name, of in evaluation["baseline"]["metrics"].items():
             print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
+    if "task" in evaluation:
+        _print_task(recipe.name, evaluation["task"])
     if judges or "head" in evaluation:
         _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
     if "general" in evaluation:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
-from tfgpt.cli_support import DONE, FAILED, UsageError, import_tensorflow_quietly, parse, parser_of, part_of
+from tfgpt.cli_support import DONE, FAILED, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.recipe import ExportConfig, ExportDevice, RecipeError, Weights
 from tfgpt.recipe_file import load_recipe
 
@@ -105,11 +105,9 @@ def _write_lite(source, base, config):
 
 def _load(source, weights):
     """Return the text model of a run's folder or of a folder with a model and its tokenizer."""
-    from tfgpt.generation.text_model import TextModel
-    from tfgpt.models.build import load_model
-    from tfgpt.text.bpe import load_tokenizer
+    from tfgpt.generation.loading import load_text_model
 
-    return TextModel(load_model(part_of(source, "model"), weights), load_tokenizer(part_of(source, "tokenizer")))
+    return load_text_model(source, weights)
 
 
 def _check(folder, source, as_json):

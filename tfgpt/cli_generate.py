@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of, part_of
+from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.generation.controls import CONTROLS, controls_of
 from tfgpt.recipe import Engine, Weights
 
@@ -117,19 +117,14 @@ def _prompts_of(path) -> Iterator[str]:
 def _load(given):
     """Return a `TextModel`, and the template of its chats."""
     import_tensorflow_quietly()
-    from tfgpt.generation.text_model import TextModel
-    from tfgpt.models.build import load_model
-    from tfgpt.text.bpe import load_tokenizer
+    from tfgpt.generation.loading import load_text_model
     from tfgpt.text.chat import DEFAULT_TEMPLATE
 
     try:
-        tokenizer = load_tokenizer(part_of(given.model, "tokenizer"))
-        model = load_model(part_of(given.model, "model"), given.weights, given.engine)
-        draft = load_model(part_of(given.draft, "model"), given.weights, given.engine) if given.draft else None
-        text_model = TextModel(model, tokenizer, draft, given.draft_tokens)
+        text_model = load_text_model(given.model, given.weights, given.engine, given.draft, given.draft_tokens)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {given.model}{f' --draft {given.draft}' if given.draft else ''}: {error}") from error
-    return text_model, tokenizer.chat_template or DEFAULT_TEMPLATE
+    return text_model, text_model.python_tokenizer.chat_template or DEFAULT_TEMPLATE
 
 
 def _continue(text_model, prompts, controls, given):

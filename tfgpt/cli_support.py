@@ -58,11 +58,6 @@ def recipe_and_folder(prog: str, description: str, arguments: list[str]) -> tupl
     return load_recipe(arguments[0], arguments[1:], prog)
 
 
-def part_of(source: str, part: str) -> Path | str:
-    """Return where a part of a model is, `model` or `tokenizer`: in a run's folder, or all in one place, or on the hub."""
-    return Path(source) / part if (Path(source) / "model" / "config.json").is_file() else source
-
-
 def import_tensorflow_quietly() -> None:
     """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
 

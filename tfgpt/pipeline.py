@@ -1,4 +1,4 @@
-"""Run a recipe's stages in order: tokenizer, data, model, pretrain, adapt, train, evaluate, export.
+"""Run a recipe's stages in order: records (of a task), tokenizer, data, model, pretrain, adapt, train, evaluate, export.
 
 A stage is done again when its settings, its inputs or a stage before it have changed; a stage that was interrupted goes on where it can.
 What each stage ran with stands in `stages.json` of the run's folder.
@@ -22,10 +22,11 @@ from tfgpt.recipe import Recipe, RecipeError
 from tfgpt.recipe_file import resolved_yaml
 from tfgpt.stages import settings
 from tfgpt.stages.checks import check_before_work
-from tfgpt.stages.evaluation import evaluate_model
+from tfgpt.stages.evaluation import evaluate_model, evaluation_outputs
 from tfgpt.stages.export import export_model, export_outputs
 from tfgpt.stages.model import adapt_model, make_model
 from tfgpt.stages.plan import is_adapted, is_pretrained
+from tfgpt.stages.records import has_records, make_records, with_records
 from tfgpt.stages.text import make_data, make_tokenizer
 from tfgpt.stages.training import pretrain_model, train_model
 from tfgpt.training.devices import SHARED_STAGES, Devices
@@ -51,6 +52,7 @@ LOGS = ("logs/train", "logs/validation", "logs/embeddings", "logs/curves.csv", "
 """Of the training."""
 
 STAGES = (
+    Stage("records", make_records, settings.of_records, lambda recipe: ["records"], wanted=has_records),
     Stage("tokenizer", make_tokenizer, settings.of_tokenizer, lambda recipe: ["tokenizer"]),
     Stage("data", make_data, settings.of_data, lambda recipe: ["data"]),
     Stage("model", make_model, settings.of_model, lambda recipe: ["checkpoints/start"]),
@@ -59,7 +61,7 @@ STAGES = (
     Stage("adapt", adapt_model, settings.of_adapt, lambda recipe: ["checkpoints/initial"], wanted=is_adapted),
     Stage("train", train_model, settings.of_train, lambda recipe: ["model", "checkpoints/steps", "logs/train"],
           grows=("model", "adapter", "checkpoints/steps", *LOGS)),
-    Stage("evaluate", evaluate_model, settings.of_evaluate, lambda recipe: ["evaluation.json", "report.html"]),
+    Stage("evaluate", evaluate_model, settings.of_evaluate, evaluation_outputs),
     Stage("export", export_model, lambda recipe: (recipe.export, recipe.name), export_outputs),
 )
 
@@ -82,7 +84,7 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
         RecipeError: a setting or the data cannot be used.
         RuntimeError: a worker is gone.
     """
-    check_before_work(recipe, training=until != "data")
+    check_before_work(recipe, training=until != "data", folder=folder)
     if until == "data":
         _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}})
         return True
@@ -95,7 +97,7 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
             devices.dismiss()
         else:
             while stage := devices.wait_for_call():
-                {one.name: one for one in STAGES}[stage].run(recipe, folder, devices)
+                {one.name: one for one in STAGES}[stage].run(with_records(recipe, folder), folder, devices)
     return devices.is_chief
 
 
@@ -104,10 +106,11 @@ def _bring_folder_up_to_date(recipe, folder, until, further):
     for place in (folder, *(folder / part for part in ("checkpoints", "checkpoints/steps", "checkpoints/pretrain-steps", f"export/{recipe.name}"))):
         remove_partial(place)
     with _as_it_was_if_refused(folder):
-        fingerprint = _run_stages(recipe, folder, STAGES[:2], "", until, further)
+        fingerprint = _run_stages(recipe, folder, STAGES[:1], "", until, further)
+        fingerprint = _run_stages(with_records(recipe, folder), folder, STAGES[1:3], fingerprint, until, further)
         write_text(folder / "recipe.yaml", resolved_yaml(recipe))  # what can be wrong with the corpus is known now: the recipe stands
     if until != "data":
-        _run_stages(recipe, folder, STAGES[2:], fingerprint, until, further)
+        _run_stages(with_records(recipe, folder), folder, STAGES[3:], fingerprint, until, further)
 
 
 def _run_stages(recipe, folder, some, fingerprint, until, further) -> str:
@@ -126,18 +129,20 @@ def _run_stages(recipe, folder, some, fingerprint, until, further) -> str:
 
 @contextlib.contextmanager
 def _as_it_was_if_refused(folder):
-    """Put the tokenizer and the states of a run back if the block refuses the recipe: its other stages are then untouched, and still right."""
-    tokenizer, states = folder / "tokenizer", folder / "stages.json"
-    kept = folder / ".partial-kept"
+    """Put the records, tokenizer and states of a run back if the block refuses the recipe: its other stages are then untouched, and still right."""
+    states, kept = folder / "stages.json", folder / ".partial-kept"
+    parts = ("records", "tokenizer")
     before = states.read_text("utf-8") if states.exists() else None
-    if tokenizer.exists():
-        shutil.copytree(tokenizer, kept)
+    for part in parts:
+        if (folder / part).exists():
+            shutil.copytree(folder / part, kept / part)
     try:
         yield
     except RecipeError:
-        shutil.rmtree(tokenizer, ignore_errors=True)
-        if kept.exists():
-            kept.rename(tokenizer)
+        for part in parts:
+            shutil.rmtree(folder / part, ignore_errors=True)
+            if (kept / part).exists():
+                (kept / part).rename(folder / part)
         states.unlink(missing_ok=True) if before is None else write_text(states, before)
         raise
     finally:

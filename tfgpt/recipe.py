@@ -24,11 +24,12 @@ from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 from tfgpt.recipe_export import ExportConfig, ExportDevice, Weights
 from tfgpt.recipe_model import ModelConfig
+from tfgpt.recipe_task import TaskConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "JUDGED", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
            "EmbeddingsConfig", "EncoderConfig", "Engine", "EvaluateConfig", "ExportConfig", "ExportDevice", "HeadConfig", "HeadKind", "LoraConfig",
-           "ModelConfig", "PrefixConfig", "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TokenizerConfig",
+           "ModelConfig", "PrefixConfig", "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TaskConfig", "TokenizerConfig",
            "TrainConfig", "Weights"]
 
 
@@ -80,7 +81,11 @@ class EvaluateConfig:
     translations: int = 1000
     """With an encoder: held-out sources whose targets are written, greedily, for exact matches, chrF and BLEU, evenly from all; 0 = all, -1 = none."""
 
+    answers: int = 500
+    """With a task: held-out records that are answered for its metrics, evenly from all; 0 = all."""
+
     def __post_init__(self):
+        check_at_least("evaluate.answers", self.answers, 0, " (0 = all)")
         for key in ("batch_size", "max_new_tokens", "general_tokens"):
             check_at_least(f"evaluate.{key}", getattr(self, key), 1)
         check_at_least("evaluate.ngram_order", self.ngram_order, 2)
@@ -101,6 +106,7 @@ class Recipe:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

@@ -42,5 +42,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     builtin.number_words.cache_clear()
     monkeypatch.setitem(sys.modules, "num2words", None)
 
-    with pytest.raises(RecipeError, match=r"data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt\[translation\]'"):
+    with pytest.raises(RecipeError, match=r"data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt\[tasks\]'"):
         input_files(CONFIG)

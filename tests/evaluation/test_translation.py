@@ -72,5 +72,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(translation.importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find(name))
 
-    with pytest.raises(RecipeError, match=r"evaluate.translations: .* sacrebleu, which is not installed; pip install 'tfgpt\[translation\]'"):
+    with pytest.raises(RecipeError, match=r"evaluate.translations: .* sacrebleu, which is not installed; pip install 'tfgpt\[tasks\]'"):
         check_packages()

@@ -1,7 +1,7 @@
 """Corpora that every machine with Python has, makes, or gets with a package.
 
-They are its language reference (`pydoc_data.topics`), the source of its standard library, that library's docstrings, and numbers in words; and, with gensim,
-news.
+They are its language reference (`pydoc_data.topics`), the source of its standard library, that library's docstrings, numbers in words, and what the files
+beside this one make; and, with gensim, news.
 """
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import importlib
 import itertools
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfgpt.data.made_questions import made_questions
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
@@ -64,7 +65,7 @@ def number_words() -> tuple[dict[str, str], ...]:
     try:
         from num2words import num2words
     except ImportError as error:
-        raise RecipeError("data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt[translation]'") from error
+        raise RecipeError("data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt[tasks]'") from error
     scattered = (place * STRIDE % 1_000_000 for place in range(1, 1_000_000))
     numbers = [*range(SMALL), *itertools.islice((number for number in scattered if number >= SMALL), NUMBERS - SMALL)]
     return tuple({"digits": str(number), "en": num2words(number), "de": num2words(number, lang="de")} for number in numbers)
@@ -98,3 +99,12 @@ def gensim_news() -> Path:
     if path is None or not path.is_file():
         raise RecipeError("data.path: gensim-news needs the package gensim, which is not installed; pip install 'tfgpt[vectors]'")
     return path
+
+
+BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, str], str]]]] = {
+    "python-docs": lambda: (({"text": text}, place) for text, place in python_reference()),
+    "python-docstrings": lambda: (({"text": text, "label": package}, place) for text, package, place in docstrings()),
+    "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
+    "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
+}
+"""The corpora that are no files: each yields its records, columns and place."""

@@ -107,7 +107,7 @@ def is_running_text(config: DataConfig) -> bool:
     """Tell whether the held-out parts are the end of the corpus: where that is asked for, or where it is one document of text."""
     if config.split != "auto":
         return config.split == "tail"
-    if config.examples != "text" or config.replayed:
+    if config.examples != "text" or config.replayed or config.columns.split:
         return False
     documents = (example for example in _examples(config, Intake(config), "") if not example.continues)
     next(documents, None)
@@ -122,11 +122,14 @@ def _split_hash(examples, config, account) -> Iterator[Example]:
 
 
 def deal(example: Example, config: DataConfig, replayed: frozenset[int], account: Account) -> Example | None:
-    """Return an example with its split, by a hash of its text; `None` for what would be held out of a source that is replayed, which is counted.
+    """Return an example with its split, by its record or a hash of its text; `None` for what is in no split, or held out of a replayed source: both counted.
 
     So the held-out parts are the task's alone, and what is held out of the same general text elsewhere (evaluate.general) is never trained on.
     """
-    split = split_of(example.text, config.validation, config.test)
+    split = example.split or split_of(example.text, config.validation, config.test)
+    if split not in config.splits():
+        account.filtered["of the split test, and data.test is 0"] += 1
+        return None
     if split != "train" and example.source_number in replayed:
         account.filtered[REPLAY_HELD_OUT] += 1
         return None

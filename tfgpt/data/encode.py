@@ -9,7 +9,7 @@ import numpy as np
 
 from tfgpt.data.examples import Example
 from tfgpt.data.packing import IGNORED, Tokens, cut_documents, last_pieces, pack, trained_pieces
-from tfgpt.recipe import JUDGED, DataConfig
+from tfgpt.recipe import JUDGED, DataConfig, RecipeError
 from tfgpt.text.encode import BatchEncoder
 
 
@@ -28,6 +28,8 @@ class SplitCounts:
     """Places of the sequences that hold a token and not padding."""
     cut: int = 0
     """Documents longer than a sequence: cut into several pieces; of a text to classify the end is kept, of a translation both beginnings."""
+    too_long: int = 0
+    """Pairs that no sequence takes (data.long_pairs), which are not trained on."""
     words_cut: int = 0
     """Words of over a million characters, which the tokenizer was given in pieces."""
 
@@ -67,9 +69,11 @@ class SequenceMaker:
         length = self._config.length
         tokens = self.tokens(examples)
         room = length if tokens.groups is None else length // np.bincount(tokens.groups)[tokens.groups]  # choices share a sequence
-        by_their_ends = self._judges and self._config.examples != "tags"
+        by_their_ends = (self._judges and self._config.examples != "tags") or self._config.long_pairs != "pieces"
         pieces = last_pieces(tokens.sizes, room) if by_their_ends else cut_documents(tokens.sizes, length, stride)
         too_long = tokens.sizes > room
+        if self._config.long_pairs != "pieces":
+            counts.too_long += self._leave_out_long_pairs(tokens, examples)
         if tokens.groups is not None:
             too_long = np.bincount(tokens.groups, too_long, len(examples)) > 0
         if tokens.encoder_sizes is not None:  # what the encoder reads is cut at its end already, and what is written is cut likewise
@@ -116,6 +120,20 @@ class SequenceMaker:
         within = np.arange(len(read)) - np.repeat(np.cumsum(read_sizes) - read_sizes, read_sizes)
         closed = np.insert(read[within < most], np.cumsum(kept_sizes), self._end_of_text)  # what the encoder reads is never empty
         return Tokens(inputs, labels, sizes + 1, closed, kept_sizes + 1, read_sizes > most, words_cut + more_cut)
+
+    def _leave_out_long_pairs(self, tokens, examples) -> int:
+        """Train on no pair that is longer than a sequence, or, where prompts are cut, whose target is; return how many these are."""
+        documents = np.repeat(np.arange(len(examples)), tokens.sizes)
+        targets = np.bincount(documents, tokens.labels != IGNORED, len(examples)).astype(np.int64)
+        sizes = targets if self._config.long_pairs == "cut" else tokens.sizes
+        too_long = sizes > self._config.length
+        if too_long.any() and self._config.bad_records == "refuse":
+            first = int(np.argmax(too_long))
+            what = "its target has" if self._config.long_pairs == "cut" else "its prompt and target have"
+            raise RecipeError(f"{examples[first].place}: {what} {sizes[first]:,} tokens, and a sequence {self._config.length} (data.length); raise that, "
+                              "shorten it, or set data.bad_records to skip")
+        tokens.labels[too_long[documents]] = IGNORED
+        return int(np.count_nonzero(too_long))
 
     def _judged(self, tokens, last_of_parts, examples) -> Tokens:
         """Give tokens the labels that a head is to find, where the token of each part's end is known."""

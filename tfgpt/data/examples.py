@@ -5,12 +5,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import Record
 from tfgpt.recipe import ColumnsConfig, DataConfig, RecipeError, SourceConfig
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_parts, marks_what_is_trained_on
 
+SPLITS = ("train", "validation", "test")
 SEPARATOR = "|"
 """Between the classes of a text that has any number of them; alone for none."""
 
@@ -33,7 +35,8 @@ class Example:
     """The class of each part, a word; `None` = not judged."""
     answer: int | None = None
     """Which of the parts behind the first, the prompt, is right."""
-    split: str = "train"
+    split: str = ""
+    """train, validation or test; empty = it is not known yet."""
     offset: int = 0
     """Characters of the corpus that were read before it."""
     characters: int = 0
@@ -97,7 +100,9 @@ class ExampleMaker:
             RecipeError: a record that cannot be used, where data.bad_records is refuse.
         """
         try:
-            made = getattr(self, f"_{source.examples}")(Fields(record, source.columns, intake))
+            fields = Fields(record, source.columns, intake)
+            split = fields.split() if source.columns.split else ""
+            made = getattr(self, f"_{source.examples}")(fields)
         except UnusableError as error:
             intake.refuse(error.reason, record.place, error.problem, error.remedy)
             return None
@@ -107,7 +112,7 @@ class ExampleMaker:
         if made is None:
             intake.account.empty += 1
             return None
-        return Example(place=record.place, source_number=number, **made)
+        return Example(place=record.place, source_number=number, split=split, **made)
 
     def _text(self, fields):
         text = fields.text("text")
@@ -159,15 +164,37 @@ class ExampleMaker:
 
 
 class Fields:
-    """The columns of a record, by the name of their use."""
+    """The columns of a record, by the name of their use.
 
-    def __init__(self, record: Record, columns: ColumnsConfig, intake: Intake):
-        self._record, self._columns, self._intake = record, columns, intake
+    Args:
+        record: as it was read.
+        columns: the column for each use.
+        intake: mends texts.
+        key: of the recipe, under which the columns are named.
+    """
+
+    def __init__(self, record: Record, columns: ColumnsConfig | SimpleNamespace, intake: Intake, key: str = "data.columns"):
+        self._record, self._columns, self._intake, self._key = record, columns, intake, key
         self.continues = record.continues
 
     def name(self, use: str) -> str:
         """Return the name of the column for a use such as `text`."""
         return getattr(self._columns, use)
+
+    def has(self, use: str) -> bool:
+        """Tell whether there is a column for a use, and it holds something."""
+        return self._record.fields.get(self.name(use)) not in (None, "")
+
+    def split(self) -> str:
+        """Return the part that the record belongs to.
+
+        Raises:
+            UnusableError: there is no such column, or it names no part.
+        """
+        name = self.text("split").strip()
+        if name not in SPLITS:
+            raise UnusableError("no split", f"column {self.name('split')!r} holds {name[:40]!r}", f"write one of {', '.join(SPLITS)}")
+        return name
 
     def value(self, use: str) -> object:
         """Return a value as it was read.
@@ -177,7 +204,7 @@ class Fields:
         """
         if self.name(use) not in self._record.fields:
             names = ", ".join(map(str, self._record.fields)) or "none"
-            raise UnusableError("missing column", f"no column {self.name(use)!r} (columns: {names[:200]})", f"set data.columns.{use} to one of them")
+            raise UnusableError("missing column", f"no column {self.name(use)!r} (columns: {names[:200]})", f"set {self._key}.{use} to one of them")
         return self._record.fields[self.name(use)]
 
     def text(self, use: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fsspec.core import url_to_fs
 
-from tfgpt.data.builtin import docstrings, gensim_news, number_words, python_reference, stdlib_files
+from tfgpt.data.builtin import BUILT_IN_RECORDS, gensim_news, number_words, stdlib_files
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import COMPRESSIONS, READERS, Record
 from tfgpt.files import sha256_of_file, sha256_of_parts
@@ -39,15 +39,9 @@ class InputFile:
             RecipeError: what cannot be read, and is not to be skipped.
         """
         intake.account.files += 1
-        if self.kind == "python-docs":
-            for text, place in python_reference():
-                yield Record({self.source.columns.text: text}, place)
-        elif self.kind == "number-words":
-            for row in number_words():
-                yield Record(row, f"number-words {row['digits']}")
-        elif self.kind == "python-docstrings":
-            for text, package, place in docstrings():
-                yield Record({"text": text, "label": package}, place)
+        if self.kind in BUILT_IN_RECORDS:
+            for fields, place in BUILT_IN_RECORDS[self.kind]():
+                yield Record({self.source.columns.text: fields["text"]} if set(fields) == {"text"} else fields, place)
         else:
             yield from READERS[self.kind](self.path, self.source, intake)
 
@@ -73,12 +67,8 @@ def inputs_sha256(config: DataConfig) -> str:
     """
     parts = []
     for file in input_files(config):
-        if file.kind == "python-docs":
-            parts += [text.encode("utf-8", "surrogatepass") for text, _ in python_reference()]
-        elif file.kind == "number-words":
-            parts += [" ".join(row.values()).encode() for row in number_words()]
-        elif file.kind == "python-docstrings":
-            parts += [f"{package} {text}".encode("utf-8", "surrogatepass") for text, package, _ in docstrings()]
+        if file.kind in BUILT_IN_RECORDS:
+            parts += [" ".join(map(str, fields.values())).encode("utf-8", "surrogatepass") for fields, _ in BUILT_IN_RECORDS[file.kind]()]
         elif "://" in file.path:
             system, root = url_to_fs(file.path)
             parts.append(f"{file.path} {system.ukey(root)}".encode())
@@ -103,7 +93,7 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
         return [InputFile(str(gensim_news()), "text", number, replace(source, documents="line"))], []
     if kind == "number-words":
         number_words()  # what it lacks is told before any work
-    if kind in ("python-docs", "python-docstrings", "number-words", "hf", "tfds"):
+    if kind in (*BUILT_IN_RECORDS, "hf", "tfds"):
         return [InputFile(source.path, kind, number, source)], []
     if kind == "auto" and any((Path(source.path) / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise RecipeError(f"{key}: {source.path} is a dataset that Hugging Face's save_to_disk wrote; set data.kind to hf")

@@ -27,7 +27,7 @@ def check_packages() -> None:
         RecipeError: sacrebleu is not installed.
     """
     if importlib.util.find_spec("sacrebleu") is None:
-        raise RecipeError("evaluate.translations: BLEU and chrF need the package sacrebleu, which is not installed; pip install 'tfgpt[translation]', or set "
+        raise RecipeError("evaluate.translations: BLEU and chrF need the package sacrebleu, which is not installed; pip install 'tfgpt[tasks]', or set "
                           "evaluate.translations to -1")
 
 

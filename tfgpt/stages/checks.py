@@ -1,12 +1,15 @@
 """What is refused before any stage is begun."""
 from __future__ import annotations
 
+from pathlib import Path
+
 from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.intake import Account
 from tfgpt.data.sources import input_files
 from tfgpt.data.unlabelled import check_unlabelled
+from tfgpt.evaluation import translation
 from tfgpt.evaluation.general import general_texts
-from tfgpt.evaluation.translation import check_packages
+from tfgpt.evaluation.text_metrics import check_packages
 from tfgpt.models import build
 from tfgpt.models.adapt import rehearse
 from tfgpt.models.adaptation import matches
@@ -25,6 +28,8 @@ from tfgpt.stages.plan import (
     starts_with_encoder,
     tokenizer_of,
 )
+from tfgpt.stages.records import has_records, with_records
+from tfgpt.tasks.task import task_of
 
 LANGUAGE_MODELLING = ("text", "pairs", "chat", "translation")
 """What data.examples may be where a language model is trained."""
@@ -33,17 +38,21 @@ EXAMPLES_OF = {"classes": "labels", "labels": "labels", "number": "numbers", "ta
 """What data.examples must be for a head."""
 
 
-def check_before_work(recipe: Recipe, training: bool = True) -> None:
+def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path()) -> None:
     """Refuse what can be known to fail before anything is written.
 
     Args:
         recipe: of the run.
         training: whether a model is to be trained, and not data prepared alone.
+        folder: of the run.
 
     Raises:
         RecipeError: a corpus, tokenizer or starting model that is not there, or one that does not fit the rest; a package that is missing.
     """
     input_files(recipe.data)
+    corpus, recipe = recipe.data, with_records(recipe, folder)  # the task's records are not there yet
+    if has_records(recipe):
+        check_packages(task_of(recipe.task).packages, f"task.kind: {recipe.task.kind}")
     Cleaner(recipe.data.clean, Account())
     vocab = None if recipe.tokenizer.init == "train" else len(tokenizer_of(recipe.tokenizer.init))
     if not training:
@@ -60,7 +69,7 @@ def check_before_work(recipe: Recipe, training: bool = True) -> None:
     if measures_loss_of_knowledge(recipe):
         next(general_texts(recipe))  # what cannot be measured on is known at once
     if is_pretrained(recipe):
-        check_unlabelled(recipe.data, recipe.adapt.pretrain)
+        check_unlabelled(corpus, recipe.adapt.pretrain)
         check(not starts_with_encoder(recipe), f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, "
               "for which text without labels has nothing to read; set it to 0")
     if recipe.adapt.embeddings.vectors:
@@ -101,4 +110,4 @@ def _check_encoder(recipe):
     check(source_length(data) <= encoder.context, f"data.source_length: {source_length(data)} tokens is longer than the {encoder.context} that the encoder "
           f"takes; set it to {encoder.context} or less" + ("" if has_one else ", or raise adapt.encoder.context"))
     if recipe.evaluate.translations >= 0:
-        check_packages()
+        translation.check_packages()

@@ -1,6 +1,7 @@
 """The stage that measures the trained model, beside a baseline."""
 from __future__ import annotations
 
+import json
 import time
 from importlib import metadata
 from pathlib import Path
@@ -14,14 +15,20 @@ from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, 
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
 from tfgpt.evaluation.translation import evaluate_translation, held_out_pairs
-from tfgpt.files import write_json
+from tfgpt.files import write_json, write_text
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import progress_bar
 from tfgpt.recipe import Recipe
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.stages.plan import has_head, is_language_model, measures_loss_of_knowledge, old_tokenizer
+from tfgpt.stages.records import has_records, read_records
+from tfgpt.tasks.measuring import measure_task
+from tfgpt.tasks.task import task_of
 from tfgpt.text.bpe import is_byte_level, load_tokenizer
+
+MOST_TRAIN = 100_000
+"""Records that the baselines of a task learn from, evenly from all."""
 
 
 def evaluate_model(recipe: Recipe, folder: Path) -> None:
@@ -30,6 +37,8 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
     model = build.load_model(folder / "model")
     of_language = _language_evaluation(recipe, folder, model) if is_language_model(recipe) else {}
     of_head = _head_evaluation(recipe, folder, model) if has_head(recipe) else {}
+    if has_records(recipe):
+        of_language = _with_task(recipe, folder, model, of_language)
     of_general = {"general": _general_evaluation(recipe, folder, model)} if measures_loss_of_knowledge(recipe) else {}
     evaluation = (of_language | {"head": of_head} if of_language and of_head else of_language or of_head) | of_general | {
         "split": "validation",
@@ -98,6 +107,26 @@ def _with_translations(recipe, folder, model, evaluation):
         found = evaluate_translation(TextModel(model, load_tokenizer(folder / "tokenizer")), pairs, batch_size, advance)
     return evaluation | {"translated": found["translated"], "metrics": evaluation["metrics"] | found["metrics"],
                          "baseline": evaluation["baseline"] | {"metrics_of": "the source, copied", "metrics": found["copied"]}}
+
+
+def evaluation_outputs(recipe: Recipe) -> list[str]:
+    """Return what `evaluate_model` writes, relative to the run's folder."""
+    return ["evaluation.json", "report.html", *(["answers.jsonl"] if has_records(recipe) else [])]
+
+
+def _with_task(recipe, folder, model, evaluation):
+    """Return an evaluation with the task's metrics, also beside the n-gram model's figures those of the first baseline; write answers.jsonl."""
+    task, settings = task_of(recipe.task), recipe.evaluate
+    held_out, text_model = read_records(folder, "validation", settings.answers), TextModel(model, load_tokenizer(folder / "tokenizer"))
+    with progress_bar(f"evaluate: {recipe.task.kind}", total=len(held_out), unit="answers") as advance:
+        answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance)
+    write_text(folder / "answers.jsonl", "".join(json.dumps({"record": record, "answer": answer}, ensure_ascii=False) + "\n"
+                                                 for record, answer in zip(held_out, answers, strict=True)))
+    with progress_bar("evaluate: baselines of the task"):
+        found = measure_task(task, recipe.task, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)
+    name, first = next(iter(found["baselines"].items()))
+    return evaluation | {"task": found, "metrics": evaluation.get("metrics", {}) | found["metrics"],
+                         "baseline": evaluation.get("baseline", {"name": name}) | {"metrics_of": name, "metrics": first["metrics"]}}
 
 
 def _validation_batches(recipe, folder):

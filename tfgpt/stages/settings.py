@@ -10,20 +10,28 @@ from tfgpt.evaluation.general import general_data
 from tfgpt.files import sha256_of_file
 from tfgpt.recipe import DataConfig, PretrainConfig, Recipe
 from tfgpt.stages.plan import measures_loss_of_knowledge, pretrain_config
+from tfgpt.stages.records import has_records
 
-PACKING_KEYS = ("length", "stride", "source_length", "bpe_dropout", "tokenizations", "service")
+PACKING_KEYS = ("length", "stride", "source_length", "bpe_dropout", "tokenizations", "service", "long_pairs")
 """Keys of data that change nothing in the text that a tokenizer is trained on."""
+
+
+def of_records(recipe: Recipe) -> tuple:
+    """Return what a task's records depend on: the corpus, how it is read and split, and the task."""
+    source = {key: value for key, value in dataclasses.asdict(recipe.data).items() if key not in PACKING_KEYS and key != "clean"}
+    return inputs_sha256(recipe.data), source, recipe.task
 
 
 def of_tokenizer(recipe: Recipe) -> tuple:
     """Return what a tokenizer depends on: the corpus and its split, and where the tokenizer comes from."""
     source = {key: value for key, value in dataclasses.asdict(recipe.data).items() if key not in PACKING_KEYS}
+    source["path"] = "" if has_records(recipe) else source["path"]                       # then it is in the run's folder, which may be moved
     return inputs_sha256(recipe.data), source, recipe.tokenizer, _files_of(recipe.tokenizer.init)
 
 
 def of_data(recipe: Recipe) -> DataConfig:
     """Return what the packed data depends on, beside its text and tokenizer."""
-    return dataclasses.replace(recipe.data, service="")
+    return dataclasses.replace(recipe.data, service="", **({"path": "-"} if has_records(recipe) else {}))
 
 
 def of_train(recipe: Recipe) -> tuple:
@@ -52,7 +60,7 @@ def of_adapt(recipe: Recipe) -> tuple:
 
 def of_evaluate(recipe: Recipe) -> tuple:
     """Return what the figures depend on, beside the model and the data."""
-    return recipe.evaluate, inputs_sha256(general_data(recipe)) if measures_loss_of_knowledge(recipe) else ""
+    return recipe.evaluate, recipe.task, inputs_sha256(general_data(recipe)) if measures_loss_of_knowledge(recipe) else ""
 
 
 def _files_of(init: str) -> list[str]:

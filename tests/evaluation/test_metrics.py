@@ -1,0 +1,112 @@
+"""Metrics: worked by hand, against the libraries that are known for them, and intervals and tests against a formula and scipy."""
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import fbeta_score
+
+from tfgpt.evaluation import text_metrics
+from tfgpt.evaluation.metrics import compared, mean, measured, ratio
+from tfgpt.recipe import RecipeError
+
+ANSWERS = ["the cat sat on the mat", "a dog", "", "one two three four", "she reads a book in the garden"]
+TARGETS = ["the cat lay on the mat", "a dog", "nothing", "one two four three", "she read the book in a garden"]
+
+
+def test_the_interval_of_a_mean_is_that_of_the_central_limit_theorem():
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+
+    found = measured(mean(values), seed=1)
+
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found["value"] == pytest.approx(values.mean())
+    assert np.allclose(found["interval"], [values.mean() - half, values.mean() + half], atol=0.02)  # a fifth of the half width, and 1,000 draws give a tenth
+
+
+def test_a_pooled_ratio_has_the_interval_that_scipys_bootstrap_gives():
+    rng = np.random.default_rng(4)
+    wholes = rng.integers(1, 30, 300)
+    parts = rng.binomial(wholes, 0.3)
+
+    found = measured(ratio(parts, wholes), seed=1)
+
+    theirs = stats.bootstrap((parts, wholes), lambda a, b: a.sum() / b.sum(), paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=5)
+    assert np.allclose(found["interval"], theirs.confidence_interval, atol=0.004)                   # a tenth of the interval's width
+
+
+def test_the_paired_test_sees_what_two_intervals_that_overlap_hide():
+    rng = np.random.default_rng(5)
+    one = rng.normal(0.0, 1.0, 200)
+    other = one - 0.1 + rng.normal(0.0, 0.1, 200)
+
+    alone = [measured(mean(values), seed=1)["interval"] for values in (one, other)]
+    together = compared(mean(one), mean(other), seed=1)
+
+    assert alone[0][0] < alone[1][1]
+    assert together["p"] == 0.001 and together["interval"][0] > 0 and stats.ttest_rel(one, other).pvalue < 0.001
+
+
+def test_the_paired_test_finds_nothing_where_there_is_nothing_about_as_often_as_it_says():
+    rng = np.random.default_rng(6)
+
+    found = [compared(mean(rng.normal(size=100)), mean(rng.normal(size=100)), seed)["p"] < 0.1 for seed in range(100)]
+
+    assert 2 <= sum(found) <= 20                                                                     # 10 wanted; binomial, 99.8 %
+
+
+def test_a_model_compared_with_itself_does_not_differ():
+    assert compared(mean([0.0, 1.0, 1.0]), mean([0.0, 1.0, 1.0]), seed=1) == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}
+
+
+def test_models_that_answered_other_numbers_of_texts_are_not_compared():
+    with pytest.raises(ValueError, match="3 texts and 2"):
+        compared(mean([1, 2, 3]), mean([1, 2]), seed=1)
+
+
+def test_word_error_rate_bleu_and_chrf_are_those_of_the_libraries_over_all_texts_together():
+    import jiwer
+    import sacrebleu
+
+    found = text_metrics.bleu_and_chrf(ANSWERS, TARGETS)
+
+    assert text_metrics.word_error_rate(ANSWERS, TARGETS).value == pytest.approx(jiwer.wer(TARGETS, ANSWERS))
+    assert found["bleu"].value == pytest.approx(sacrebleu.corpus_bleu(ANSWERS, [TARGETS]).score)
+    assert found["chrf"].value == pytest.approx(sacrebleu.corpus_chrf(ANSWERS, [TARGETS]).score)
+
+
+def test_words_written_where_there_is_nothing_to_say_are_errors():
+    assert text_metrics.word_error_rate(["two words", "a b"], ["", "a b"]).value == 1.0
+
+
+def test_f_beta_from_counts_is_scikit_learns():
+    right, found = np.random.default_rng(7).integers(0, 2, (2, 200))
+
+    for beta in (0.5, 1.0, 2.0):
+        assert text_metrics.f_beta(right & found, found, right, beta).value == pytest.approx(fbeta_score(right, found, beta=beta))
+
+
+def test_calibration_error_by_hand():
+    # Two bins of ten: 0.95 said and half right, 0.25 said and a quarter right.
+    confidences, hits = [0.95, 0.95, 0.25, 0.25, 0.25, 0.25], [True, False, True, False, False, False]
+
+    assert text_metrics.calibration_error(confidences, hits, bins=10).value == pytest.approx((2 * 0.45 + 4 * 0.0) / 6)
+    assert [row["count"] for row in text_metrics.reliability(confidences, hits, bins=10)] == [4, 2]
+
+
+def test_distinct_counts_the_ngrams_of_all_texts_together():
+    assert text_metrics.distinct(["a b c", "a b"], order=2).value == pytest.approx(2 / 3)
+    assert text_metrics.distinct(["a", ""], order=2).value == 0.0
+
+
+def test_every_metric_of_a_perfect_answer_is_perfect():
+    texts = ["one two three four five", "six seven eight nine ten"]
+
+    best = [*text_metrics.rouge(texts, texts).values(), text_metrics.exact_match(texts, texts), text_metrics.word_f1(texts, texts),
+            text_metrics.edit_similarity(texts, texts)]
+
+    assert [metric.value for metric in best] == [1.0] * 6
+    assert text_metrics.word_error_rate(texts, texts).value == 0.0
+
+
+def test_a_missing_package_is_told_with_its_extra():
+    with pytest.raises(RecipeError, match=r"task.kind: x: needs the package no-such-thing .* pip install 'tfgpt\[tasks\]'"):
+        text_metrics.check_packages(["no_such_thing"], "task.kind: x")

@@ -1,0 +1,48 @@
+"""What holds for every task: it is known by name, has a recipe of its own, and refuses what it does not have."""
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError, TaskConfig
+from tfgpt.recipe_file import load_recipe
+from tfgpt.recipe_task import TaskKind
+from tfgpt.stages.records import with_records
+from tfgpt.tasks.task import task_of
+
+KINDS = [kind for kind in get_args(TaskKind) if kind != "none"]
+PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_task_is_complete_and_has_a_recipe(kind):
+    task = task_of(TaskConfig(kind))
+
+    assert task.columns and task.long_text
+    assert any(load_recipe(path)[0].task.kind == kind for path in PIPELINES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    (TaskConfig("question_answering", columns={"frage": "q"}), r"task.columns: frage \(q\) is none that question_answering has; it has question, answer,"),
+    (TaskConfig("question_answering", long_text="window"), "task.long_text: window is nothing that question_answering can do"),
+    (TaskConfig("question_answering", template="{questoin}"), r"task.template: \{questoin\} is nothing that a prompt of question_answering holds"),
+    (TaskConfig("question_answering", template="{question"), "task.template: .* is no template"),
+])
+def test_what_a_task_does_not_have_is_refused(config, message):
+    with pytest.raises(RecipeError, match=message):
+        task_of(config)
+
+
+def test_settings_without_a_task_are_refused():
+    with pytest.raises(RecipeError, match="task.kind: none, with other settings"):
+        TaskConfig(template="{question}")
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (DataConfig(path="x", examples="chat"), "data.examples: chat, and what an example is follows from task.kind"),
+    (DataConfig(path="x", columns=ColumnsConfig(text="t")), "data.columns: .* name columns in task.columns"),
+    (DataConfig(path="x", split="tail"), "data.split: tail cuts a running text"),
+])
+def test_what_follows_from_the_task_is_not_said_twice(data, message):
+    with pytest.raises(RecipeError, match=message):
+        with_records(Recipe(data, task=TaskConfig("question_answering")), Path("run"))

@@ -1,0 +1,110 @@
+"""A metric with its uncertainty: the bootstrap's interval of one model's value, and its test of two models on the same texts.
+
+Whole texts are drawn, never their words, which depend on each other. A metric that is no mean, such as BLEU, is computed anew of each draw.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 1000
+"""Of the bootstrap; the ends of an interval are then off by about a twentieth of its width."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of answers to texts."""
+
+    value_of: Callable[[np.ndarray], float]
+    """Given how many times each text counts, float64 [texts], returns the figure."""
+    texts: int
+    """How many there are."""
+    of_texts: np.ndarray | None = None
+    """float64 [texts], the figure of each text alone, where it has one."""
+    lower_is_better: bool = False
+
+    @property
+    def value(self) -> float:
+        """The figure of all texts, each once."""
+        return self.value_of(np.ones(self.texts))
+
+
+def mean(values: Sequence[float], lower_is_better: bool = False) -> Metric:
+    """Return the metric that is the mean of a value of each text.
+
+    >>> mean([1.0, 0.0, 0.5]).value
+    0.5
+    """
+    return ratio(values, np.ones(len(values)), lower_is_better=lower_is_better, of_texts=np.asarray(values, np.float64))
+
+
+def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool = False, of_texts: np.ndarray | None = None) -> Metric:
+    """Return the metric that is one sum over the texts divided by another, 0 where that is 0.
+
+    Args:
+        parts: of each text, such as its errors.
+        wholes: of each text, such as its words.
+        lower_is_better: whether it is.
+        of_texts: what each text is sorted by; `None` = its own ratio.
+
+    >>> ratio([1, 3], [10, 10]).value
+    0.2
+    """
+    parts, wholes = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    each = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes != 0) if of_texts is None else of_texts
+
+    def value_of(counts):
+        whole = float(counts @ wholes)
+        return float(counts @ parts) / whole if whole else 0.0
+
+    return Metric(value_of, len(parts), each, lower_is_better)
+
+
+def measured(metric: Metric, seed: int) -> dict:
+    """Return `value` and its 95 % `interval`, by the bootstrap over texts (Efron 1979).
+
+    Args:
+        metric: of one text at least.
+        seed: of the draws.
+
+    >>> found = measured(mean([0.0, 1.0] * 50), seed=1)
+    >>> found["value"], [round(end, 1) for end in found["interval"]]
+    (0.5, [0.4, 0.6])
+    """
+    low, high = np.quantile([metric.value_of(counts) for counts in _draws(metric.texts, seed)], [0.025, 0.975]).tolist()
+    return {"value": metric.value, "interval": [low, high]}
+
+
+def compared(one: Metric, other: Metric, seed: int) -> dict:
+    """Return the `difference` of two models' figures on the same texts, its 95 % `interval`, and `p`, two-sided.
+
+    `p` is how often, of draws of the same texts for both, the one that is ahead over all is not ahead, twice (Koehn 2004, "Statistical Significance
+    Tests for Machine Translation Evaluation"); it is never below 1 / 1,000, what so many draws can tell.
+
+    Args:
+        one: of the first model.
+        other: of the second, on the same texts in the same order.
+        seed: of the draws.
+
+    Raises:
+        ValueError: of another number of texts.
+
+    >>> found = compared(mean([1.0] * 60), mean([1.0, 0.0] * 30), seed=1)
+    >>> found["difference"], found["p"]
+    (0.5, 0.001)
+    """
+    if one.texts != other.texts:
+        raise ValueError(f"compared: {one.texts} texts and {other.texts}; both models must answer the same ones")
+    difference = one.value - other.value
+    drawn = np.array([one.value_of(counts) - other.value_of(counts) for counts in _draws(one.texts, seed)])
+    not_ahead = np.mean(drawn * np.sign(difference) <= 0) if difference else 1.0
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return {"difference": difference, "interval": [low, high], "p": float(min(1.0, max(2 * not_ahead, 1 / RESAMPLES)))}
+
+
+def _draws(texts, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(RESAMPLES):
+        yield np.bincount(rng.integers(texts, size=texts), minlength=texts).astype(np.float64)

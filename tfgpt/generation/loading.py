@@ -1,0 +1,33 @@
+"""A trained model with its tokenizer, from where a run or a user left them."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfgpt.generation.text_model import TextModel
+from tfgpt.models.build import load_model
+from tfgpt.recipe import Engine, Weights
+from tfgpt.text.bpe import load_tokenizer
+
+
+def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "", draft_tokens: int = 5) -> TextModel:
+    """Return the model of a run, ready to be asked.
+
+    Args:
+        source: a run's folder, or one that holds a model and its tokenizer, or a hub id.
+        weights: how the matrices are kept (see `tfgpt generate --help`).
+        engine: what computes.
+        draft: a smaller model with the same tokenizer, given as `source` is, which guesses tokens; empty = none.
+        draft_tokens: the most tokens that it guesses at once.
+
+    Raises:
+        FileNotFoundError: no model there, or no tokenizer.
+        ValueError: the two do not fit each other, or the weights the engine.
+    """
+    tokenizer = load_tokenizer(_part_of(source, "tokenizer"))
+    model = load_model(_part_of(source, "model"), weights, engine)
+    return TextModel(model, tokenizer, load_model(_part_of(draft, "model"), weights, engine) if draft else None, draft_tokens)
+
+
+def _part_of(source, part):
+    """Return where a part of a model is, `model` or `tokenizer`: in a run's folder, or all in one place, or on the hub."""
+    return Path(source) / part if (Path(source) / "model" / "config.json").is_file() else source

@@ -1,0 +1,94 @@
+"""What the pipeline knows of an application. Each file beside this one ends with such a `TASK`."""
+from __future__ import annotations
+
+import functools
+import importlib
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tfgpt.data.examples import Fields
+from tfgpt.evaluation.metrics import Metric
+from tfgpt.recipe import RecipeError, TaskConfig
+from tfgpt.recipe_data import Examples
+
+if TYPE_CHECKING:
+    from tfgpt.generation.text_model import TextModel
+
+Advance = Callable[[int], None]
+LongText = Literal["window", "cut", "refuse"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An application.
+
+    A record of the task is a dict of what JSON holds: the columns that `examples` wants (prompt and target for pairs, text for text, ...), and whatever else
+    its metrics compare answers with. An answer is a dict too, with `text` at least.
+    """
+
+    columns: Mapping[str, str]
+    """What each column of a user's record holds, by the name that the task gives it."""
+    examples: Examples
+    """What its records are to the data (data.examples)."""
+    records: Callable[[Fields, TaskConfig], Iterable[dict]]
+    """Gives the task's records of one of a user's, any number of them, all of which belong to one split; a record may have a `group`, a text, and all records
+    of a group then belong to one split. Raises `UnusableError` for one that cannot be used."""
+    answers: Callable[[TextModel, Sequence[dict], TaskConfig, int, Advance], list[dict]]
+    """Gives the model's answer to each record; takes how many are answered together, and a function to be called with how many were answered since."""
+    metrics: Callable[[Sequence[dict], Sequence[dict]], dict[str, Metric]]
+    """Gives the metrics of answers to records."""
+    baselines: Callable[[Sequence[dict], Sequence[dict], TaskConfig], dict[str, list[dict]]]
+    """Gives, by the name of each plain baseline, its answers to the second records, having learned from the first."""
+    shown: str
+    """The metric by which the best and the worst answers are picked for the report."""
+    packages: tuple[str, ...] = ()
+    """Modules that are needed beside what every installation has."""
+    long_text: tuple[LongText, ...] = ("cut", "refuse")
+    """What may be done with a prompt that is too long; the first is what `auto` means."""
+    default_template: str = ""
+    """The prompt, unless a recipe gives another; empty = the task takes none."""
+
+
+def task_of(config: TaskConfig) -> Task:
+    """Return a recipe's task, its settings checked.
+
+    Raises:
+        RecipeError: a column or template that the task does not have, or a treatment of long text that it does not know.
+    """
+    task: Task = importlib.import_module(f"tfgpt.tasks.{config.kind}").TASK
+    for name, column in config.columns.items():
+        if name not in task.columns:
+            raise RecipeError(f"task.columns: {name} ({column}) is none that {config.kind} has; it has {', '.join(task.columns)}")
+    if config.long_text != "auto" and config.long_text not in task.long_text:
+        raise RecipeError(f"task.long_text: {config.long_text} is nothing that {config.kind} can do; set it to auto or {' or '.join(task.long_text)}")
+    if config.template:
+        _check_template(config, task)
+    return task
+
+
+def _check_template(config, task):
+    if not task.default_template:
+        raise RecipeError(f"task.template: {config.template!r}, and {config.kind} has no prompt that a template makes; leave it out")
+    try:
+        named = {name for _, name, _, _ in string.Formatter().parse(config.template) if name is not None}
+    except ValueError as error:
+        raise RecipeError(f"task.template: {config.template!r} is no template ({error}); write {{{{ and }}}} for braces that are meant") from error
+    if unknown := sorted(named - _names_in(task.default_template)):
+        raise RecipeError(f"task.template: {{{unknown[0]}}} is nothing that a prompt of {config.kind} holds; use {sorted(_names_in(task.default_template))}")
+
+
+@functools.cache
+def _names_in(template):
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
+def long_text_of(config: TaskConfig, task: Task) -> LongText:
+    """Return what is done with a prompt that is too long."""
+    return task.long_text[0] if config.long_text == "auto" else config.long_text
+
+
+def prompt_of(config: TaskConfig, task: Task, **values: str) -> str:
+    """Return a prompt by the recipe's template, or the task's own."""
+    return (config.template or task.default_template).format(**values)
