@@ -4,18 +4,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tfgpt import cli_export, cli_generate, cli_serve
+from tfgpt import cli_evaluate, cli_export, cli_generate, cli_serve
 from tfgpt.cli_serve_options import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
-
-SAMPLE = "Some text of yours"
 
 
 def run(arguments: list[str]) -> int:
@@ -23,9 +20,10 @@ def run(arguments: list[str]) -> int:
     if given := recipe_and_folder("tfgpt run", run.__doc__, arguments):
         import_tensorflow_quietly()
         from tfgpt import pipeline
+        from tfgpt.cli_summary import print_summary
 
         if pipeline.run(*given):
-            _print_summary(*given)
+            print_summary(*given)
     return DONE
 
 
@@ -69,8 +67,8 @@ def bench(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": run, "train": train, "data": data, "generate": cli_generate.generate, "export": cli_export.export, "serve": cli_serve.serve, "client": client,
-    "bench": bench,
+    "run": run, "train": train, "data": data, "evaluate": cli_evaluate.evaluate, "generate": cli_generate.generate, "export": cli_export.export,
+    "serve": cli_serve.serve, "client": client, "bench": bench,
 }  # fmt: skip
 
 
@@ -213,70 +211,3 @@ def _print_estimate(recipe, vocab, needed):
     }
     for name, text in rows.items():
         print(f"{name:<32}{text}")
-
-
-def _print_head(name, split, found):
-    """Print a head's figures beside those of its baselines."""
-    rows = (found["baseline"], found["most_frequent"])
-    names = "".join(f"  {row['name']}" for row in rows)
-    print(f"\nOn {found['judged']:,} labels of the {split} part:\n\n{'':<30}{name[:24]:>24}  {'95 % interval':<18}{names}")
-    print(f"  {'loss':<28}{found['loss']:>24.4f}  {'':<18}" + "".join(f"  {row['loss']:<{len(row['name'])}.4f}" for row in rows))
-    for metric, of in found["metrics"].items():
-        low, high = of["interval"]
-        beside = "".join(f"  {row['metrics'][metric]['value']:<{len(row['name'])}.4f}" for row in rows)
-        print(f"  {metric:<28}{of['value']:>24.4f}  {f'{low:.4f} to {high:.4f}':<18}{beside}")
-
-
-def _print_task(name, found):
-    """Print a task's figures beside those of its baselines; p is that of the paired test of both on the same records."""
-    print(f"\n{found['kind'].replace('_', ' ')}, {found['answered']:,} held-out records answered:\n\n{'':<26}{name[:22]:>22}  {'95 % interval':<20}")
-    for metric, of in found["metrics"].items():
-        low, high = of["interval"]
-        print(f"  {metric:<24}{of['value']:>22.4f}  {f'{low:.4f} to {high:.4f}':<20}")
-        for baseline, theirs in found["baselines"].items():
-            if metric in theirs["metrics"]:
-                print(f"    {baseline[:42]:<44}{theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
-
-
-def _sample_request(kind):
-    return {"prompt": "Some", "choices": [" text", " yours"]} if kind == "choice" else {"text": SAMPLE}
-
-
-def _print_summary(recipe, folder):
-    """Print what the exported model writes, loaded by a fresh process, its figures, and what to do next."""
-    from tfgpt.evaluation.general import in_words
-    from tfgpt.serving.ask import ask_in_fresh_process
-
-    settings, judges = recipe.evaluate, recipe.adapt.head.kind != "none" and recipe.adapt.head.weight == 1
-    if settings.prompts and not judges:
-        answers = ask_in_fresh_process(folder / "export" / recipe.name / str(recipe.export.version), list(settings.prompts),
-                                       max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=recipe.seed)
-        print("\nThe exported model, loaded by a fresh process, continues:")
-        for prompt, answer in zip(settings.prompts, answers):
-            print(f"\n  [{prompt}]{answer['text']}".replace("\n", "\n  "))
-    evaluation = json.loads((folder / "evaluation.json").read_text("utf-8"))
-    if not judges:
-        print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
-        for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
-            print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
-    if "translated" in evaluation:
-        print(f"\n{evaluation['translated']:,} sources, written out:{'':<12}{'this model':>10}{evaluation['baseline']['metrics_of']:>22}")
-        for name, of in evaluation["baseline"]["metrics"].items():
-            print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
-    if "task" in evaluation:
-        _print_task(recipe.name, evaluation["task"])
-    if judges or "head" in evaluation:
-        _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
-    if "general" in evaluation:
-        print(f"\n{in_words(evaluation['general'])}")
-    base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
-    prompt = settings.prompts[0] if settings.prompts else "The"
-    body = json.dumps({"instances": [_sample_request(recipe.adapt.head.kind) if judges else {"prompt": prompt, "max_new_tokens": 40}]})
-    print("\nWatch the training:  tensorboard --logdir " + shlex.quote(str(folder / "logs")))
-    print(f"Serve the model:     tfgpt serve --model {shlex.quote(recipe.name)}={base}")
-    if not judges:
-        print(f"Ask it:              tfgpt client generate --url {url} --prompt {shlex.quote(prompt)}")
-    elif recipe.adapt.head.kind in ("classes", "labels"):
-        print(f"Ask it:              tfgpt client classify --url {url} --text {shlex.quote(SAMPLE)}")
-    print(f"Ask it with curl:    curl -d {shlex.quote(body)} {url}:predict")
-    print(f"Read the report:     {folder / 'report.html'}")

@@ -116,7 +116,7 @@ class DataConfig:
     path: str = ""
     """One source: a file, a folder, a glob, a URL (s3://, gs://, https://: what fsspec opens), a dataset's name (kind hf, tfds), or a built-in
     corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label),
-    number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (16,800 questions with passages and answers),
+    number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (40,800 questions with passages and answers),
     gensim-news (300 news articles, with gensim)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""

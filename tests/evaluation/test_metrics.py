@@ -88,8 +88,10 @@ def test_calibration_error_by_hand():
     # Two bins of ten: 0.95 said and half right, 0.25 said and a quarter right.
     confidences, hits = [0.95, 0.95, 0.25, 0.25, 0.25, 0.25], [True, False, True, False, False, False]
 
-    assert text_metrics.calibration_error(confidences, hits, bins=10).value == pytest.approx((2 * 0.45 + 4 * 0.0) / 6)
-    assert [row["count"] for row in text_metrics.reliability(confidences, hits, bins=10)] == [4, 2]
+    found = text_metrics.calibration_error(confidences, hits, bins=10)
+
+    assert found.value == pytest.approx((2 * 0.45 + 4 * 0.0) / 6)
+    assert [(row["count"], row["accuracy"]) for row in found.diagram] == [(4, 0.25), (2, 0.5)]
 
 
 def test_distinct_counts_the_ngrams_of_all_texts_together():

@@ -43,6 +43,21 @@ def read_corpus(config: DataConfig, account: Account | None = None, chat_templat
     check_not_empty(config, intake.account)
 
 
+def all_examples(config: DataConfig, account: Account) -> Iterator[Example]:
+    """Yield the examples of a corpus as they are read, whole, neither cleaned nor split.
+
+    Args:
+        config: of the data.
+        account: filled with what becomes of every record.
+
+    Raises:
+        RecipeError: a file that is not there, or a record that is refused.
+    """
+    intake = Intake(config)
+    intake.account = account
+    yield from joined(_examples(config, intake, ""))
+
+
 def examples_of(records: Iterable[str | dict], config: DataConfig, account: Account, chat_template: str = "") -> Iterator[Example]:
     """Yield the examples of texts or records from Python, each with its split by hash, as `read_corpus` does of a corpus.
 

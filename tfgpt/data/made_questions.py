@@ -11,7 +11,7 @@ import os
 import random
 import unicodedata
 
-PASSAGES = 16_000
+PASSAGES = 40_000
 """How many questions have a passage."""
 UNANSWERABLE = 0.15
 """Share of those that their passage does not answer."""
@@ -43,10 +43,10 @@ CHARACTERS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~¡¢£¤¥¦§©ª«¬®¯°±²
 
 @functools.cache
 def made_questions() -> tuple[dict[str, str], ...]:
-    """Return some 16,800 questions with the columns passage (empty = none is given), question and answer; `UNKNOWN` where a passage does not hold it.
+    """Return some 40,800 questions with the columns passage (empty = none is given), question and answer; `UNKNOWN` where a passage does not hold it.
 
     >>> rows = made_questions()
-    >>> len({(row["passage"], row["question"]) for row in rows}) == len(rows) > 16_000
+    >>> len({(row["passage"], row["question"]) for row in rows}) == len(rows) > 40_000
     True
     >>> next(row["answer"] for row in rows if row["question"] == "What does HTTP status 404 mean?")
     'Not Found'

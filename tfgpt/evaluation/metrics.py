@@ -24,6 +24,8 @@ class Metric:
     of_texts: np.ndarray | None = None
     """float64 [texts], the figure of each text alone, where it has one."""
     lower_is_better: bool = False
+    diagram: tuple[dict, ...] = ()
+    """Of a calibration error the rows of its reliability diagram."""
 
     @property
     def value(self) -> float:

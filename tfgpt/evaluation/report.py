@@ -9,6 +9,7 @@ import jinja2
 
 from tfgpt.data.prepare import read_stats
 from tfgpt.evaluation.general import in_words
+from tfgpt.evaluation.pictures import pictures_of
 from tfgpt.files import write_text
 from tfgpt.recipe import Recipe
 
@@ -28,6 +29,7 @@ def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
         stats=read_stats(folder / "data"),
         recipe=(folder / "recipe.yaml").read_text("utf-8"),
         curves=_picture(folder / "logs" / "curves.png"),
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures_of(evaluation).items()},
         pretraining=_picture(folder / "logs" / "pretrain" / "curves.png") if recipe.adapt.pretrain.steps else "",
         lost=in_words(evaluation["general"]) if "general" in evaluation else "",
     )

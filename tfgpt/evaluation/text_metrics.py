@@ -182,6 +182,8 @@ def _ngrams(words, order):
 def calibration_error(confidences: Sequence[float], hits: Sequence[bool], bins: int = 15) -> Metric:
     """Return the expected calibration error: how far, on average, confidence and the share of right answers are apart; lower is better.
 
+    Its `diagram` has of each bin that holds any `confidence` and `accuracy`, both means, and its `count`.
+
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; bins of equal width.
 
     Args:
@@ -193,29 +195,15 @@ def calibration_error(confidences: Sequence[float], hits: Sequence[bool], bins: 
     0.1
     """
     confidences, hits = np.asarray(confidences, np.float64), np.asarray(hits, np.float64)
-    place = _bins_of(confidences, bins)
+    place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
 
     def value_of(counts):
         gaps = np.bincount(place, counts * (confidences - hits), bins)
         return float(np.abs(gaps).sum() / counts.sum())
 
-    return Metric(value_of, len(hits), lower_is_better=True)
-
-
-def reliability(confidences: Sequence[float], hits: Sequence[bool], bins: int = 15) -> list[dict]:
-    """Return of each bin that holds any its `confidence` and `accuracy`, both means, and its `count`: a reliability diagram.
-
-    >>> reliability([0.9, 0.7], [True, False], bins=2)
-    [{'confidence': 0.8, 'accuracy': 0.5, 'count': 2}]
-    """
-    confidences, hits = np.asarray(confidences, np.float64), np.asarray(hits, np.float64)
-    place = _bins_of(confidences, bins)
-    return [{"confidence": float(confidences[place == one].mean()), "accuracy": float(hits[place == one].mean()), "count": int((place == one).sum())}
-            for one in np.unique(place)]
-
-
-def _bins_of(confidences, bins):
-    return np.minimum((confidences * bins).astype(np.int64), bins - 1)
+    rows = ({"confidence": float(confidences[place == one].mean()), "accuracy": float(hits[place == one].mean()), "count": int((place == one).sum())}
+            for one in np.unique(place))
+    return Metric(value_of, len(hits), lower_is_better=True, diagram=tuple(rows))
 
 
 def mean_reciprocal_rank(ranks: Sequence[int]) -> Metric:

@@ -398,15 +398,37 @@ class TextModel(tf.Module):
         if len(answers) < 2:
             raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
         self._checked_lengths("choose: the answer", answers, least=1)
-        rows = [(prompt, answer) for prompt in prompts for answer in answers]
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        log_probs = [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
+        log_probs = self._weighed([(prompt, answer) for prompt in prompts for answer in answers], batch_size)
         choices = []
-        for start in range(0, len(rows), len(answers)):
+        for start in range(0, len(log_probs), len(answers)):
             of_prompt = log_probs[start : start + len(answers)]
             best = int(np.argmax(of_prompt))
             choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
         return choices
+
+    def weigh(self, prompts: list[str], answers: list[str], batch_size: int = 8) -> list[float]:
+        """Tell how likely each answer is behind its own prompt, in nats.
+
+        Args:
+            prompts: as in `choose`.
+            answers: one for each prompt, read as in `choose`.
+            batch_size: answers that are weighed together.
+
+        Raises:
+            ValueError: one text and not a list; another number of answers than of prompts; an answer that is empty or longer than the context.
+
+        >>> text_model = TextModel(model, tokenizer)
+        >>> text_model.weigh(["The sky is"], [" blue"]) == list(text_model.choose(["The sky is"], [" blue", " green"])[0].log_probs[:1])
+        True
+        """
+        if isinstance(prompts, str) or isinstance(answers, str) or len(prompts) != len(answers):
+            raise ValueError(f"weigh: {len(prompts)} prompts and {len(answers)} answers; give two lists, with one answer for each prompt")
+        self._checked_lengths("weigh: the answer", answers, least=1)
+        return self._weighed(list(zip(prompts, answers)), batch_size)
+
+    def _weighed(self, rows, batch_size):
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        return [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
 
     def embed(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
         """Return a vector for each text, float32 [texts, width] (see `tfgpt.generation.embedding.embed` for what is averaged).

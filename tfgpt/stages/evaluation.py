@@ -1,7 +1,6 @@
 """The stage that measures the trained model, beside a baseline."""
 from __future__ import annotations
 
-import json
 import time
 from importlib import metadata
 from pathlib import Path
@@ -9,13 +8,14 @@ from pathlib import Path
 from tfgpt.data.pipeline import evaluation_batches
 from tfgpt.data.prepare import read_stats, tokenized_documents
 from tfgpt.data.shards import ShardedData
+from tfgpt.evaluation.board import write_to_tensorboard
 from tfgpt.evaluation.evaluate import figures, share_with_interval, summed_loss
 from tfgpt.evaluation.general import general_figures, general_texts
 from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, ngram_baseline
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
 from tfgpt.evaluation.translation import evaluate_translation, held_out_pairs
-from tfgpt.files import write_json, write_text
+from tfgpt.files import write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import progress_bar
@@ -23,7 +23,7 @@ from tfgpt.recipe import Recipe
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.stages.plan import has_head, is_language_model, measures_loss_of_knowledge, old_tokenizer
 from tfgpt.stages.records import has_records, read_records
-from tfgpt.tasks.measuring import measure_task
+from tfgpt.tasks.measuring import ANSWERS, measure_task, write_answers
 from tfgpt.tasks.task import task_of
 from tfgpt.text.bpe import is_byte_level, load_tokenizer
 
@@ -46,6 +46,7 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
     }
     write_report(folder, recipe, evaluation)
+    write_to_tensorboard(folder / "logs" / "evaluation", evaluation, recipe.train.steps)
     write_json(folder / "evaluation.json", evaluation)
 
 
@@ -111,7 +112,7 @@ def _with_translations(recipe, folder, model, evaluation):
 
 def evaluation_outputs(recipe: Recipe) -> list[str]:
     """Return what `evaluate_model` writes, relative to the run's folder."""
-    return ["evaluation.json", "report.html", *(["answers.jsonl"] if has_records(recipe) else [])]
+    return ["evaluation.json", "report.html", "logs/evaluation", *([ANSWERS] if has_records(recipe) else [])]
 
 
 def _with_task(recipe, folder, model, evaluation):
@@ -120,8 +121,7 @@ def _with_task(recipe, folder, model, evaluation):
     held_out, text_model = read_records(folder, "validation", settings.answers), TextModel(model, load_tokenizer(folder / "tokenizer"))
     with progress_bar(f"evaluate: {recipe.task.kind}", total=len(held_out), unit="answers") as advance:
         answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance)
-    write_text(folder / "answers.jsonl", "".join(json.dumps({"record": record, "answer": answer}, ensure_ascii=False) + "\n"
-                                                 for record, answer in zip(held_out, answers, strict=True)))
+    write_answers(folder, held_out, answers)
     with progress_bar("evaluate: baselines of the task"):
         found = measure_task(task, recipe.task, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)
     name, first = next(iter(found["baselines"].items()))

@@ -1,14 +1,19 @@
-"""A model and the plain baselines of its task on the same held-out records, with intervals and paired tests."""
+"""A model and the plain baselines of its task on the same held-out records, with intervals and paired tests; and two runs of one task."""
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from tfgpt.evaluation.metrics import Metric, compared, measured
+from tfgpt.files import write_text
 from tfgpt.recipe import TaskConfig
-from tfgpt.tasks.task import Task
+from tfgpt.tasks.task import Task, task_of
 
+ANSWERS = "answers.jsonl"
 SHOWN = 5
 """Of the best answers, and of the worst."""
 
@@ -26,7 +31,8 @@ def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out
 
     Returns:
         `kind`; `answered`, how many; `metrics` by name, each with `value` and 95 % `interval`; `baselines`, of each by its name `metrics` and `compared`, the
-        model's figure minus the baseline's with `difference`, `interval` and `p`; `best` and `worst`, records with their answers.
+        model's figure minus the baseline's with `difference`, `interval` and `p`; `best` and `worst`, records with their answers; where answers have
+        confidences `reliability`, the rows of that diagram.
     """
     metrics = task.metrics(held_out, answers)
     baselines = {}
@@ -37,14 +43,55 @@ def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out
                            "compared": {metric: compared(metrics[metric], theirs[metric], seed) for metric in shared}}
     best, worst = _ends(metrics[task.shown], held_out, answers)
     return {"kind": config.kind, "answered": len(answers), "metrics": {name: measured(metric, seed) for name, metric in metrics.items()},
-            "baselines": baselines, "best": best, "worst": worst}
+            "baselines": baselines, "best": best, "worst": worst} | _reliability(metrics)
+
+
+def _reliability(metrics):
+    rows = [list(metric.diagram) for metric in metrics.values() if metric.diagram]
+    return {"reliability": rows[0]} if rows else {}
 
 
 def _ends(metric: Metric, records, answers):
     """Return the records with the best and with the worst answers, none in both."""
-    order = np.argsort(metric.of_texts, kind="stable")
-    order = order if metric.lower_is_better else order[::-1]
+    order = np.argsort(metric.of_texts if metric.lower_is_better else -metric.of_texts, kind="stable")
     shown = min(SHOWN, (len(order) + 1) // 2)
     pick = [[{"record": records[place], "answer": answers[place], "value": float(metric.of_texts[place])} for place in places]
             for places in (order[:shown], order[::-1][: min(shown, len(order) - shown)])]
     return pick[0], pick[1]
+
+
+def write_answers(folder: Path, records: Sequence[dict], answers: Sequence[dict]) -> None:
+    """Write answers.jsonl into a run's folder: each held-out record with the model's answer."""
+    rows = zip(records, answers, strict=True)
+    write_text(folder / ANSWERS, "".join(json.dumps({"record": record, "answer": answer}, ensure_ascii=False) + "\n" for record, answer in rows))
+
+
+def shared_answers(*runs: Path) -> tuple[Task, list[dict], list[list[dict]]]:
+    """Return the task of some runs, the records that all of them answered, and the answers of each to these.
+
+    Records are the same if what the data gave of them is: prompts by other templates do not matter.
+
+    Args:
+        runs: their folders.
+
+    Raises:
+        FileNotFoundError: a run without answers.
+        ValueError: runs of different tasks, or that have no record in common.
+    """
+    kinds, of_runs = [], []
+    for run in runs:
+        if not (run / ANSWERS).is_file():
+            raise FileNotFoundError(f"{run} holds no {ANSWERS}; give the folder of a run of a task that has been evaluated")
+        kinds.append(yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["task"]["kind"])
+        rows = map(json.loads, (run / ANSWERS).read_text("utf-8").splitlines())
+        of_runs.append({_identity(row["record"]): row for row in rows})
+    if len(set(kinds)) > 1:
+        raise ValueError(f"{' and '.join(f'{run} is of {kind}' for run, kind in zip(runs, kinds))}; give runs of one task")
+    shared = [identity for identity in of_runs[0] if all(identity in of_run for of_run in of_runs)]
+    if not shared:
+        raise ValueError(f"{' and '.join(map(str, runs))} have answered no record in common; give runs with the same held-out data")
+    return task_of(TaskConfig(kinds[0])), [of_runs[0][one]["record"] for one in shared], [[of_run[one]["answer"] for one in shared] for of_run in of_runs]
+
+
+def _identity(record):
+    return json.dumps({key: value for key, value in record.items() if key not in ("prompt", "place", "split", "group")}, sort_keys=True)
