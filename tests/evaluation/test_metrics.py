@@ -99,6 +99,27 @@ def test_distinct_counts_the_ngrams_of_all_texts_together():
     assert text_metrics.distinct(["a", ""], order=2).value == 0.0
 
 
+def test_the_interval_of_distinct_ngrams_holds_its_value_which_drawing_texts_twice_would_push_down():
+    words = np.random.default_rng(8).zipf(1.3, (200, 20))
+    texts = [" ".join(str(word % 3000) for word in row) for row in words]
+
+    found = measured(text_metrics.distinct(texts, 1), seed=1)
+
+    halves = [text_metrics.distinct([texts[number] for number in np.random.default_rng(seed).permutation(200)[:150]], 1).value for seed in range(30)]
+    assert found["interval"][0] < found["value"] < found["interval"][1] and min(halves) > found["value"]
+    assert found["interval"][1] - found["interval"][0] == pytest.approx(4 * np.std(halves) * np.sqrt(150 / 50), rel=0.5)  # of 30 draws without replacement
+
+
+def test_the_jackknife_of_a_mean_is_the_central_limit_theorem():
+    from tfgpt.evaluation.metrics import Metric
+
+    values, other = np.random.default_rng(9).normal(size=(2, 100))
+    one, two = (Metric(mean(each).value_of, 100, needs_each_once=True) for each in (values, other))
+
+    assert np.diff(measured(one, seed=1)["interval"])[0] == pytest.approx(2 * 1.959964 * values.std(ddof=1) / 10)
+    assert compared(one, two, seed=1)["p"] == pytest.approx(2 * stats.norm.sf(abs((values - other).mean()) / ((values - other).std(ddof=1) / 10)))
+
+
 def test_every_metric_of_a_perfect_answer_is_perfect():
     texts = ["one two three four five", "six seven eight nine ten"]
 

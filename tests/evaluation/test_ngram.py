@@ -97,3 +97,17 @@ def test_a_longer_history_helps_on_real_text(documents, tokenizer):
     losses = [NgramModel(train, order, len(tokenizer), END).summed_loss(held_out)[0] for order in (2, 3, 5)]
 
     assert losses[0] > losses[1] > losses[2]
+
+
+def test_the_probabilities_of_the_next_token_are_those_that_texts_are_scored_by():
+    documents, held_out = random_documents(60, 12, seed=5), random_documents(6, 12, seed=6)
+    model = NgramModel(documents, order=4, vocab=12, end_of_text=END)
+
+    loss = 0.0
+    for document in held_out:
+        for place, token in enumerate([*document, END]):
+            found = model.next_token(document[:place])
+            assert found.sum() == pytest.approx(1.0)
+            loss -= math.log(found[token])
+
+    assert loss == pytest.approx(model.summed_loss(held_out)[0])

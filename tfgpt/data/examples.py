@@ -183,7 +183,8 @@ class Fields:
 
     def has(self, use: str) -> bool:
         """Tell whether there is a column for a use, and it holds something."""
-        return self._record.fields.get(self.name(use)) not in (None, "")
+        value = self._record.fields.get(self.name(use))
+        return value is not None and not (isinstance(value, str) and not value)
 
     def split(self) -> str:
         """Return the part that the record belongs to.

@@ -4,6 +4,7 @@ Whole texts are drawn, never their words, which depend on each other. A metric t
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Metric:
     lower_is_better: bool = False
     diagram: tuple[dict, ...] = ()
     """Of a calibration error the rows of its reliability diagram."""
+    needs_each_once: bool = False
+    """Whether a text drawn twice would change what is measured, as it would the share of n-grams that differ: the jackknife then tells its uncertainty."""
 
     @property
     def value(self) -> float:
@@ -65,7 +68,7 @@ def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool
 
 
 def measured(metric: Metric, seed: int) -> dict:
-    """Return `value` and its 95 % `interval`, by the bootstrap over texts (Efron 1979).
+    """Return `value` and its 95 % `interval`, by the bootstrap over texts, or the jackknife where each text must be there once (Efron 1979, Tukey 1958).
 
     Args:
         metric: of one text at least.
@@ -75,6 +78,8 @@ def measured(metric: Metric, seed: int) -> dict:
     >>> found["value"], [round(end, 1) for end in found["interval"]]
     (0.5, [0.4, 0.6])
     """
+    if metric.needs_each_once:
+        return {"value": metric.value, "interval": _by_jackknife(metric.value, _jackknife_error(metric.value_of, metric.texts))}
     low, high = np.quantile([metric.value_of(counts) for counts in _draws(metric.texts, seed)], [0.025, 0.975]).tolist()
     return {"value": metric.value, "interval": [low, high]}
 
@@ -100,10 +105,30 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     if one.texts != other.texts:
         raise ValueError(f"compared: {one.texts} texts and {other.texts}; both models must answer the same ones")
     difference = one.value - other.value
+    if one.needs_each_once:
+        error = _jackknife_error(lambda counts: one.value_of(counts) - other.value_of(counts), one.texts)
+        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(not difference)
+        return {"difference": difference, "interval": _by_jackknife(difference, error), "p": max(p, 1 / RESAMPLES)}
     drawn = np.array([one.value_of(counts) - other.value_of(counts) for counts in _draws(one.texts, seed)])
     not_ahead = np.mean(drawn * np.sign(difference) <= 0) if difference else 1.0
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return {"difference": difference, "interval": [low, high], "p": float(min(1.0, max(2 * not_ahead, 1 / RESAMPLES)))}
+
+
+def _jackknife_error(value_of, texts):
+    """Return the standard error that leaving out each text in turn tells."""
+    if texts < 2:
+        return 0.0
+    without = []
+    for text in range(texts):
+        counts = np.ones(texts)
+        counts[text] = 0.0
+        without.append(value_of(counts))
+    return math.sqrt((texts - 1) * float(np.var(without)))
+
+
+def _by_jackknife(value, error):
+    return [value - 1.959964 * error, value + 1.959964 * error]
 
 
 def _draws(texts, seed):

@@ -86,6 +86,39 @@ class NgramModel:
             histories = _shift(numbers, fill=-1)
         return float(-np.log(probabilities[targets]).sum()), int(targets.sum())
 
+    def next_token(self, history: list[int]) -> np.ndarray:
+        """Return the probability of each token behind a history, float64 [vocab].
+
+        Args:
+            history: ids of the document so far; what is before its beginning is filled as in training.
+
+        >>> model = NgramModel([[1, 2, 1, 2, 1, 2]], order=3, vocab=4, end_of_text=0)
+        >>> found = model.next_token([1, 2, 1])
+        >>> int(found.argmax()), round(float(found.sum()), 6)
+        (2, 1.0)
+        """
+        length = self._order - 1
+        seen = [self._end] * max(length - len(history), 0) + [int(token) for token in history[-length:]]
+        probabilities = np.full(self._vocab, 1.0 / self._vocab)
+        for n, level in enumerate(self._orders):
+            number = self._number(seen[length - n :])
+            if number < 0:
+                break                                                                     # a history never seen leaves all to the shorter ones
+            start, end = np.searchsorted(level.keys, [number * self._vocab, (number + 1) * self._vocab])
+            probabilities *= level.backoff[number]
+            probabilities[level.keys[start:end] - number * self._vocab] += level.discounted[start:end]
+        return probabilities
+
+    def _number(self, gram):
+        """Return the number of an n-gram, 0 of the empty one; -1 = it was never seen."""
+        number = 0
+        for level, token in zip(self._orders, gram):
+            key = number * self._vocab + token
+            number = int(np.searchsorted(level.keys, key))
+            if number == len(level.keys) or level.keys[number] != key:
+                return -1
+        return number
+
     def _frame(self, documents):
         """Return the documents as one stream, int64, and which places are targets: all but the ends put before each document."""
         before = np.full(self._order - 1, self._end, np.int64)

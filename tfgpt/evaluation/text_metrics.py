@@ -160,7 +160,7 @@ def distinct(texts: Sequence[str], order: int) -> Metric:
         times = counts[text]
         return float(len(np.unique(ids[times > 0])) / times.sum()) if times.sum() else 0.0
 
-    return Metric(value_of, len(texts))
+    return Metric(value_of, len(texts), needs_each_once=True)
 
 
 def repetition(texts: Sequence[str], order: int = 4) -> Metric:

@@ -123,7 +123,7 @@ def _with_task(recipe, folder, model, evaluation):
         answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance)
     write_answers(folder, held_out, answers)
     with progress_bar("evaluate: baselines of the task"):
-        found = measure_task(task, recipe.task, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)
+        found = measure_task(task, recipe.task, text_model, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)
     name, first = next(iter(found["baselines"].items()))
     return evaluation | {"task": found, "metrics": evaluation.get("metrics", {}) | found["metrics"],
                          "baseline": evaluation.get("baseline", {"name": name}) | {"metrics_of": name, "metrics": first["metrics"]}}

@@ -35,10 +35,10 @@ def with_records(recipe: Recipe, folder: Path) -> Recipe:
         check(getattr(data, key) == getattr(default, key), f"data.{key}: {getattr(data, key)}, and what an example is follows from task.kind "
               f"({recipe.task.kind}); leave it out" + (", and name columns in task.columns" if key == "columns" else ""))
     check(data.split != "tail", f"data.split: tail cuts a running text, and {recipe.task.kind} (task.kind) has records; set it to auto or hash")
-    pairs = task.examples == "pairs"
+    long_pairs = "refuse" if long_text_of(recipe.task, task) == "refuse" else "cut"
     return dataclasses.replace(recipe, data=dataclasses.replace(
         data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=task.examples,
-        columns=ColumnsConfig(split="split"), long_pairs=("refuse" if long_text_of(recipe.task, task) == "refuse" else "cut") if pairs else "pieces",
+        columns=ColumnsConfig(split="split"), long_pairs=long_pairs if task.examples == "pairs" and not task.goes_on else "pieces",
     ))  # fmt: skip
 
 

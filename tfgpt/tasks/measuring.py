@@ -10,6 +10,7 @@ import yaml
 
 from tfgpt.evaluation.metrics import Metric, compared, measured
 from tfgpt.files import write_text
+from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task, task_of
 
@@ -18,12 +19,14 @@ SHOWN = 5
 """Of the best answers, and of the worst."""
 
 
-def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out: Sequence[dict], answers: Sequence[dict], seed: int) -> dict:
+def measure_task(task: Task, config: TaskConfig, text_model: TextModel, train: Sequence[dict], held_out: Sequence[dict], answers: Sequence[dict],
+                 seed: int) -> dict:
     """Return what is known of a model's answers.
 
     Args:
         task: of them.
         config: of the task.
+        text_model: that answered.
         train: records that the baselines learn from.
         held_out: records that were answered.
         answers: of the model, one for each.
@@ -36,7 +39,7 @@ def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out
     """
     metrics = task.metrics(held_out, answers)
     baselines = {}
-    for name, of_baseline in task.baselines(train, held_out, config).items():
+    for name, of_baseline in task.baselines(text_model, train, held_out, config).items():
         theirs = task.metrics(held_out, of_baseline)
         shared = [metric for metric in theirs if metric in metrics]
         baselines[name] = {"metrics": {metric: measured(theirs[metric], seed) for metric in shared},

@@ -115,7 +115,7 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
     return found
 
 
-def _baselines(train: Sequence[dict], held_out: Sequence[dict], config: TaskConfig) -> dict[str, list[dict]]:
+def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[dict], config: TaskConfig) -> dict[str, list[dict]]:
     most = Counter(record["answer"] for record in train).most_common(1)[0][0]
     return {"the most frequent answer": [{"text": most}] * len(held_out)}
 

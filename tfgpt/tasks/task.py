@@ -39,14 +39,16 @@ class Task:
     """Gives the model's answer to each record; takes how many are answered together, and a function to be called with how many were answered since."""
     metrics: Callable[[Sequence[dict], Sequence[dict]], dict[str, Metric]]
     """Gives the metrics of answers to records."""
-    baselines: Callable[[Sequence[dict], Sequence[dict], TaskConfig], dict[str, list[dict]]]
-    """Gives, by the name of each plain baseline, its answers to the second records, having learned from the first."""
+    baselines: Callable[[TextModel, Sequence[dict], Sequence[dict], TaskConfig], dict[str, list[dict]]]
+    """Gives, by the name of each plain baseline, its answers to the second records, having learned from the first; of the model it may have the tokenizer."""
     shown: str
     """The metric by which the best and the worst answers are picked for the report."""
     packages: tuple[str, ...] = ()
     """Modules that are needed beside what every installation has."""
     long_text: tuple[LongText, ...] = ("cut", "refuse")
     """What may be done with a prompt that is too long; the first is what `auto` means."""
+    goes_on: bool = False
+    """Whether pairs longer than a sequence go on in the next one, and so are never cut."""
     default_template: str = ""
     """The prompt, unless a recipe gives another; empty = the task takes none."""
 
