@@ -15,8 +15,8 @@ PORT = 8501
 GRPC_PORT = 8500
 COMMAND = "tfgpt serve"
 LIMITS = {
-    "max_rows": "Texts that a model writes side by side.",
-    "max_waiting": "Texts that may wait for that; a request beyond them is refused with 429.",
+    "max_rows": "Texts that a model writes side by side, and rows of other requests that it joins into one call.",
+    "max_waiting": "Texts that may wait to be written, and rows of other requests that may wait; a request beyond them is refused with 429.",
     "max_batch": "The most rows of a request.",
     "max_prompt_bytes": "The longest prompt or text, in bytes.",
     "max_new_tokens": "The most tokens that a request may ask for; 0 = what the model's context holds.",

@@ -9,9 +9,9 @@ class Limits:
     """What a request may ask for, and how many may ask at once."""
 
     max_rows: int = 16
-    """Texts that a model writes side by side."""
+    """Texts that a model writes side by side, and rows of other requests that it joins into one call."""
     max_waiting: int = 256
-    """Texts that may wait for that; a request beyond them is refused with 429."""
+    """Texts that may wait to be written, and rows of other requests that may wait; a request beyond them is refused with 429."""
     max_batch: int = 64
     """Rows of a request."""
     max_prompt_bytes: int = 1_000_000

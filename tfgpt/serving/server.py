@@ -58,8 +58,11 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
 
 
 def threads_for(limits: Limits, models: int) -> int:
-    """Return how many requests must be able to wait in threads of their own so that a model's queue, and not the pool, refuses one too many."""
-    return OTHER_THREADS + models * (limits.max_rows + limits.max_waiting)
+    """Return how many requests must be able to wait in threads of their own so that a model's queues, and not the pool, refuse one too many.
+
+    A model has two: of texts to be written, and of other calls.
+    """
+    return OTHER_THREADS + 2 * models * (limits.max_rows + limits.max_waiting)
 
 
 @contextlib.contextmanager
