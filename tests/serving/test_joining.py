@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.serving.conftest import until
 from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 from tfgpt.serving.joining import Joiner, joinable_of
@@ -52,13 +53,6 @@ def joiner(graph):
 def pool():
     with ThreadPoolExecutor(16) as pool:
         yield pool
-
-
-def until(holds):
-    limit = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
 
 
 def ask(joiner, pool, *texts, signature="score", **options):

@@ -90,6 +90,16 @@ class BatchedModel(LoadedModel):
         return self.scheduler.submit(prompts, self._deadline(seconds), notify)
 
     @property
+    def running(self) -> int:
+        """Rows that it writes or that are in calls which run."""
+        return self.joiner.running + (0 if self.scheduler is None else self.scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for either."""
+        return self.joiner.waiting + (0 if self.scheduler is None else self.scheduler.waiting)
+
+    @property
     def writes(self) -> bool:
         """Whether it takes what is handed in."""
         return self.scheduler is not None

@@ -142,6 +142,12 @@ class Catalog:
         with self._state:
             return sorted(self._configs)
 
+    def loaded(self) -> list[ServedModel]:
+        """Return the versions that are loaded now, those too that answer their last requests. Without a lease they may end at any time."""
+        with self._state:
+            return [ServedModel(name, version.number, version.loaded) for name, versions in sorted(self._models.items())
+                    for version in versions.values() if version.loaded is not None]  # fmt: skip
+
     def labels(self, name: str) -> dict[str, int]:
         """Return the labels of a model and the version of each."""
         with self._state:

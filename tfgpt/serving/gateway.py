@@ -104,6 +104,10 @@ class Gateway:
         """Return the names of the models."""
         return self._names
 
+    def loaded(self) -> list[ServedModel]:
+        """Return none: they are loaded in the server behind."""
+        return []
+
     def labels(self, name: str) -> dict[str, int]:
         """Return no labels: the server behind knows them, and does not tell."""
         return {}

@@ -191,8 +191,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Rows in the batch."""
-        return len(self._running)
+        """Rows in the batch, or on their way into it."""
+        return len(self._running) + len(self._entering)
 
     def close(self, seconds: float = 30.0) -> None:
         """Take no more requests, and wait so long for the end of those that are there; what is left then ends with a `CancelledError`."""
