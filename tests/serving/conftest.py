@@ -10,7 +10,7 @@ from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.config import ServableConfig
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.manifest import verify_manifest
-from tfgpt.serving.scheduler import Scheduler
+from tfgpt.serving.scheduler import Prompt, Scheduler
 
 LIMITS = Limits(max_rows=4, max_batch=6, max_prompt_bytes=500, max_new_tokens=12, request_seconds=20.0, max_body_bytes=20_000, max_json_depth=16)
 
@@ -42,6 +42,7 @@ class Engine:
 def slow(limited, monkeypatch):
     """The model of `limited`, but so slow that a text of 12 tokens takes 6 s; two are written side by side."""
     with limited.lease("tiny") as served:
+        served.loaded.submit([Prompt(b"The", {"max_new_tokens": 2})]).result()  # the first text of all takes seconds more, when TensorFlow optimizes its graph
         scheduler = Scheduler(Engine(served.loaded.stepper, seconds=0.5), max_rows=2)
         monkeypatch.setattr(served.loaded, "scheduler", scheduler)
         yield served.loaded

@@ -18,9 +18,9 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.config import ServableConfig
 from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionError, UnavailableError
-from tfgpt.serving.saved_model import LoadedModel
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -35,7 +35,7 @@ class ServedModel:
 
     name: str
     version: int
-    loaded: LoadedModel
+    loaded: BatchedModel
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Catalog:
         configs: what is served.
         poll_seconds: how often base paths are looked at for versions that came or went; 0 = once, now.
         verify: called with a version's folder before it is loaded; raises RuntimeError to refuse it.
-        load: loads a version's folder; what it returns has what `LoadedModel` has. Its `close` is called when the version is unloaded and its
+        load: loads a version's folder; what it returns has what `BatchedModel` has. Its `close` is called when the version is unloaded and its
             last lease has ended.
 
     Raises:
@@ -87,7 +87,7 @@ class Catalog:
     """
 
     def __init__(self, configs: Iterable[ServableConfig], poll_seconds: float = POLL_SECONDS, verify: Callable[[Path], None] | None = None,
-                 load: Callable[[Path], LoadedModel] = LoadedModel):
+                 load: Callable[[Path], BatchedModel] = BatchedModel):
         self._verify, self._load_folder = verify, load
         self._configs: dict[str, ServableConfig] = {}
         self._models: dict[str, dict[int, _Version]] = {}

@@ -33,6 +33,7 @@ from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionErr
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.predicting import run_signature
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.rest_codec import DEFAULT_SIGNATURE
 from tfgpt.serving.tls import Tls
 
@@ -121,14 +122,15 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def _answer(self, api: str, request: Message, context: grpc.ServicerContext, work: Callable) -> Message:
         spec = request.model_spec
         with _errors_of(context), self._metrics.request(spec.name, api, "GRPC"):
-            if not context.is_active():
+            presence = Presence()
+            if not context.add_callback(presence.leave):
                 raise DeadlineError("The deadline of the request was over, or it was cancelled, before its turn came")
             if not spec.name:
                 raise BadRequestError("ModelSpec has no name specified.")
             with self._catalog.lease(spec.name, *_version_of(spec)) as served:
-                return work(served, request)
+                return work(served, request, presence)
 
-    def _predict(self, served, request):
+    def _predict(self, served, request, presence):
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         if name not in served.loaded.signatures:
             raise PreconditionError(f'Serving signature key "{name}" not found; there are {sorted(served.loaded.signatures)}')
@@ -140,17 +142,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         if len(set(wanted)) < len(wanted):
             raise BadRequestError(f"duplicate output tensor alias: {max(wanted, key=wanted.count)}")
         inputs = {key: _array_of(key, value, definition) for key, value in request.inputs.items()}
-        outputs = run_signature(served.loaded, name, inputs)
+        outputs = run_signature(served.loaded, name, inputs, presence)
         return predict_pb2.PredictResponse(model_spec=_spec(served, name), outputs={alias: tensor_of(outputs[alias]) for alias in wanted})
 
-    def _classify(self, served, request):
+    def _classify(self, served, request, presence):
         name = request.model_spec.signature_name
-        result = examples.classify(served.loaded, name, request.input)
+        result = examples.classify(served.loaded, name, request.input, presence)
         return classification_pb2.ClassificationResponse(model_spec=_spec(served, name or DEFAULT_SIGNATURE), result=result)
 
-    def _regress(self, served, request):
+    def _regress(self, served, request, presence):
         name = request.model_spec.signature_name
-        result = examples.regress(served.loaded, name, request.input)
+        result = examples.regress(served.loaded, name, request.input, presence)
         return regression_pb2.RegressionResponse(model_spec=_spec(served, name or DEFAULT_SIGNATURE), result=result)
 
 
