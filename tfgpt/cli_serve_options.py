@@ -43,7 +43,8 @@ def serve_parser(description: str):
     parser.add_argument("--port", type=int, default=PORT, help="TCP port of REST; 0 = any free one, which is then printed.")
     parser.add_argument("--grpc-port", type=int, default=GRPC_PORT, help="TCP port of gRPC; 0 = any free one, which is then printed; -1 = no gRPC.")
     parser.add_argument("--grpc-max-message-bytes", type=int, default=64 * 2**20, help="The largest request and the largest answer over gRPC, in bytes.")
-    parser.add_argument("--drain-seconds", type=float, default=30.0, help="How long running requests may take after SIGTERM, in seconds.")
+    parser.add_argument("--drain-seconds", type=float, default=30.0,
+                        help="How long running requests of all protocols may take after SIGTERM, in seconds; then they are cut off.")
     parser.add_argument("--trust", action="store_true",
                         help="Load a version without comparing its files with its manifest. A SavedModel is code: only for folders that you made.")
     parser.add_argument("--allow-reload-paths", action="store_true",

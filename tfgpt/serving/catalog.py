@@ -192,15 +192,21 @@ class Catalog:
         """Give no more leases, wait for those given at most so long, and unload everything.
 
         Returns:
-            Whether all leases have ended. A version whose lease has not is unloaded when it ends.
+            Whether all leases have ended, and no version is being loaded. A version whose lease has not is unloaded when it ends.
         """
         self._closed.set()
-        with self._changing, self._state:
-            running = [version for versions in self._models.values() for version in versions.values()]
+        ends = time.monotonic() + limit_seconds
+        if not self._changing.acquire(timeout=limit_seconds):  # a version is being loaded, which nothing can end
+            return False
+        try:
+            with self._state:
+                running = [version for versions in self._models.values() for version in versions.values()]
+        finally:
+            self._changing.release()
         for version in running:
             self._unload(version)
         with self._state:
-            return self._state.wait_for(lambda: all(version.state == "END" for version in running), limit_seconds)
+            return self._state.wait_for(lambda: all(version.state == "END" for version in running), max(0.0, ends - time.monotonic()))
 
     def _take(self, name, version, label):
         with self._state:

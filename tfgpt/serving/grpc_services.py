@@ -29,6 +29,7 @@ from tfgpt.serving import examples
 from tfgpt.serving.access import KeyInterceptor
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, configs_of
+from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ServingError
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.metrics import Metrics
@@ -43,7 +44,7 @@ FIELDS = {tf.float32: "float_val", tf.float64: "double_val", tf.int32: "int_val"
 
 
 @contextlib.contextmanager
-def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds: float = DRAIN_SECONDS, max_message_bytes: int = MAX_MESSAGE_BYTES,
+def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain: float | Drain = DRAIN_SECONDS, max_message_bytes: int = MAX_MESSAGE_BYTES,
                 workers: int = WORKERS, base_paths: BasePaths | None = None, keys: Keys | None = None,
                 tls: Tls | None = None) -> Iterator[int]:
     """Serve a catalog over gRPC while the block runs; at its end accept nothing more and answer what has begun.
@@ -52,7 +53,7 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
         catalog: what is served.
         metrics: which count the requests.
         address: HOST:PORT to listen on; port 0 = any free one.
-        drain_seconds: how long what has begun may take; then it is cut off.
+        drain: how long what has begun may take, in seconds; then it is cut off. When a drain begins, nothing more is accepted.
         max_message_bytes: the largest request and the largest answer.
         workers: the most requests that run at once; more wait.
         base_paths: those that a request to reload may choose among; `None` = any folder of this machine.
@@ -80,10 +81,12 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     server.start()
+    drain = Drain.of(drain)
+    drain.on_begin(lambda: server.stop(drain.left()))
     try:
         yield port
     finally:
-        server.stop(drain_seconds).wait()
+        server.stop(drain.left()).wait()
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):

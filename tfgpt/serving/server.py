@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from tfgpt.serving.access import KeyGuard
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, read_config
+from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
 from tfgpt.serving.http_errors import add_error_handlers
@@ -66,20 +67,20 @@ def threads_for(limits: Limits, models: int) -> int:
 
 
 @contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
+def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
     """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
         app: the application.
         listener: a listening socket.
-        drain_seconds: how long what has begun may take; then it is cut off.
+        drain: how long what has begun may take, in seconds; then it is cut off.
         tls: the certificate; `None` = HTTP without encryption.
 
     Yields:
         The thread, which ends by itself only if the server fails.
     """
     files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=max(1, round(drain_seconds)), **files)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", **files)
     server = uvicorn.Server(config)
     # asyncio sets this only where a socket names TCP as its protocol, which sockets by default do not. Without it the end of an answer waits for the client
     # to acknowledge its beginning, about 40 ms. Connections inherit it.
@@ -89,25 +90,25 @@ def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DR
     try:
         yield thread
     finally:
+        config.timeout_graceful_shutdown = Drain.of(drain).left()  # read when the server ends, and of any kind of number
         server.should_exit = True
         thread.join()
 
 
-def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS,
-                    tls: Tls | None = None) -> None:
-    """Serve until `asked` is set, then let what has begun end, for at most `drain_seconds`.
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain: Drain, tls: Tls | None = None) -> None:
+    """Serve until `asked` is set, then let what has begun end, for as long as `drain` lasts.
 
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
     try:
-        with http_server(app, listener, drain_seconds, tls) as thread:
+        with http_server(app, listener, drain, tls) as thread:
             while not asked.wait(0.1):
                 if not thread.is_alive():
                     raise RuntimeError("the HTTP server ended by itself; its own message stands above")
     finally:
-        if not catalog.close(drain_seconds):
-            LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain_seconds)
+        if not catalog.close(drain.left()):
+            LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain.seconds)
 
 
 @contextlib.contextmanager
@@ -125,7 +126,7 @@ def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, base_paths
     finally:
         ended.set()
         if poll_seconds > 0:
-            thread.join()
+            thread.join(1.0)  # no longer: it may be loading a version, which nothing can end
 
 
 def _follow(catalog, path, poll_seconds, base_paths, ended):
