@@ -22,6 +22,8 @@ LIMITS = {
     "max_new_tokens": "The most tokens that a request may ask for; 0 = what the model's context holds.",
     "request_seconds": "How long a request may take, in seconds; then it ends with an error.",
     "max_body_bytes": "The largest request over HTTP, in bytes; a larger one is refused with 413.",
+    "body_seconds": "How long a client may take to send the headers of a request over HTTP, then the connection is closed, and again for the whole body, "
+                    "then the answer is 408; in seconds.",
     "max_json_depth": "How many lists and objects may stand inside each other in a request over HTTP.",
 }
 

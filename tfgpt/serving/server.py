@@ -19,6 +19,7 @@ from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
 from tfgpt.serving.http_errors import add_error_handlers
+from tfgpt.serving.impatience import impatient
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
@@ -48,7 +49,7 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
         yield
 
     app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth)
+    app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth, seconds=limits.body_seconds)
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
     add_error_handlers(app)
@@ -67,7 +68,8 @@ def threads_for(limits: Limits, models: int) -> int:
 
 
 @contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
+def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DRAIN_SECONDS, tls: Tls | None = None,
+                header_seconds: float = Limits.body_seconds) -> Iterator[threading.Thread]:
     """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
@@ -75,12 +77,13 @@ def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DR
         listener: a listening socket.
         drain: how long what has begun may take, in seconds; then it is cut off.
         tls: the certificate; `None` = HTTP without encryption.
+        header_seconds: how long the headers of a request may take.
 
     Yields:
         The thread, which ends by itself only if the server fails.
     """
     files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", **files)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", http=impatient(header_seconds), **files)
     server = uvicorn.Server(config)
     # asyncio sets this only where a socket names TCP as its protocol, which sockets by default do not. Without it the end of an answer waits for the client
     # to acknowledge its beginning, about 40 ms. Connections inherit it.
@@ -95,14 +98,15 @@ def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DR
         thread.join()
 
 
-def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain: Drain, tls: Tls | None = None) -> None:
-    """Serve until `asked` is set, then let what has begun end, for as long as `drain` lasts.
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain: Drain, tls: Tls | None = None,
+                    header_seconds: float = Limits.body_seconds) -> None:
+    """Serve until `asked` is set, then let what has begun end, for as long as `drain` lasts; see `http_server` for the arguments.
 
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
     try:
-        with http_server(app, listener, drain, tls) as thread:
+        with http_server(app, listener, drain, tls, header_seconds) as thread:
             while not asked.wait(0.1):
                 if not thread.is_alive():
                     raise RuntimeError("the HTTP server ended by itself; its own message stands above")
