@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from tfgpt.cli_support import UsageError, parser_of
-from tfgpt.serving.keys import Keys, add_key, read_keys
+from tfgpt.serving.keys import Keys, add_key
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.tls import Tls
 
@@ -53,7 +53,8 @@ def serve_parser(description: str):
                         help="Let a config sent over gRPC name any folder of this machine, and not only those given here.")
     parser.add_argument("--api-keys", type=str, default="", metavar="FILE",
                         help="Answer only requests with one of these keys: YAML, a list of name, sha256, scopes (predict, openai, status, admin), and if "
-                             "wanted models and requests_per_minute. It is read once, at the start.")
+                             "wanted models and requests_per_minute. A change is in force within a second, without a restart; a file that is not "
+                             "understood changes nothing.")
     parser.add_argument("--new-api-key", type=str, default="", metavar="NAME",
                         help="Serve nothing: append a new key for predict, openai and status to the file --api-keys, and print it, this once.")
     parser.add_argument("--tls-certificate", type=str, default="", metavar="FILE", help="Encrypt HTTP and gRPC with this certificate, in PEM.")
@@ -103,7 +104,7 @@ def doors_of(given) -> tuple[Keys | None, Tls | None]:
         UsageError: one that is not understood.
     """
     try:
-        keys = Keys(read_keys(Path(given.api_keys))) if given.api_keys else None
+        keys = Keys.of_file(Path(given.api_keys)) if given.api_keys else None
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --api-keys {error}") from error
     try:

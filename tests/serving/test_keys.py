@@ -200,6 +200,40 @@ def test_the_command_makes_a_key_and_prints_it_once(tmp_path, capsys):
     assert main(["serve", "--new-api-key", "bert", "--api-keys", str(file)]) == 2 and file.read_text() == "[]"
 
 
+def test_a_change_of_the_file_is_in_force_without_a_restart(tmp_path, caplog):
+    file, now = tmp_path / "keys.yaml", [100.0]
+    anna = add_key(file, "anna")
+    entries = yaml.safe_load(file.read_text())
+    entries[0]["requests_per_minute"] = 2
+    file.write_text(yaml.safe_dump(entries))
+    keys = Keys.of_file(file, clock=lambda: now[0])
+    keys.caller(f"Bearer {anna}")
+
+    bert = add_key(file, "bert")
+    with pytest.raises(UnauthenticatedError):  # not at every request
+        keys.caller(f"Bearer {bert}")
+    now[0] += 1.0
+    assert keys.caller(f"Bearer {bert}").entry.name == "bert"
+    keys.caller(f"Bearer {anna}")
+    with pytest.raises(ResourceExhaustedError):  # two in this minute: a change elsewhere forgets none
+        keys.caller(f"Bearer {anna}")
+
+    for wrong in ("[", None):
+        if wrong is None:
+            file.unlink()
+        else:
+            file.write_text(wrong)
+        for _ in range(2):
+            now[0] += 1.0
+            assert keys.caller(f"Bearer {bert}").entry.name == "bert"
+    assert caplog.text.count("the keys stay those that they were") == 2
+
+    file.write_text(yaml.safe_dump(entries))
+    now[0] += 1.0
+    with pytest.raises(UnauthenticatedError):
+        keys.caller(f"Bearer {bert}")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
