@@ -58,7 +58,7 @@ def serve(arguments: list[str]) -> int:
         listener.listen()  # before the address is printed: who reads it may connect at once
         for name in catalog.names():
             print(f"serving http{'' if tls is None else 's'}://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(catalog, create_app(catalog, metrics, limits, keys), listener, asked, drain, tls, limits.body_seconds)
+        run_until_asked(catalog, create_app(catalog, metrics, limits, keys, given.cors), listener, asked, drain, tls, limits.body_seconds)
     if catalog is not None:  # else it was stopped while models were loaded
         _leave(catalog)
     return DONE
@@ -91,7 +91,7 @@ def _serve_backend(given, limits, keys, tls):
         listener.listen()
         for name in gateway.names():
             print(f"serving http{'' if tls is None else 's'}://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(gateway, create_app(gateway, None, limits, keys), listener, asked, Drain(given.drain_seconds), tls, limits.body_seconds)
+        run_until_asked(gateway, create_app(gateway, None, limits, keys, given.cors), listener, asked, Drain(given.drain_seconds), tls, limits.body_seconds)
     return DONE
 
 

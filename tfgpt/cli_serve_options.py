@@ -59,6 +59,8 @@ def serve_parser(description: str):
                         help="Serve nothing: append a new key for predict, openai and status to the file --api-keys, and print it, this once.")
     parser.add_argument("--tls-certificate", type=str, default="", metavar="FILE", help="Encrypt HTTP and gRPC with this certificate, in PEM.")
     parser.add_argument("--tls-key", type=str, default="", metavar="FILE", help="The certificate's key, in PEM, without a passphrase.")
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN",
+                        help="Let pages of this origin, such as https://example.org, ask over HTTP from a browser; * = of all. May be given again.")
     for name, text in LIMITS.items():
         default = getattr(Limits, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=text)

@@ -87,6 +87,19 @@ def test_without_a_key_that_is_known_everything_is_401(app, header):
     assert app.get("/nowhere", headers=headers).status_code == 401
 
 
+def test_pages_of_an_origin_that_is_named_may_ask_from_a_browser(limited, keys):
+    app = TestClient(create_app(limited, keys=keys, origins=["https://here.example"]))
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+    allowed = lambda answer: answer.headers.get("access-control-allow-origin")  # noqa: E731
+
+    before = {origin: app.options("/v1/completions", headers={"Origin": origin} | asks) for origin in ("https://here.example", "https://there.example")}
+    answers = [app.get("/v1/models", headers={"Origin": "https://here.example"} | key) for key in (bearer("watcher"), {})]
+
+    assert [(answer.status_code, allowed(answer)) for answer in before.values()] == [(200, "https://here.example"), (400, None)]
+    assert [(answer.status_code, allowed(answer)) for answer in answers] == [(200, "https://here.example"), (401, "https://here.example")]
+    assert allowed(TestClient(create_app(limited)).get("/v1/models", headers={"Origin": "https://here.example"})) is None
+
+
 def test_a_body_without_a_key_is_not_read(app):
     assert app.post("/v1/completions", content=b"[" * 30_000).status_code == 401
     assert app.post("/v1/completions", content=b"[" * 30_000, headers=bearer("chatter")).status_code == 413

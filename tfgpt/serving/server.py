@@ -5,12 +5,13 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from tfgpt.serving.access import KeyGuard
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
@@ -32,7 +33,8 @@ OTHER_THREADS = 40
 """For what does not write texts: AnyIO's own number."""
 
 
-def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
+def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None,
+               origins: Sequence[str] = ()) -> FastAPI:
     """Return the ASGI application that serves a catalog over HTTP.
 
     Args:
@@ -40,6 +42,7 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
         metrics: which count the requests; `None` = new ones.
         limits: of bodies; and those that the models were loaded with, by which threads are counted. `None` = the defaults.
         keys: which requests must have; `None` = they need none.
+        origins: of pages that may ask from a browser, such as https://example.org; "*" = of all.
     """
     limits = limits or Limits()
 
@@ -52,6 +55,9 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
     app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth, seconds=limits.body_seconds)
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
+    if origins:  # before the keys: a browser's question whether it may ask has none, and its page is to read a 401 too
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type"],
+                           expose_headers=["Retry-After"])
     add_error_handlers(app)
     metrics = metrics or Metrics(catalog)
     add_openai(app, catalog, metrics)
