@@ -1,4 +1,5 @@
 """Many callers' rows in one call: each gets what it gets alone, whatever becomes of the others, and nobody waits for company."""
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,32 @@ def test_closing_waits_no_longer_than_it_is_told(joiner, graph, pool):
 
 def test_signatures_whose_outputs_depend_on_the_widest_row_are_not_joined(exported):
     assert joinable_of(read_signatures(exported)) == {"serving_default", "generate", "score", "embed", "detokenize"}  # and not tokenize
+
+
+def test_of_many_callers_some_of_whom_leave_or_ask_badly_none_is_lost_and_none_answered_wrong(graph, pool):
+    graph.may.release(MANY**2)
+    joiner = Joiner(graph, {"score"}, max_rows=8, max_waiting=1000)
+
+    def ask_many(seed):
+        draw, told = random.Random(seed), 0
+        for _ in range(60):
+            texts = ["bad" if draw.random() < 0.05 else "x" * draw.randint(0, 400) for _ in range(draw.randint(1, 4))]
+            presence, deadline = Presence(), time.monotonic() + draw.choice([0.001, SECONDS, SECONDS])
+            if draw.random() < 0.2:
+                threading.Timer(0.002 * draw.random(), presence.leave).start()
+            try:
+                assert joiner.predict("score", {"text": tf.constant(texts)}, deadline, presence)["length"].tolist() == [len(text) for text in texts]
+                assert "bad" not in texts
+            except tf.errors.InvalidArgumentError:
+                assert "bad" in texts
+            except (CancelledError, DeadlineError):
+                pass
+            told += 1
+        return told
+
+    assert list(pool.map(ask_many, range(16))) == [60] * 16
+    assert max(map(len, graph.calls)) > 4, "nothing was joined"
+    assert (joiner.running, joiner.waiting) == (0, 0)
 
 
 def test_callers_of_an_exported_model_get_what_its_signatures_give(exported, prompts, pool, monkeypatch):
