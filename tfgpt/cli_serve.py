@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 import socket
 import sys
@@ -13,6 +14,9 @@ from tfgpt.cli_serve_options import COMMAND, check, doors_of, limits_of, new_key
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse
 from tfgpt.interrupts import termination
 from tfgpt.serving.config import BasePaths, ServableConfig, read_config
+
+LAST_SECONDS = 1.0
+"""For those who were cut off to leave what they are in."""
 
 
 def serve(arguments: list[str]) -> int:
@@ -35,10 +39,11 @@ def serve(arguments: list[str]) -> int:
     import_tensorflow_quietly()
     logging.getLogger("tfgpt.serving").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
+    from tfgpt.serving.drain import Drain
     from tfgpt.serving.metrics import Metrics
     from tfgpt.serving.server import config_watcher, create_app, run_until_asked
 
-    listener = _listener(given.host, given.port)
+    listener, drain, catalog = _listener(given.host, given.port), Drain(given.drain_seconds), None
     if warning := open_door(listener.getsockname()[0], keys, tls):
         print(warning, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
@@ -48,13 +53,23 @@ def serve(arguments: list[str]) -> int:
         if file is not None:
             running.enter_context(config_watcher(catalog, file, given.model_config_file_poll_wait_seconds, base_paths))
         if given.grpc_port >= 0:
-            port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths, keys, tls))
+            port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths, keys, tls, drain))
             print(f"serving grpc{'' if tls is None else 's'}://{_in_url(given.host)}:{port}", file=sys.stderr, flush=True)
         listener.listen()  # before the address is printed: who reads it may connect at once
         for name in catalog.names():
             print(f"serving http{'' if tls is None else 's'}://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(catalog, create_app(catalog, metrics, limits, keys), listener, asked, given.drain_seconds, tls)
+        run_until_asked(catalog, create_app(catalog, metrics, limits, keys, given.cors), listener, asked, drain, tls, limits.body_seconds)
+    if catalog is not None:  # else it was stopped while models were loaded
+        _leave(catalog)
     return DONE
+
+
+def _leave(catalog):
+    """End the process where something cannot be waited for: a graph runs to its end, and Python would wait for the thread that called it."""
+    if not catalog.close(LAST_SECONDS):
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(DONE)
 
 
 def _serve_backend(given, limits, keys, tls):
@@ -64,6 +79,7 @@ def _serve_backend(given, limits, keys, tls):
     if wrong := [name for name in given.model if "=" in name or "/" in name]:
         raise UsageError(f"{COMMAND}: --model {wrong[0]}: the server behind has the folders; give the name alone")
     import_tensorflow_quietly()
+    from tfgpt.serving.drain import Drain
     from tfgpt.serving.gateway import Gateway
     from tfgpt.serving.server import create_app, run_until_asked
 
@@ -75,7 +91,7 @@ def _serve_backend(given, limits, keys, tls):
         listener.listen()
         for name in gateway.names():
             print(f"serving http{'' if tls is None else 's'}://{_in_url(given.host)}:{listener.getsockname()[1]}/v1/models/{name}", file=sys.stderr, flush=True)
-        run_until_asked(gateway, create_app(gateway, None, limits, keys), listener, asked, given.drain_seconds, tls)
+        run_until_asked(gateway, create_app(gateway, None, limits, keys, given.cors), listener, asked, Drain(given.drain_seconds), tls, limits.body_seconds)
     return DONE
 
 
@@ -97,7 +113,7 @@ def _catalog(given, configs, limits):
 
 
 @contextlib.contextmanager
-def _grpc(given, catalog, metrics, limits, base_paths, keys, tls):
+def _grpc(given, catalog, metrics, limits, base_paths, keys, tls, drain):
     """Serve over gRPC while the block runs; give the port."""
     from tfgpt.serving.grpc_services import grpc_server
     from tfgpt.serving.server import threads_for
@@ -105,7 +121,7 @@ def _grpc(given, catalog, metrics, limits, base_paths, keys, tls):
     address = f"{_in_url(given.host)}:{given.grpc_port}"
     with contextlib.ExitStack() as running:
         workers = threads_for(limits, len(catalog.names()))
-        server = grpc_server(catalog, metrics, address, given.drain_seconds, given.grpc_max_message_bytes, workers, base_paths, keys, tls)
+        server = grpc_server(catalog, metrics, address, drain, given.grpc_max_message_bytes, workers, base_paths, keys, tls)
         try:
             port = running.enter_context(server)
         except OSError as error:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from tfgpt.cli_support import UsageError, parser_of
-from tfgpt.serving.keys import Keys, add_key, read_keys
+from tfgpt.serving.keys import Keys, add_key
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.tls import Tls
 
@@ -15,13 +15,15 @@ PORT = 8501
 GRPC_PORT = 8500
 COMMAND = "tfgpt serve"
 LIMITS = {
-    "max_rows": "Texts that a model writes side by side.",
-    "max_waiting": "Texts that may wait for that; a request beyond them is refused with 429.",
+    "max_rows": "Texts that a model writes side by side, and rows of other requests that it joins into one call.",
+    "max_waiting": "Texts that may wait to be written, and rows of other requests that may wait; a request beyond them is refused with 429.",
     "max_batch": "The most rows of a request.",
     "max_prompt_bytes": "The longest prompt or text, in bytes.",
     "max_new_tokens": "The most tokens that a request may ask for; 0 = what the model's context holds.",
     "request_seconds": "How long a request may take, in seconds; then it ends with an error.",
     "max_body_bytes": "The largest request over HTTP, in bytes; a larger one is refused with 413.",
+    "body_seconds": "How long a client may take to send the headers of a request over HTTP, then the connection is closed, and again for the whole body, "
+                    "then the answer is 408; in seconds.",
     "max_json_depth": "How many lists and objects may stand inside each other in a request over HTTP.",
 }
 
@@ -43,18 +45,22 @@ def serve_parser(description: str):
     parser.add_argument("--port", type=int, default=PORT, help="TCP port of REST; 0 = any free one, which is then printed.")
     parser.add_argument("--grpc-port", type=int, default=GRPC_PORT, help="TCP port of gRPC; 0 = any free one, which is then printed; -1 = no gRPC.")
     parser.add_argument("--grpc-max-message-bytes", type=int, default=64 * 2**20, help="The largest request and the largest answer over gRPC, in bytes.")
-    parser.add_argument("--drain-seconds", type=float, default=30.0, help="How long running requests may take after SIGTERM, in seconds.")
+    parser.add_argument("--drain-seconds", type=float, default=30.0,
+                        help="How long running requests of all protocols may take after SIGTERM, in seconds; then they are cut off.")
     parser.add_argument("--trust", action="store_true",
                         help="Load a version without comparing its files with its manifest. A SavedModel is code: only for folders that you made.")
     parser.add_argument("--allow-reload-paths", action="store_true",
                         help="Let a config sent over gRPC name any folder of this machine, and not only those given here.")
     parser.add_argument("--api-keys", type=str, default="", metavar="FILE",
                         help="Answer only requests with one of these keys: YAML, a list of name, sha256, scopes (predict, openai, status, admin), and if "
-                             "wanted models and requests_per_minute. It is read once, at the start.")
+                             "wanted models and requests_per_minute. A change is in force within a second, without a restart; a file that is not "
+                             "understood changes nothing.")
     parser.add_argument("--new-api-key", type=str, default="", metavar="NAME",
                         help="Serve nothing: append a new key for predict, openai and status to the file --api-keys, and print it, this once.")
     parser.add_argument("--tls-certificate", type=str, default="", metavar="FILE", help="Encrypt HTTP and gRPC with this certificate, in PEM.")
     parser.add_argument("--tls-key", type=str, default="", metavar="FILE", help="The certificate's key, in PEM, without a passphrase.")
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN",
+                        help="Let pages of this origin, such as https://example.org, ask over HTTP from a browser; * = of all. May be given again.")
     for name, text in LIMITS.items():
         default = getattr(Limits, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=text)
@@ -100,7 +106,7 @@ def doors_of(given) -> tuple[Keys | None, Tls | None]:
         UsageError: one that is not understood.
     """
     try:
-        keys = Keys(read_keys(Path(given.api_keys))) if given.api_keys else None
+        keys = Keys.of_file(Path(given.api_keys)) if given.api_keys else None
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --api-keys {error}") from error
     try:

@@ -103,6 +103,27 @@ def test_the_old_version_answers_while_the_new_one_is_loaded(base):
     assert catalog.close(5)
 
 
+def test_closing_does_not_wait_longer_than_it_is_told_for_a_version_that_is_being_loaded(base):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(folder):
+        if folder.name == "3":
+            begun.set()
+            assert go_on.wait(10)
+        return Loaded(folder)
+
+    catalog = Catalog([ServableConfig("m", base)], poll_seconds=0.01, load=load)
+    write(base, 3)
+    assert begun.wait(10)
+
+    assert not catalog.close(0.01)
+    with pytest.raises(UnavailableError, match="closing"), catalog.lease("m"):
+        pass
+    go_on.set()
+    assert catalog.close(10)
+    assert set(states(catalog).values()) == {"END"}
+
+
 def test_a_damaged_version_replaces_nothing_and_is_tried_again_when_it_is_mended(base):
     tried = []
 

@@ -16,6 +16,7 @@ from tfgpt.models import surgery
 from tfgpt.recipe import ExportConfig, HeadConfig
 from tfgpt.serving.client import Client, ServerError
 from tfgpt.serving.export import export
+from tfgpt.serving.joining import joinable_of
 from tfgpt.serving.saved_model import LoadedModel
 
 LABELS = {"classes": ["ham", "späm", "two words"], "labels": ["a", "b"], "number": ["1", "5", "6"], "tags": ["D", "N", "V"], "choice": []}
@@ -76,6 +77,13 @@ def test_signatures_are_those_of_the_contract(versions, loaded):
     assert of("choice")["choose"] == of("choice")["serving_default"] == choose
     assert of("beside")["serving_default"] == of("beside")["generate"] and of("beside")["classify"] == classify  # a language model first
     assert not (versions["number"] / "assets" / "labels.txt").exists() and (versions["tags"] / "assets" / "labels.txt").read_text() == "D\nN\nV\n"
+
+
+def test_calls_of_heads_are_joined_where_an_output_is_not_as_wide_as_the_widest_row(loaded):
+    joinable = {kind: joinable_of(one.signatures) for kind, one in loaded.items()}
+
+    assert {"classify", "serving_default"} <= joinable["classes"] & joinable["labels"] and "regress" in joinable["number"]
+    assert not {"tag", "serving_default"} & joinable["tags"] and "choose" not in joinable["choice"]
 
 
 def test_every_kind_finds_there_what_it_finds_here(loaded, judges):

@@ -1,8 +1,12 @@
 """What a request may not do to a server: bodies too large or too deep, more than the limits, folders that nobody gave it."""
+import contextlib
 import http.client
 import json
+import select
 import shutil
 import socket
+import time
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -160,6 +164,73 @@ def test_chunked_bodies_within_the_limit_are_served(port):
     response = connection.getresponse()
 
     assert response.status == 200 and set(json.loads(response.read())["outputs"]) == {"ids", "length"}
+
+
+def dripped(port, head, rest, every_seconds=0.05):
+    """Send the head, and of the rest a byte every so often, until the server says something or hangs up; return what it has said by then."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(head)
+        for number in range(len(rest)):
+            if select.select([client], [], [], every_seconds)[0]:
+                break
+            client.send(rest[number : number + 1])
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.fixture(scope="module")
+def impatient_port(limited):
+    """Of a server that waits for 0.3 s."""
+    app = create_app(limited, limits=replace(LIMITS, body_seconds=0.3))
+    with socket.create_server(("127.0.0.1", 0)) as listener, http_server(app, listener, 5.0, header_seconds=0.3):
+        yield listener.getsockname()[1]
+
+
+HEAD = b"POST %s HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", [PREDICT, COMPLETIONS])
+@pytest.mark.parametrize("rest", [b"", b" " * 499])  # which would take 25 s
+def test_a_body_that_does_not_come_in_time_is_408(impatient_port, path, rest):
+    began = time.monotonic()
+
+    answer = dripped(impatient_port, HEAD % path.encode(), rest)
+
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer.lower()
+    assert b"not there after 0.3 s; send it faster, or start the server with a higher --body-seconds" in answer
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("head", [b"", b"POST / HTTP/1.1\r\n", b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\nGET /"])
+def test_headers_that_do_not_come_in_time_end_the_connection(impatient_port, head):
+    """Of the first request and of a later one."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", impatient_port), timeout=20) as client:
+        client.sendall(head)
+        if head.startswith(b"GET"):
+            answer = b""
+            while not answer.endswith(b"]}"):
+                answer += client.recv(65536)
+            assert b"200 OK" in answer
+
+        with contextlib.suppress(ConnectionError):  # a byte may be on its way when the server closes
+            for _ in range(500):
+                if select.select([client], [], [], 0.05)[0]:
+                    break
+                client.send(b"x")
+            assert client.recv(65536) == b""
+    assert time.monotonic() - began < 10
+
+
+def test_a_connection_lives_on_from_request_to_request(impatient_port):
+    connection = http.client.HTTPConnection("127.0.0.1", impatient_port, timeout=20)
+    connection.connect()
+    first = connection.sock
+    for _ in range(4):
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().read()
+        time.sleep(0.15)  # together more than 0.3 s
+
+    assert connection.sock is first
 
 
 def test_more_requests_can_wait_in_threads_than_a_models_queue_holds():

@@ -87,6 +87,19 @@ def test_without_a_key_that_is_known_everything_is_401(app, header):
     assert app.get("/nowhere", headers=headers).status_code == 401
 
 
+def test_pages_of_an_origin_that_is_named_may_ask_from_a_browser(limited, keys):
+    app = TestClient(create_app(limited, keys=keys, origins=["https://here.example"]))
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+    allowed = lambda answer: answer.headers.get("access-control-allow-origin")  # noqa: E731
+
+    before = {origin: app.options("/v1/completions", headers={"Origin": origin} | asks) for origin in ("https://here.example", "https://there.example")}
+    answers = [app.get("/v1/models", headers={"Origin": "https://here.example"} | key) for key in (bearer("watcher"), {})]
+
+    assert [(answer.status_code, allowed(answer)) for answer in before.values()] == [(200, "https://here.example"), (400, None)]
+    assert [(answer.status_code, allowed(answer)) for answer in answers] == [(200, "https://here.example"), (401, "https://here.example")]
+    assert allowed(TestClient(create_app(limited)).get("/v1/models", headers={"Origin": "https://here.example"})) is None
+
+
 def test_a_body_without_a_key_is_not_read(app):
     assert app.post("/v1/completions", content=b"[" * 30_000).status_code == 401
     assert app.post("/v1/completions", content=b"[" * 30_000, headers=bearer("chatter")).status_code == 413
@@ -198,6 +211,40 @@ def test_the_command_makes_a_key_and_prints_it_once(tmp_path, capsys):
     assert add_key(tmp_path / "new.yaml", "a") != add_key(tmp_path / "new.yaml", "b")
     file.write_text("[]")
     assert main(["serve", "--new-api-key", "bert", "--api-keys", str(file)]) == 2 and file.read_text() == "[]"
+
+
+def test_a_change_of_the_file_is_in_force_without_a_restart(tmp_path, caplog):
+    file, now = tmp_path / "keys.yaml", [100.0]
+    anna = add_key(file, "anna")
+    entries = yaml.safe_load(file.read_text())
+    entries[0]["requests_per_minute"] = 2
+    file.write_text(yaml.safe_dump(entries))
+    keys = Keys.of_file(file, clock=lambda: now[0])
+    keys.caller(f"Bearer {anna}")
+
+    bert = add_key(file, "bert")
+    with pytest.raises(UnauthenticatedError):  # not at every request
+        keys.caller(f"Bearer {bert}")
+    now[0] += 1.0
+    assert keys.caller(f"Bearer {bert}").entry.name == "bert"
+    keys.caller(f"Bearer {anna}")
+    with pytest.raises(ResourceExhaustedError):  # two in this minute: a change elsewhere forgets none
+        keys.caller(f"Bearer {anna}")
+
+    for wrong in ("[", None):
+        if wrong is None:
+            file.unlink()
+        else:
+            file.write_text(wrong)
+        for _ in range(2):
+            now[0] += 1.0
+            assert keys.caller(f"Bearer {bert}").entry.name == "bert"
+    assert caplog.text.count("the keys stay those that they were") == 2
+
+    file.write_text(yaml.safe_dump(entries))
+    now[0] += 1.0
+    with pytest.raises(UnauthenticatedError):
+        keys.caller(f"Bearer {bert}")
 
 
 @pytest.mark.parametrize(

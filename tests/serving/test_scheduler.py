@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from tests.serving.conftest import Engine
 from tfgpt.serving.batched import BatchedModel, Limits
 from tfgpt.serving.errors import BadRequestError, CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 from tfgpt.serving.scheduler import Prompt, Scheduler
@@ -17,21 +17,6 @@ def served(exported):
     served = BatchedModel(exported, Limits(max_rows=5, max_batch=8, max_prompt_bytes=2000, max_new_tokens=40))
     yield served
     served.close()
-
-
-class Engine:
-    """The exported engine, but so slow that what happens between tokens can be seen; it fails once when it is told to."""
-
-    def __init__(self, stepper, seconds=0.01, failures=0):
-        self._stepper, self._seconds, self._failures = stepper, seconds, failures
-        self.begin, self.join, self.keep = stepper.begin, stepper.join, stepper.keep
-
-    def advance(self, rows, rounds):
-        if self._failures:
-            self._failures -= 1
-            raise tf.errors.ResourceExhaustedError(None, None, "no memory for 2 rows")
-        time.sleep(self._seconds)
-        return self._stepper.advance(rows, tf.constant(1))
 
 
 @pytest.fixture

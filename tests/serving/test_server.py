@@ -1,6 +1,7 @@
 """`tfgpt serve` as a process of its own, asked over a socket by curl's kind of client and by `tfgpt client`."""
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -8,9 +9,11 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from tfgpt.serving.client import Client, ServerError
 from tfgpt.serving.saved_model import LoadedModel
+from tfgpt.serving.server import http_server
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +197,10 @@ def test_the_client_says_what_went_wrong(server, url):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: nonsense: no answer") and done.stderr.count("\n") == 1
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_beginning():
+    with socket.create_server(("127.0.0.1", 0)) as listener, http_server(FastAPI(), listener, 1.0):
+        assert httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=60).status_code == 404
+
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # which connections inherit

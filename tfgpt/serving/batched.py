@@ -1,4 +1,4 @@
-"""A loaded model that writes the texts of all its callers in one batch, and refuses what goes beyond the server's limits."""
+"""A loaded model that writes the texts of all its callers in one batch, joins their other calls, and refuses what goes beyond the server's limits."""
 from __future__ import annotations
 
 import time
@@ -12,7 +12,9 @@ from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS, controls_of
 from tfgpt.generation.sampling import Constraints
 from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.joining import Joiner, joinable_of
 from tfgpt.serving.limits import Limits
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.saved_model import LoadedModel
 from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
 
@@ -21,9 +23,10 @@ GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
 
 
 class BatchedModel(LoadedModel):
-    """A version of an exported model whose `generate` is batched between tokens (see `Scheduler`).
+    """A version of an exported model whose `generate` is batched between tokens (see `Scheduler`), and whose other signatures are joined (see `Joiner`).
 
-    A SavedModel that another program wrote has no functions for that; its requests run one by one.
+    A SavedModel that another program wrote has no functions for the one, and nobody has said of it that the rows of its batch know nothing of each
+    other; its requests run one by one.
 
     Args:
         folder: as for `LoadedModel`.
@@ -34,6 +37,8 @@ class BatchedModel(LoadedModel):
         super().__init__(folder)
         self.limits = limits or Limits()
         self.scheduler = None
+        joinable = set() if self.stepper is None else joinable_of(self.signatures)
+        self.joiner = Joiner(super().predict, joinable, self.limits.max_rows, self.limits.max_waiting)
         template = Path(folder) / "assets" / CHAT_TEMPLATE
         self.chat_template = template.read_text("utf-8") if template.is_file() else None
         """Jinja, as the tokenizer of the model has it; `None` = it has none."""
@@ -42,24 +47,28 @@ class BatchedModel(LoadedModel):
             self.token_texts, self.vocab, self.context = told["texts"].tolist(), int(told["vocab"]), int(told["context"])
             self.scheduler = Scheduler(self.stepper, self.limits.max_rows, self.limits.max_waiting, name=Path(folder).parent.name)
 
-    def predict(self, signature: str, inputs: dict[str, tf.Tensor], seconds: float | None = None) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: dict[str, tf.Tensor], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
         """Call a signature as `LoadedModel.predict` does.
 
         Args:
             signature: its name.
             inputs: by name.
-            seconds: how long a continuation may take; `None` = what the limits say.
+            seconds: how long a continuation may take, and other calls may wait; `None` = what the limits say.
+            presence: of whoever waits for it; its rows leave the batch and the queue when it leaves.
 
         Raises:
             ServingError: beyond a limit, too much to do, or too late; and as `LoadedModel.predict`.
         """
         self._check_sizes(inputs)
-        if self.scheduler is None or not self._writes(signature):
-            return super().predict(signature, inputs)
         inputs, given = self.with_defaults(signature, inputs), inputs
+        if self.scheduler is None or not self._writes(signature):
+            return self.joiner.predict(signature, inputs, self._deadline(seconds), presence)
         if self.limits.max_new_tokens and "max_new_tokens" not in given:  # nobody asked for as many as the export's default
             inputs = inputs | {"max_new_tokens": tf.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}
-        written = self.submit(self._prompts(inputs), seconds).result()
+        ticket = self.submit(self._prompts(inputs), seconds)
+        if presence is not None:
+            presence.on_leaving(ticket.cancel)
+        written = ticket.result()
         return {
             "text": np.array([row.text.encode() for row in written], object),
             "token_count": np.array([row.token_count for row in written], np.int32),
@@ -78,8 +87,17 @@ class BatchedModel(LoadedModel):
             for name, lowest in (("banned_tokens", 0), ("forced_tokens", NO_TOKEN)):  # in the graph such an id would be an error of the whole batch
                 if wrong := [token for token in getattr(prompt, name) if not lowest <= token < self.vocab]:
                     raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
-        seconds = self.limits.request_seconds if seconds is None else min(seconds, self.limits.request_seconds)
-        return self.scheduler.submit(prompts, time.monotonic() + seconds, notify)
+        return self.scheduler.submit(prompts, self._deadline(seconds), notify)
+
+    @property
+    def running(self) -> int:
+        """Rows that it writes or that are in calls which run."""
+        return self.joiner.running + (0 if self.scheduler is None else self.scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for either."""
+        return self.joiner.waiting + (0 if self.scheduler is None else self.scheduler.waiting)
 
     @property
     def writes(self) -> bool:
@@ -90,7 +108,11 @@ class BatchedModel(LoadedModel):
         """End what is being written, and let go of the graph."""
         if self.scheduler is not None:
             self.scheduler.close()
+        self.joiner.close()
         super().close()
+
+    def _deadline(self, seconds):
+        return time.monotonic() + (self.limits.request_seconds if seconds is None else min(seconds, self.limits.request_seconds))
 
     def _writes(self, signature):
         return signature in self.signatures and set(self.signatures[signature].inputs) == GENERATE_INPUTS

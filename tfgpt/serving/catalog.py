@@ -18,9 +18,9 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.config import ServableConfig
 from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionError, UnavailableError
-from tfgpt.serving.saved_model import LoadedModel
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -35,7 +35,7 @@ class ServedModel:
 
     name: str
     version: int
-    loaded: LoadedModel
+    loaded: BatchedModel
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Catalog:
         configs: what is served.
         poll_seconds: how often base paths are looked at for versions that came or went; 0 = once, now.
         verify: called with a version's folder before it is loaded; raises RuntimeError to refuse it.
-        load: loads a version's folder; what it returns has what `LoadedModel` has. Its `close` is called when the version is unloaded and its
+        load: loads a version's folder; what it returns has what `BatchedModel` has. Its `close` is called when the version is unloaded and its
             last lease has ended.
 
     Raises:
@@ -87,7 +87,7 @@ class Catalog:
     """
 
     def __init__(self, configs: Iterable[ServableConfig], poll_seconds: float = POLL_SECONDS, verify: Callable[[Path], None] | None = None,
-                 load: Callable[[Path], LoadedModel] = LoadedModel):
+                 load: Callable[[Path], BatchedModel] = BatchedModel):
         self._verify, self._load_folder = verify, load
         self._configs: dict[str, ServableConfig] = {}
         self._models: dict[str, dict[int, _Version]] = {}
@@ -142,6 +142,12 @@ class Catalog:
         with self._state:
             return sorted(self._configs)
 
+    def loaded(self) -> list[ServedModel]:
+        """Return the versions that are loaded now, those too that answer their last requests. Without a lease they may end at any time."""
+        with self._state:
+            return [ServedModel(name, version.number, version.loaded) for name, versions in sorted(self._models.items())
+                    for version in versions.values() if version.loaded is not None]  # fmt: skip
+
     def labels(self, name: str) -> dict[str, int]:
         """Return the labels of a model and the version of each."""
         with self._state:
@@ -186,15 +192,21 @@ class Catalog:
         """Give no more leases, wait for those given at most so long, and unload everything.
 
         Returns:
-            Whether all leases have ended. A version whose lease has not is unloaded when it ends.
+            Whether all leases have ended, and no version is being loaded. A version whose lease has not is unloaded when it ends.
         """
         self._closed.set()
-        with self._changing, self._state:
-            running = [version for versions in self._models.values() for version in versions.values()]
+        ends = time.monotonic() + limit_seconds
+        if not self._changing.acquire(timeout=limit_seconds):  # a version is being loaded, which nothing can end
+            return False
+        try:
+            with self._state:
+                running = [version for versions in self._models.values() for version in versions.values()]
+        finally:
+            self._changing.release()
         for version in running:
             self._unload(version)
         with self._state:
-            return self._state.wait_for(lambda: all(version.state == "END" for version in running), limit_seconds)
+            return self._state.wait_for(lambda: all(version.state == "END" for version in running), max(0.0, ends - time.monotonic()))
 
     def _take(self, name, version, label):
         with self._state:

@@ -12,22 +12,23 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.errors import BadRequestError, PreconditionError
 from tfgpt.serving.predicting import run_signature
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.rest_codec import DEFAULT_SIGNATURE, bytes_of_base64, is_base64, parse_object
-from tfgpt.serving.saved_model import LoadedModel
 
 METHODS = {"classify": ("classification", tf.saved_model.CLASSIFY_METHOD_NAME), "regress": ("regression", tf.saved_model.REGRESS_METHOD_NAME)}
 
 
-def classify(loaded: LoadedModel, signature: str, examples: input_pb2.Input) -> classification_pb2.ClassificationResult:
+def classify(loaded: BatchedModel, signature: str, examples: input_pb2.Input, presence: Presence | None = None) -> classification_pb2.ClassificationResult:
     """Return the classes of each example with their scores.
 
     Raises:
         BadRequestError: no such signature, one of another method, or no example.
         PreconditionError: a signature of that method without its inputs or outputs.
     """
-    outputs = _run(loaded, "classify", signature, examples)
+    outputs = _run(loaded, "classify", signature, examples, presence)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     if classes is None and scores is None:
         raise PreconditionError('Expected classification signature outputs to contain at least one of "classes" or "scores".')
@@ -41,9 +42,9 @@ def classify(loaded: LoadedModel, signature: str, examples: input_pb2.Input) -> 
     return result
 
 
-def regress(loaded: LoadedModel, signature: str, examples: input_pb2.Input) -> regression_pb2.RegressionResult:
+def regress(loaded: BatchedModel, signature: str, examples: input_pb2.Input, presence: Presence | None = None) -> regression_pb2.RegressionResult:
     """Return a number for each example; raises as `classify`."""
-    outputs = _run(loaded, "regress", signature, examples)
+    outputs = _run(loaded, "regress", signature, examples, presence)
     if "outputs" not in outputs:
         raise PreconditionError('No regression outputs found in SignatureDef: it has no output named "outputs".')
     values = np.asarray(outputs["outputs"], np.float32).reshape(-1)
@@ -80,7 +81,7 @@ def encode_values(result: regression_pb2.RegressionResult) -> dict:
     return {"results": [_short(one.value) for one in result.regressions]}
 
 
-def _run(loaded, method, signature, examples):
+def _run(loaded, method, signature, examples, presence):
     signature = signature or DEFAULT_SIGNATURE
     kind, wanted = METHODS[method]
     if signature not in loaded.signatures:
@@ -90,7 +91,7 @@ def _run(loaded, method, signature, examples):
         raise BadRequestError(f"Expected {kind} signature method_name to be {wanted}. Was: {definition.method_name}")
     if "inputs" not in definition.inputs:
         raise PreconditionError(f'No {kind} inputs found in SignatureDef: it has no input named "inputs".')
-    return run_signature(loaded, signature, {"inputs": np.array(_serialized(examples), object)})
+    return run_signature(loaded, signature, {"inputs": np.array(_serialized(examples), object)}, presence)
 
 
 def _serialized(examples):

@@ -35,6 +35,7 @@ from tfgpt.serving.errors import (
     UnavailableError,
 )
 from tfgpt.serving.limits import Limits
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.saved_model import signature_for
 from tfgpt.serving.scheduler import Prompt, Ticket
 
@@ -104,6 +105,10 @@ class Gateway:
         """Return the names of the models."""
         return self._names
 
+    def loaded(self) -> list[ServedModel]:
+        """Return none: they are loaded in the server behind."""
+        return []
+
     def labels(self, name: str) -> dict[str, int]:
         """Return no labels: the server behind knows them, and does not tell."""
         return {}
@@ -145,7 +150,7 @@ class RemoteModel:
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {name: one for name, one in found.signature_def.items() if not name.startswith("__")}
         self.writes = any(set(one.inputs) == GENERATE_INPUTS for one in self.signatures.values())
 
-    def predict(self, signature: str, inputs: dict[str, np.ndarray], seconds: float | None = None) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: dict[str, np.ndarray], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
         """Call a signature as `BatchedModel.predict` does; raises `ServingError`, and as `LoadedModel.predict`."""
         definition = signature_for(self.signatures, signature, inputs)
         request = predict_pb2.PredictRequest(model_spec=self._spec)
@@ -153,7 +158,10 @@ class RemoteModel:
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value, tf.as_dtype(definition.inputs[name].dtype)))
         with _as_ours():
-            outputs = self._stub.Predict(request, timeout=self.limits.request_seconds if seconds is None else seconds).outputs
+            asked = self._stub.Predict.future(request, timeout=self.limits.request_seconds if seconds is None else seconds)
+            if presence is not None:
+                presence.on_leaving(asked.cancel)  # which the server behind is told
+            outputs = _answer_of(asked).outputs
         return {name: tf.make_ndarray(value) for name, value in outputs.items()}
 
     def submit(self, prompts: Sequence[Prompt], seconds: float | None = None, notify: Callable[[], None] = lambda: None) -> Ticket:
@@ -189,13 +197,21 @@ class RemoteModel:
         inputs = {"prompt": text} | {name: np.array([prompt.controls.get(name, control.neutral)], control.kind) for name, control in CONTROLS.items()}
         lists = {"stop": (object, b""), "banned_tokens": (np.int32, NO_TOKEN), "forced_tokens": (np.int32, NO_TOKEN)}
         inputs |= {name: np.array([getattr(prompt, name) or (filler,)], kind) for name, (kind, filler) in lists.items()}
-        written = self.predict("generate", inputs, seconds)
-        writing.prompt_tokens = int(self.predict("tokenize", {"text": text}, seconds)["length"][0])
+        written = self.predict("generate", inputs, seconds, ticket.presence)
+        writing.prompt_tokens = int(self.predict("tokenize", {"text": text}, seconds, ticket.presence)["length"][0])
         writing.token_count, writing.log_prob = int(written["token_count"][0]), float(written["log_prob"][0])
         writing.text, writing.finish_reason = written["text"][0].decode("utf-8", "replace"), written["finish_reason"][0].decode()
 
     def close(self) -> None:
         """Nothing is held here."""
+
+
+def _answer_of(asked):
+    """Wait for the answer to a call that may be cancelled."""
+    try:
+        return asked.result()
+    except grpc.FutureCancelledError as error:
+        raise CancelledError("The request was given up") from error
 
 
 @contextlib.contextmanager

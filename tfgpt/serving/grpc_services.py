@@ -29,10 +29,12 @@ from tfgpt.serving import examples
 from tfgpt.serving.access import KeyInterceptor
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, configs_of
+from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ServingError
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.predicting import run_signature
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.rest_codec import DEFAULT_SIGNATURE
 from tfgpt.serving.tls import Tls
 
@@ -42,7 +44,7 @@ FIELDS = {tf.float32: "float_val", tf.float64: "double_val", tf.int32: "int_val"
 
 
 @contextlib.contextmanager
-def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds: float = DRAIN_SECONDS, max_message_bytes: int = MAX_MESSAGE_BYTES,
+def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain: float | Drain = DRAIN_SECONDS, max_message_bytes: int = MAX_MESSAGE_BYTES,
                 workers: int = WORKERS, base_paths: BasePaths | None = None, keys: Keys | None = None,
                 tls: Tls | None = None) -> Iterator[int]:
     """Serve a catalog over gRPC while the block runs; at its end accept nothing more and answer what has begun.
@@ -51,7 +53,7 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
         catalog: what is served.
         metrics: which count the requests.
         address: HOST:PORT to listen on; port 0 = any free one.
-        drain_seconds: how long what has begun may take; then it is cut off.
+        drain: how long what has begun may take, in seconds; then it is cut off. When a drain begins, nothing more is accepted.
         max_message_bytes: the largest request and the largest answer.
         workers: the most requests that run at once; more wait.
         base_paths: those that a request to reload may choose among; `None` = any folder of this machine.
@@ -79,10 +81,12 @@ def grpc_server(catalog: Catalog, metrics: Metrics, address: str, drain_seconds:
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     server.start()
+    drain = Drain.of(drain)
+    drain.on_begin(lambda: server.stop(drain.left()))
     try:
         yield port
     finally:
-        server.stop(drain_seconds).wait()
+        server.stop(drain.left()).wait()
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -121,14 +125,15 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def _answer(self, api: str, request: Message, context: grpc.ServicerContext, work: Callable) -> Message:
         spec = request.model_spec
         with _errors_of(context), self._metrics.request(spec.name, api, "GRPC"):
-            if not context.is_active():
+            presence = Presence()
+            if not context.add_callback(presence.leave):
                 raise DeadlineError("The deadline of the request was over, or it was cancelled, before its turn came")
             if not spec.name:
                 raise BadRequestError("ModelSpec has no name specified.")
             with self._catalog.lease(spec.name, *_version_of(spec)) as served:
-                return work(served, request)
+                return work(served, request, presence)
 
-    def _predict(self, served, request):
+    def _predict(self, served, request, presence):
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         if name not in served.loaded.signatures:
             raise PreconditionError(f'Serving signature key "{name}" not found; there are {sorted(served.loaded.signatures)}')
@@ -140,17 +145,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         if len(set(wanted)) < len(wanted):
             raise BadRequestError(f"duplicate output tensor alias: {max(wanted, key=wanted.count)}")
         inputs = {key: _array_of(key, value, definition) for key, value in request.inputs.items()}
-        outputs = run_signature(served.loaded, name, inputs)
+        outputs = run_signature(served.loaded, name, inputs, presence)
         return predict_pb2.PredictResponse(model_spec=_spec(served, name), outputs={alias: tensor_of(outputs[alias]) for alias in wanted})
 
-    def _classify(self, served, request):
+    def _classify(self, served, request, presence):
         name = request.model_spec.signature_name
-        result = examples.classify(served.loaded, name, request.input)
+        result = examples.classify(served.loaded, name, request.input, presence)
         return classification_pb2.ClassificationResponse(model_spec=_spec(served, name or DEFAULT_SIGNATURE), result=result)
 
-    def _regress(self, served, request):
+    def _regress(self, served, request, presence):
         name = request.model_spec.signature_name
-        result = examples.regress(served.loaded, name, request.input)
+        result = examples.regress(served.loaded, name, request.input, presence)
         return regression_pb2.RegressionResponse(model_spec=_spec(served, name or DEFAULT_SIGNATURE), result=result)
 
 

@@ -1,8 +1,10 @@
-"""What stands before the application: a body that is too large, or whose JSON is too deep, never reaches it.
+"""What stands before the application: a body that is too large or too slow, or whose JSON is too deep, never reaches it.
 
 Pure ASGI. The body is read here, whole and bounded, and then handed on as if it had just come.
 """
 from __future__ import annotations
+
+import asyncio
 
 import numpy as np
 from fastapi.concurrency import run_in_threadpool
@@ -15,26 +17,32 @@ LONG_BYTES = 64 * 1024
 
 
 class BodyGuard:
-    """Refuses bodies with 413 if they are too large and with 400 if their JSON is too deep.
+    """Refuses bodies with 413 if they are too large, with 408 if they take too long to come, and with 400 if their JSON is too deep.
 
     Args:
         app: what is guarded.
         max_body_bytes: the largest body, whether its length is told before (Content-Length) or not (chunked).
         max_json_depth: the most lists and objects inside each other.
+        seconds: until the whole of a body must be there.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_json_depth: int):
-        self._app, self._max_bytes, self._max_depth = app, max_body_bytes, max_json_depth
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_json_depth: int, seconds: float):
+        self._app, self._max_bytes, self._max_depth, self._seconds = app, max_body_bytes, max_json_depth, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = None if _declared_bytes(scope) > self._max_bytes else await self._read(receive)
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = None if _declared_bytes(scope) > self._max_bytes else await self._read(receive)
+            refused = 413, f"Request body is larger than {self._max_bytes} bytes; send less, or start the server with a higher --max-body-bytes"
+        except TimeoutError:
+            body = None
+            refused = 408, f"Request body was not there after {self._seconds:g} s; send it faster, or start the server with a higher --body-seconds"
         if body is None:  # the rest of it is not read: the connection ends with the answer
-            message = f"Request body is larger than {self._max_bytes} bytes; send less, or start the server with a higher --max-body-bytes"
-            await error_response(scope["path"], 413, message, {"Connection": "close"})(scope, receive, send)
+            await error_response(scope["path"], *refused, {"Connection": "close"})(scope, receive, send)
             return
         if len(body) > LONG_BYTES:
             wrong = await run_in_threadpool(json_fault, body, self._max_depth)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -21,6 +22,7 @@ import yaml
 from tfgpt.files import write_text
 from tfgpt.serving.errors import PermissionDeniedError, ResourceExhaustedError, UnauthenticatedError
 
+LOG = logging.getLogger(__name__)
 SCOPES = {
     "predict": "inference over TensorFlow Serving's REST and gRPC",
     "openai": "completions and chats",
@@ -29,6 +31,8 @@ SCOPES = {
 }
 NEW_SCOPES = ("predict", "openai", "status")
 KEY_BYTES = 32
+LOOK_SECONDS = 1.0
+"""Between two looks at a file of keys."""
 MINUTE_SECONDS = 60.0
 FIELDS = ("name", "sha256", "scopes", "models", "requests_per_minute")
 
@@ -105,7 +109,23 @@ class Keys:
     """
 
     def __init__(self, entries: list[KeyEntry], clock: Callable[[], float] = time.monotonic):
-        self._callers = [(bytes.fromhex(entry.sha256), Caller(entry, clock)) for entry in entries]
+        self._clock, self._lock, self._path = clock, threading.Lock(), None
+        self._callers: list[tuple[bytes, Caller]] = []
+        self._adopt(entries)
+
+    @classmethod
+    def of_file(cls, path: Path, clock: Callable[[], float] = time.monotonic) -> Keys:
+        """Return the keys of a file, which is read again by the first request that comes `LOOK_SECONDS` after the last look and finds it changed.
+
+        A file that is gone then, or not understood, is logged once, and the keys stay those that they were.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read_keys`.
+        """
+        look = _look_of(path)  # before it is read: a change in between is seen later
+        keys = cls(read_keys(path), clock)
+        keys._path, keys._look, keys._looked = path, look, clock()
+        return keys
 
     def caller(self, authorization: str | None) -> Caller:
         """Return who asks, and count it.
@@ -120,6 +140,7 @@ class Keys:
         kind, _, key = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not key.strip():
             raise UnauthenticatedError("This server asks for a key; send the header Authorization: Bearer KEY")
+        self._refresh()
         digest, found = hashlib.sha256(key.strip().encode("utf-8", "replace")).digest(), None
         for known, caller in self._callers:  # all of them, each in the same time wherever it differs: the time of an answer tells nothing
             if hmac.compare_digest(known, digest):
@@ -128,6 +149,36 @@ class Keys:
             raise UnauthenticatedError("The key is not known here")
         found.count()
         return found
+
+    def _adopt(self, entries):
+        """Know these keys and no others; one that is as it was keeps the count of its requests."""
+        known = {caller.entry: caller for _, caller in self._callers}
+        self._callers = [(bytes.fromhex(entry.sha256), known.get(entry) or Caller(entry, self._clock)) for entry in entries]
+
+    def _refresh(self):
+        """Read the file again if it has changed."""
+        with self._lock:
+            now = self._clock()
+            if self._path is None or now < self._looked + LOOK_SECONDS:
+                return
+            self._looked, before, self._look = now, self._look, _look_of(self._path)
+            if self._look == before:
+                return
+            try:
+                self._adopt(read_keys(self._path))
+            except (OSError, ValueError) as error:
+                LOG.error("%s has changed, but the keys stay those that they were: %s", self._path, error)
+            else:
+                LOG.info("%s has changed and is in force", self._path)
+
+
+def _look_of(path):
+    """Return what tells that a file is another one than before; `None` if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def read_keys(path: Path) -> list[KeyEntry]:

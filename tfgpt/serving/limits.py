@@ -9,9 +9,9 @@ class Limits:
     """What a request may ask for, and how many may ask at once."""
 
     max_rows: int = 16
-    """Texts that a model writes side by side."""
+    """Texts that a model writes side by side, and rows of other requests that it joins into one call."""
     max_waiting: int = 256
-    """Texts that may wait for that; a request beyond them is refused with 429."""
+    """Texts that may wait to be written, and rows of other requests that may wait; a request beyond them is refused with 429."""
     max_batch: int = 64
     """Rows of a request."""
     max_prompt_bytes: int = 1_000_000
@@ -22,6 +22,8 @@ class Limits:
     """Until a request that is not answered ends with an error."""
     max_body_bytes: int = 16 * 2**20
     """Of a request over HTTP; a larger one is refused with 413."""
+    body_seconds: float = 30.0
+    """For the headers of a request over HTTP, after which the connection is closed, and again for its body, which is then refused with 408."""
     max_json_depth: int = 64
     """Of lists and objects inside each other in a request over HTTP; a deeper one is refused with 400."""
 
@@ -31,5 +33,6 @@ class Limits:
                 raise ValueError(f"{name}: {getattr(self, name)} lets no request through; give 1 or more")
         if self.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} is no number of tokens; give 1 or more, or 0 for what the model's context holds")
-        if not 0 < self.request_seconds < 10**6:
-            raise ValueError(f"request_seconds: {self.request_seconds} is no time; give seconds above 0 and below a million")
+        for name in ("request_seconds", "body_seconds"):
+            if not 0 < getattr(self, name) < 10**6:
+                raise ValueError(f"{name}: {getattr(self, name)} is no time; give seconds above 0 and below a million")

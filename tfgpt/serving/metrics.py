@@ -1,4 +1,4 @@
-"""What a server counts, under TensorFlow Serving's names, in Prometheus' text format.
+"""What a server counts, under TensorFlow Serving's names, in Prometheus' text format; what that server does not have begins with tfgpt.
 
 Source: https://www.tensorflow.org/tfx/serving/serving_config#monitoring_configuration
 """
@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import ServingError
 
@@ -21,6 +22,7 @@ REQUESTS = ":tensorflow:serving:request_count"
 LATENCY = ":tensorflow:serving:request_latency"
 LOAD_LATENCY = ":tensorflow:cc:saved_model:load_latency"
 LOAD_ATTEMPTS = ":tensorflow:cc:saved_model:load_attempt_count"
+ROWS_RUNNING, ROWS_WAITING = "tfgpt_rows_running", "tfgpt_rows_waiting"
 BUCKETS = tuple(10 * 1.8**step for step in range(33))  # microseconds, 10 to about 20 minutes: TensorFlow Serving's
 
 
@@ -38,6 +40,7 @@ class Metrics:
         self._latency = Histogram(LATENCY, "Distribution of wall time (in microseconds) for a request.", ["model_name", "API", "entrypoint"],
                                   buckets=BUCKETS, registry=self.registry)
         self.registry.register(_Loads(catalog))
+        self.registry.register(_Rows(catalog))
 
     @contextlib.contextmanager
     def request(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
@@ -86,3 +89,22 @@ class _Loads(Collector):
                     attempts.add_metric([status.path, "success" if status.error_code == "OK" else "fail"], 1)
         yield latency
         yield attempts
+
+
+class _Rows(Collector):
+    """How much each version has to do, looked up when it is asked for."""
+
+    def __init__(self, catalog):
+        self._catalog = catalog
+
+    def collect(self):
+        """Yield the rows of each version that run and that wait."""
+        labels = ["model_name", "version"]
+        running = GaugeMetricFamily(ROWS_RUNNING, "Rows that a version writes or that are in calls which run.", labels=labels)
+        waiting = GaugeMetricFamily(ROWS_WAITING, "Rows that wait for a version to do so.", labels=labels)
+        for served in self._catalog.loaded():
+            if isinstance(served.loaded, BatchedModel):
+                running.add_metric([served.name, str(served.version)], served.loaded.running)
+                waiting.add_metric([served.name, str(served.version)], served.loaded.waiting)
+        yield running
+        yield waiting

@@ -64,6 +64,7 @@ async def _answered(request, body, catalog, metrics, kind):
             ticket = served.loaded.submit(await run_in_threadpool(answer.prompts), notify=waiter.wake)
             if body.stream:
                 return _Stream(answer.events(ticket, waiter), ticket, held.pop_all())
+            held.callback(ticket.cancel)  # whatever ends this before its end, the server's own included
             async for _ in waiter.changes(ticket, request):
                 pass
             return json_response(answer.whole(ticket.result()))

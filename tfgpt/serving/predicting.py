@@ -4,19 +4,26 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.errors import BadRequestError, ResourceExhaustedError
-from tfgpt.serving.saved_model import LoadedModel
+from tfgpt.serving.presence import Presence
 
 
-def run_signature(loaded: LoadedModel, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_signature(loaded: BatchedModel, signature: str, inputs: dict[str, np.ndarray], presence: Presence | None = None) -> dict[str, np.ndarray]:
     """Return the outputs of a signature by name; inputs left out take their defaults.
+
+    Args:
+        loaded: the model, or what a gateway has instead.
+        signature: its name.
+        inputs: by name.
+        presence: of whoever waits for it.
 
     Raises:
         BadRequestError: the signature or its graph refuses the inputs.
         ResourceExhaustedError: there is no memory for them.
     """
     try:
-        return loaded.predict(signature, inputs)
+        return loaded.predict(signature, inputs, presence=presence)
     except KeyError as error:
         raise BadRequestError(error.args[0]) from error
     except tf.errors.ResourceExhaustedError as error:

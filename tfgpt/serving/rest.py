@@ -4,21 +4,24 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from google.protobuf import json_format
 
 from tfgpt.serving import examples
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError
 from tfgpt.serving.http_errors import json_response
 from tfgpt.serving.metrics import CONTENT_TYPE, PATH, Metrics
 from tfgpt.serving.openapi import BODIES, described
 from tfgpt.serving.predicting import run_signature
+from tfgpt.serving.presence import Presence
 from tfgpt.serving.rest_codec import decode_predict, encode_predict
-from tfgpt.serving.saved_model import LoadedModel
 
 PLACES = ("/v1/models/{name}", "/v1/models/{name}/versions/{version}", "/v1/models/{name}/labels/{label}")
 
@@ -52,14 +55,36 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
-def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[LoadedModel, bytes], dict]) -> None:
+def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[BatchedModel, bytes, Presence], dict]) -> None:
+    def answer(name, which, body, presence):  # in a thread, the lease too: it ends with the work, and not when a client leaves before
+        with metrics.request(name, method, "REST"), catalog.lease(name, *which) as served:
+            return work(served.loaded, body, presence)
+
     async def infer(request: Request, name: str) -> Response:
         body = await request.body()
-        with metrics.request(name, method, "REST"), catalog.lease(name, *_which(request)) as served:
-            return json_response(await run_in_threadpool(work, served.loaded, body))
+        async with _presence_of(request) as presence:
+            return json_response(await run_in_threadpool(answer, name, _which(request), body, presence))
 
     for place in PLACES:
         app.post(f"{place}:{method}", **described(place, BODIES[method]))(infer)
+
+
+@contextlib.asynccontextmanager
+async def _presence_of(request: Request) -> AsyncIterator[Presence]:
+    """Give the presence of a client whose body is read: it leaves when the connection ends, or else with the block, whatever ends that."""
+    presence = Presence()
+
+    async def watch():
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        presence.leave()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield presence
+    finally:
+        watching.cancel()
+        presence.leave()
 
 
 def _which(request):
@@ -67,17 +92,17 @@ def _which(request):
     return _number(request.path_params.get("version")), request.path_params.get("label")
 
 
-def _predict(loaded, body):
+def _predict(loaded, body, presence):
     signature, row_format, inputs = decode_predict(body, loaded.signatures)
-    return encode_predict(run_signature(loaded, signature, inputs), row_format)
+    return encode_predict(run_signature(loaded, signature, inputs, presence), row_format)
 
 
-def _classify(loaded, body):
-    return examples.encode_classes(examples.classify(loaded, *examples.decode_examples(body)))
+def _classify(loaded, body, presence):
+    return examples.encode_classes(examples.classify(loaded, *examples.decode_examples(body), presence))
 
 
-def _regress(loaded, body):
-    return examples.encode_values(examples.regress(loaded, *examples.decode_examples(body)))
+def _regress(loaded, body, presence):
+    return examples.encode_values(examples.regress(loaded, *examples.decode_examples(body), presence))
 
 
 def _number(version: str | None) -> int | None:

@@ -18,6 +18,7 @@ from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
 from tfgpt.generation.stops import sure_text
 from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, ServingError, UnavailableError
+from tfgpt.serving.presence import Presence
 
 CHUNK_SECONDS = 0.025
 """About how long the engine writes before it looks who comes and goes: less costs speed, more makes newcomers wait."""
@@ -79,7 +80,8 @@ class Ticket:
         self.begun = 0
         """Rows that have left the queue."""
         self.error: Exception | None = None
-        self.cancelled = False
+        self.presence = Presence()
+        """Of whoever waits for it."""
         self._ended = threading.Event()
 
     @property
@@ -89,17 +91,17 @@ class Ticket:
 
     def cancel(self) -> None:
         """Give the request up; its rows leave the batch at the next token."""
-        self.cancelled = True
+        self.presence.leave()
 
     @property
     def is_over(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.cancelled or (self.deadline is not None and time.monotonic() > self.deadline)
+        return self.presence.left or (self.deadline is not None and time.monotonic() > self.deadline)
 
     @property
     def reason(self) -> Exception:
         """Why it ended before its texts were written."""
-        if self.cancelled:
+        if self.presence.left:
             return CancelledError("The request was given up")
         return DeadlineError("The request's time was over before its texts were written")
 
@@ -191,8 +193,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Rows in the batch."""
-        return len(self._running)
+        """Rows in the batch, or on their way into it."""
+        return len(self._running) + len(self._entering)
 
     def close(self, seconds: float = 30.0) -> None:
         """Take no more requests, and wait so long for the end of those that are there; what is left then ends with a `CancelledError`."""

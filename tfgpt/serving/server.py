@@ -5,19 +5,22 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from tfgpt.serving.access import KeyGuard
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, read_config
+from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
 from tfgpt.serving.http_errors import add_error_handlers
+from tfgpt.serving.impatience import impatient
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
@@ -30,7 +33,8 @@ OTHER_THREADS = 40
 """For what does not write texts: AnyIO's own number."""
 
 
-def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
+def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits | None = None, keys: Keys | None = None,
+               origins: Sequence[str] = ()) -> FastAPI:
     """Return the ASGI application that serves a catalog over HTTP.
 
     Args:
@@ -38,6 +42,7 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
         metrics: which count the requests; `None` = new ones.
         limits: of bodies; and those that the models were loaded with, by which threads are counted. `None` = the defaults.
         keys: which requests must have; `None` = they need none.
+        origins: of pages that may ask from a browser, such as https://example.org; "*" = of all.
     """
     limits = limits or Limits()
 
@@ -47,9 +52,12 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
         yield
 
     app = FastAPI(title="tfgpt", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth)
+    app.add_middleware(BodyGuard, max_body_bytes=limits.max_body_bytes, max_json_depth=limits.max_json_depth, seconds=limits.body_seconds)
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys)  # before the guard of bodies: what comes without a key is not read
+    if origins:  # before the keys: a browser's question whether it may ask has none, and its page is to read a 401 too
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type"],
+                           expose_headers=["Retry-After"])
     add_error_handlers(app)
     metrics = metrics or Metrics(catalog)
     add_openai(app, catalog, metrics)
@@ -58,50 +66,59 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
 
 
 def threads_for(limits: Limits, models: int) -> int:
-    """Return how many requests must be able to wait in threads of their own so that a model's queue, and not the pool, refuses one too many."""
-    return OTHER_THREADS + models * (limits.max_rows + limits.max_waiting)
+    """Return how many requests must be able to wait in threads of their own so that a model's queues, and not the pool, refuse one too many.
+
+    A model has two: of texts to be written, and of other calls.
+    """
+    return OTHER_THREADS + 2 * models * (limits.max_rows + limits.max_waiting)
 
 
 @contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain_seconds: float = DRAIN_SECONDS, tls: Tls | None = None) -> Iterator[threading.Thread]:
+def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DRAIN_SECONDS, tls: Tls | None = None,
+                header_seconds: float = Limits.body_seconds) -> Iterator[threading.Thread]:
     """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
 
     Args:
         app: the application.
         listener: a listening socket.
-        drain_seconds: how long what has begun may take; then it is cut off.
+        drain: how long what has begun may take, in seconds; then it is cut off.
         tls: the certificate; `None` = HTTP without encryption.
+        header_seconds: how long the headers of a request may take.
 
     Yields:
         The thread, which ends by itself only if the server fails.
     """
     files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=max(1, round(drain_seconds)), **files)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", http=impatient(header_seconds), **files)
     server = uvicorn.Server(config)
+    # asyncio sets this only where a socket names TCP as its protocol, which sockets by default do not. Without it the end of an answer waits for the client
+    # to acknowledge its beginning, about 40 ms. Connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tfgpt-http")  # outside of the main thread it takes no signals
     thread.start()
     try:
         yield thread
     finally:
+        config.timeout_graceful_shutdown = Drain.of(drain).left()  # read when the server ends, and of any kind of number
         server.should_exit = True
         thread.join()
 
 
-def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain_seconds: float = DRAIN_SECONDS,
-                    tls: Tls | None = None) -> None:
-    """Serve until `asked` is set, then let what has begun end, for at most `drain_seconds`.
+def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain: Drain, tls: Tls | None = None,
+                    header_seconds: float = Limits.body_seconds) -> None:
+    """Serve until `asked` is set, then let what has begun end, for as long as `drain` lasts; see `http_server` for the arguments.
 
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
     try:
-        with http_server(app, listener, drain_seconds, tls) as thread:
+        with http_server(app, listener, drain, tls, header_seconds) as thread:
             while not asked.wait(0.1):
                 if not thread.is_alive():
                     raise RuntimeError("the HTTP server ended by itself; its own message stands above")
     finally:
-        if not catalog.close(drain_seconds):
-            LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain_seconds)
+        if not catalog.close(drain.left()):
+            LOG.warning("some requests took more than %g s after the end was asked for, and were cut off", drain.seconds)
 
 
 @contextlib.contextmanager
@@ -119,7 +136,7 @@ def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, base_paths
     finally:
         ended.set()
         if poll_seconds > 0:
-            thread.join()
+            thread.join(1.0)  # no longer: it may be loading a version, which nothing can end
 
 
 def _follow(catalog, path, poll_seconds, base_paths, ended):
