@@ -1,4 +1,4 @@
-"""One model for all tests that ask an application in this process: each load leaves 155 MB behind."""
+"""One model for all tests that ask an application in this process: a load takes seconds."""
 import functools
 
 import pytest

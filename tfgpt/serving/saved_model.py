@@ -6,7 +6,9 @@ nor of the tokenizer's.
 """
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -71,7 +73,8 @@ class LoadedModel:
             return
         self._session.close()
         self.stepper, self._session, self._calls = None, None, {}
-        gc.collect()  # the parts of a graph hold each other, and the next one is as large
+        gc.collect()  # the parts of a graph hold each other
+        _give_back_freed()
 
     def _run(self, signature, inputs):
         """Return the outputs of a signature, the hidden ones too, by name; `inputs` are all of its."""
@@ -116,6 +119,12 @@ def _session_of(folder):
         session.close()
         raise
     return session
+
+
+def _give_back_freed():
+    """Let the system have what was freed, which glibc keeps otherwise: without this a server's memory rises by a tenth with its first swaps."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _settings():
