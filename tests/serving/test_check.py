@@ -16,10 +16,10 @@ from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery
 from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import HeadConfig
-from tfgpt.serving.check import FLOAT, TEXTS, PlainSession, check_operations, check_version, compare
+from tfgpt.serving.check import FLOAT, TEXTS, check_operations, check_version, compare
 from tfgpt.serving.export import signatures_of
 from tfgpt.serving.manifest import verify_manifest, write_manifest
-from tfgpt.serving.saved_model import read_graph
+from tfgpt.serving.saved_model import LoadedModel, read_graph
 from tfgpt.text.bpe import load_tokenizer
 
 
@@ -88,12 +88,12 @@ def test_another_models_version_fails_the_comparison(watched, model, text_model,
     other = surgery.reinitialize(model, ["h.1.mlp"], seed=9)
     other.transformer.h[1].mlp.c_proj.bias.assign_add(tf.ones_like(other.transformer.h[1].mlp.c_proj.bias))
 
-    session = PlainSession(watched[0])
+    loaded = LoadedModel(watched[0])
 
     for name, fields in (("embed", "embedding"), ("score", "log_prob")):
         with pytest.raises(RuntimeError, match=rf"^{fields} of the text 'It was' is .* by the Python model$"):
-            compare(session, name, signatures_of(TextModel(other, tokenizer), 1)[name], FLOAT)
-        assert "the same for 5 texts" in compare(session, name, signatures_of(text_model, 1)[name], FLOAT)
+            compare(loaded, name, signatures_of(TextModel(other, tokenizer), 1)[name], FLOAT)
+        assert "the same for 5 texts" in compare(loaded, name, signatures_of(text_model, 1)[name], FLOAT)
 
 
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfgpt.recipe import ExportConfig, RecipeError
+from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.export import export
 
 NEW = 8
@@ -54,6 +55,15 @@ def test_for_a_gpu_the_tokenizer_stays_on_the_host_and_nothing_is_bound_to_the_g
     assert not [node.name for node in nodes_of(graph) if "GPU" in node.device]
     assert any(node.op == "MatMul" and not node.device for node in nodes_of(graph))
     assert not [node.name for node in nodes_of(plain) if node.device]  # and by default nothing is placed at all
+
+
+def test_both_are_written_from_in_the_servers_batch(compiled, for_gpu, text_model, prompts):
+    for folder in (compiled, for_gpu):
+        version = BatchedModel(folder)
+        texts = version.predict("generate", {"prompt": np.array(prompts[:3], object)})["text"]
+        version.close()
+
+        assert [text.decode() for text in texts] == [row.text for row in text_model.generate(prompts[:3], NEW)]
 
 
 def test_a_length_that_leaves_no_room_is_refused(text_model, tmp_path):

@@ -257,6 +257,8 @@ def cases_of(versions: Sequence[Path], texts: Sequence[str], count: int = CASES)
         written = [model.predict("generate", {"prompt": np.array([prompt.encode()], object)} | given) for model in models]
         scored = [model.predict("score", {"text": np.array([prompt.encode()], object)}) for model in models]
         cases.append(Case(prompt, controls, tuple(row["text"][0].decode() for row in written), tuple(float(row["log_prob"][0]) for row in scored)))
+    for model in models:
+        model.close()
     return cases
 
 

@@ -1,12 +1,12 @@
 """A loaded model that writes the texts of all its callers in one batch, joins their other calls, and refuses what goes beyond the server's limits."""
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS, controls_of
@@ -14,10 +14,12 @@ from tfgpt.generation.sampling import Constraints
 from tfgpt.serving.errors import BadRequestError
 from tfgpt.serving.joining import Joiner, joinable_of
 from tfgpt.serving.limits import Limits
+from tfgpt.serving.pieces import SIGNATURES
 from tfgpt.serving.presence import Presence
 from tfgpt.serving.saved_model import LoadedModel
 from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
 
+LOG = logging.getLogger(__name__)
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
 
@@ -25,8 +27,8 @@ GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
 class BatchedModel(LoadedModel):
     """A version of an exported model whose `generate` is batched between tokens (see `Scheduler`), and whose other signatures are joined (see `Joiner`).
 
-    A SavedModel that another program wrote has no functions for the one, and nobody has said of it that the rows of its batch know nothing of each
-    other; its requests run one by one.
+    A SavedModel that another program or an earlier tfgpt wrote has no functions for the one, and nobody has said of it that the rows of its batch know
+    nothing of each other; its requests run one by one.
 
     Args:
         folder: as for `LoadedModel`.
@@ -42,12 +44,10 @@ class BatchedModel(LoadedModel):
         template = Path(folder) / "assets" / CHAT_TEMPLATE
         self.chat_template = template.read_text("utf-8") if template.is_file() else None
         """Jinja, as the tokenizer of the model has it; `None` = it has none."""
-        if self.stepper is not None and any(map(self._writes, self.signatures)):
-            told = {name: value.numpy() for name, value in self.stepper.describe().items()}
-            self.token_texts, self.vocab, self.context = told["texts"].tolist(), int(told["vocab"]), int(told["context"])
-            self.scheduler = Scheduler(self.stepper, self.limits.max_rows, self.limits.max_waiting, name=Path(folder).parent.name)
+        if any(map(self._writes, self.signatures)):
+            self._begin_batching(Path(folder))
 
-    def predict(self, signature: str, inputs: dict[str, tf.Tensor], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: dict[str, np.ndarray], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
         """Call a signature as `LoadedModel.predict` does.
 
         Args:
@@ -64,7 +64,7 @@ class BatchedModel(LoadedModel):
         if self.scheduler is None or not self._writes(signature):
             return self.joiner.predict(signature, inputs, self._deadline(seconds), presence)
         if self.limits.max_new_tokens and "max_new_tokens" not in given:  # nobody asked for as many as the export's default
-            inputs = inputs | {"max_new_tokens": tf.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}
+            inputs = inputs | {"max_new_tokens": np.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}
         ticket = self.submit(self._prompts(inputs), seconds)
         if presence is not None:
             presence.on_leaving(ticket.cancel)
@@ -114,6 +114,15 @@ class BatchedModel(LoadedModel):
     def _deadline(self, seconds):
         return time.monotonic() + (self.limits.request_seconds if seconds is None else min(seconds, self.limits.request_seconds))
 
+    def _begin_batching(self, folder):
+        if self.stepper is None:
+            LOG.warning("%s was exported by an earlier tfgpt, and its texts are written one by one, none in pieces; export it again", folder)
+            return
+        self.prepare(SIGNATURES)  # while nobody waits: the version that this one replaces still answers
+        told = self.stepper.describe()
+        self.token_texts, self.vocab, self.context = told["texts"].tolist(), int(told["vocab"]), int(told["context"])
+        self.scheduler = Scheduler(self.stepper, self.limits.max_rows, self.limits.max_waiting, name=folder.parent.name)
+
     def _writes(self, signature):
         return signature in self.signatures and set(self.signatures[signature].inputs) == GENERATE_INPUTS
 
@@ -127,11 +136,11 @@ class BatchedModel(LoadedModel):
 
     def _prompts(self, inputs):
         """Return a prompt for each row of the signature's inputs, checked; what has one row holds for all."""
-        texts = inputs["prompt"].numpy().tolist()
+        texts = inputs["prompt"].tolist()
         rows = len(texts)
-        controls = controls_of({name: inputs[name].numpy().tolist() for name in CONTROLS}, rows)
+        controls = controls_of({name: inputs[name].tolist() for name in CONTROLS}, rows)
         controls = {name: np.broadcast_to(values, [rows]).tolist() for name, values in controls._asdict().items()}
-        lists = {name: self._lists(name, inputs[name].numpy().tolist(), rows) for name in Constraints._fields}
+        lists = {name: self._lists(name, inputs[name].tolist(), rows) for name in Constraints._fields}
         return [Prompt(text, {name: values[number] for name, values in controls.items()}, **{name: of[number] for name, of in lists.items()})
                 for number, text in enumerate(texts)]
 

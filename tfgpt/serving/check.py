@@ -4,7 +4,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +12,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
-from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 from tensorflow_serving.apis import predict_pb2
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.stored import INT8_PRODUCT
 from tfgpt.serving.export import signatures_of
 from tfgpt.serving.manifest import verify_manifest
-from tfgpt.serving.saved_model import read_graph, read_signatures, signature_for
+from tfgpt.serving.saved_model import LoadedModel, read_graph
 from tfgpt.serving.warmup import WARMUP, read_warmup
 
 INTERNAL_OPS = {INT8_PRODUCT}
@@ -42,39 +41,6 @@ class Finding(NamedTuple):
     seconds: float
 
 
-class PlainSession:
-    """A version's graph in a session, as TensorFlow Serving runs it.
-
-    Args:
-        folder: of the version.
-
-    Raises:
-        RuntimeError, tf.errors.OpError: it cannot be loaded.
-    """
-
-    def __init__(self, folder: Path):
-        self.signatures, graph = read_signatures(folder), tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
-        with graph.as_default():
-            SavedModelLoader(str(folder)).load(self._session, ["serve"])  # tf.compat.v1.saved_model.load, without its remark that Python has a newer one
-
-    def run(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer a request; what it lacks takes its default, as the server does it.
-
-        Raises:
-            KeyError: no such signature, an input that it does not have, or a missing one without a default.
-            tf.errors.OpError: the graph refuses the values.
-        """
-        definition = signature_for(self.signatures, signature, inputs)
-        defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
-        fed = {definition.inputs[name].name: value for name, value in (defaults | dict(inputs)).items()}
-        return self._session.run({name: info.name for name, info in definition.outputs.items()}, fed)
-
-    def close(self) -> None:
-        """Free what the graph's variables take."""
-        self._session.close()
-
-
 def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator[Finding]:
     """Yield what is found of a version's folder, check after check; nothing more is asked of one that cannot be loaded.
 
@@ -84,18 +50,18 @@ def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator
     """
     yield tried("manifest", lambda: verify_manifest(folder) or "every file is as it was written")
     yield tried("operations", lambda: check_operations(read_graph(folder)))
-    sessions = []
-    yield tried("load", lambda: sessions.append(PlainSession(folder)) or "in a plain session, tag serve")
-    if not sessions:
+    versions = []
+    yield tried("load", lambda: versions.append(LoadedModel(folder)) or "in a plain session, tag serve")
+    if not versions:
         return
-    session = sessions[0]
-    for name in sorted(session.signatures):
-        yield tried(f"signature {name}", lambda name=name: _check_signature(session, name))
-    yield tried("warm-up", lambda: _check_warmup(session, folder))
+    loaded = versions[0]
+    for name in sorted(loaded.signatures):
+        yield tried(f"signature {name}", lambda name=name: _check_signature(loaded, name))
+    yield tried("warm-up", lambda: _check_warmup(loaded, folder))
     if text_model is not None:
         for name, function in signatures_of(text_model, max_new_tokens=1).items():
-            yield tried(f"model {name}", lambda name=name, function=function: compare(session, name, function, FLOAT))
-    session.close()
+            yield tried(f"model {name}", lambda name=name, function=function: compare(loaded, name, function, FLOAT))
+    loaded.close()
 
 
 def tried(check: str, run: Callable[[], str]) -> Finding:
@@ -145,9 +111,9 @@ def inputs_for(definition: meta_graph_pb2.SignatureDef, texts: tuple[str, ...]) 
     return {name: known[name] for name in definition.inputs if name not in definition.defaults}
 
 
-def _check_signature(session, name):
-    definition = session.signatures[name]
-    return _check_outputs(definition, session.run(name, inputs_for(definition, TEXTS)), len(TEXTS))
+def _check_signature(loaded, name):
+    definition = loaded.signatures[name]
+    return _check_outputs(definition, loaded.predict(name, inputs_for(definition, TEXTS)), len(TEXTS))
 
 
 def _check_outputs(definition, outputs, rows):
@@ -160,16 +126,16 @@ def _check_outputs(definition, outputs, rows):
     return ", ".join(f"{key} {list(value.shape)}" for key, value in sorted(outputs.items()))
 
 
-def _check_warmup(session, folder):
+def _check_warmup(loaded, folder):
     count = 0
     for count, request in enumerate(read_warmup(folder), 1):
-        answer_warmup(session, request, count)
+        answer_warmup(loaded, request, count)
     if not count:
         raise RuntimeError(f"there are no requests in {WARMUP}; export the model again")
     return f"{count} requests answered"
 
 
-def answer_warmup(session: PlainSession, request: predict_pb2.PredictRequest, number: int) -> None:
+def answer_warmup(loaded: LoadedModel, request: predict_pb2.PredictRequest, number: int) -> None:
     """Answer a warm-up request.
 
     Raises:
@@ -178,24 +144,24 @@ def answer_warmup(session: PlainSession, request: predict_pb2.PredictRequest, nu
     signature, inputs = request.model_spec.signature_name, {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
     try:
         rows = len(next(iter(inputs.values())))
-        _check_outputs(session.signatures[signature], session.run(signature, inputs), rows)
+        _check_outputs(loaded.signatures[signature], loaded.predict(signature, inputs), rows)
     except FAILURES as error:
         raise RuntimeError(f"request {number} ({signature}): {error}") from error
 
 
-def compare(session: PlainSession, name: str, function: Callable, tolerance: float) -> str:
+def compare(loaded: LoadedModel, name: str, function: Callable, tolerance: float) -> str:
     """Compare what a signature gives with what its function in Python does (see `signatures_of`), row for row; say in words what is the same.
 
     Raises:
         RuntimeError: a text or a number that differs, floats by more than the tolerance, of numbers above 1 in proportion.
     """
-    if name not in session.signatures:
+    if name not in loaded.signatures:
         raise RuntimeError(f"the Python model has the signature {name}, and the version has not")
-    definition = session.signatures[name]
+    definition = loaded.signatures[name]
     given = inputs_for(definition, TEXTS)
     if "max_new_tokens" in definition.inputs:
         given["max_new_tokens"] = np.array([16], np.int32)
-    there, here = session.run(name, given), {key: value.numpy() for key, value in function(**{k: tf.constant(v) for k, v in given.items()}).items()}
+    there, here = loaded.predict(name, given), {key: value.numpy() for key, value in function(**{k: tf.constant(v) for k, v in given.items()}).items()}
     for key, value in here.items():
         if value.shape != there[key].shape:
             raise RuntimeError(f"{key} is {list(there[key].shape)}, and {list(value.shape)} by the Python model")

@@ -25,6 +25,7 @@ from tfgpt.recipe import ExportConfig
 from tfgpt.serving.layout import write_server_files
 from tfgpt.serving.manifest import write_manifest
 from tfgpt.serving.model_card import model_card
+from tfgpt.serving.pieces import stepper_signatures
 from tfgpt.serving.saved_model import read_signatures
 from tfgpt.serving.warmup import write_warmup
 
@@ -62,13 +63,13 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
         kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
-        kept.stepper = text_model.stepper  # functions for a server that batches between tokens; TensorFlow Serving does not look at them
         with tempfile.TemporaryDirectory() as scratch:
             if text_model.model.adaptation.head.labels:
                 labels = Path(scratch) / "labels.txt"
                 labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
                 kept.labels = tf.saved_model.Asset(str(labels))
-            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config.max_new_tokens))
+            pieces = stepper_signatures(text_model.stepper)  # for a server that batches between tokens; nobody asks TensorFlow Serving for them
+            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config.max_new_tokens) | pieces)
         _write_assets(partial, base.resolve().name, text_model, config, assets, extra)
         write_warmup(partial, base.resolve().name, text_model.python_tokenizer, lengths, config.batch_sizes)
         write_manifest(partial)

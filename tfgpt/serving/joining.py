@@ -22,15 +22,15 @@ from tfgpt.serving.presence import Presence
 SHORT_BYTES = 255
 """Texts up to here count as of one length."""
 LOG = logging.getLogger(__name__)
-Tensors = dict[str, tf.Tensor]
 Arrays = dict[str, np.ndarray]
+REFUSALS = (tf.errors.OpError, ValueError, TypeError, KeyError, MemoryError)
 
 
 @dataclass(eq=False)
 class _Call:
     """One caller's inputs, and what becomes of them. What changes in it is changed with the joiner's lock held."""
 
-    inputs: Tensors
+    inputs: Arrays
     rows: int
     deadline: float
     presence: Presence
@@ -68,7 +68,7 @@ class Joiner:
         max_waiting: rows that may wait before a request is refused.
     """
 
-    def __init__(self, call: Callable[[str, Tensors], Arrays], joinable: Collection[str], max_rows: int = 16, max_waiting: int = 256):
+    def __init__(self, call: Callable[[str, Arrays], Arrays], joinable: Collection[str], max_rows: int = 16, max_waiting: int = 256):
         self._call, self._joinable = call, frozenset(joinable)
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._changed = threading.Condition()
@@ -88,7 +88,7 @@ class Joiner:
         """Rows in calls that run."""
         return self._running
 
-    def predict(self, signature: str, inputs: Tensors, deadline: float = float("inf"), presence: Presence | None = None) -> Arrays:
+    def predict(self, signature: str, inputs: Arrays, deadline: float = float("inf"), presence: Presence | None = None) -> Arrays:
         """Return the outputs of a signature, of this caller's rows alone.
 
         Args:
@@ -130,12 +130,12 @@ class Joiner:
 
     def _kind_of(self, signature, inputs):
         """Return what calls must have in common to be joined, `None` if this one cannot be, and its rows."""
-        sizes = {tensor.shape[0] if tensor.shape.rank else 1 for tensor in inputs.values()}
+        sizes = {array.shape[0] if array.ndim else 1 for array in inputs.values()}
         rows = max(sizes, default=1)
         if signature not in self._joinable or len(sizes) != 1 or not 0 < rows <= self._max_rows:
             return None, rows
-        longest = max((len(text) for tensor in inputs.values() if tensor.dtype == tf.string for text in tensor.numpy().reshape(-1)), default=0)
-        return (signature, *sorted((name, *tensor.shape[1:]) for name, tensor in inputs.items()), max(longest, SHORT_BYTES).bit_length()), rows
+        longest = max((len(text) for array in inputs.values() if array.dtype == object for text in array.reshape(-1)), default=0)
+        return (signature, *sorted((name, *array.shape[1:]) for name, array in inputs.items()), max(longest, SHORT_BYTES).bit_length()), rows
 
     def _enqueue(self, kind, call):
         if self._waiting and self._waiting + call.rows > self._max_waiting:
@@ -174,12 +174,17 @@ class Joiner:
                 self._hand_over(kind)
 
     def _run_joined(self, signature, batch):
-        inputs = {name: tf.concat([call.inputs[name] for call in batch], axis=0) for name in batch[0].inputs}
+        inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
+        outputs = None
         try:
             outputs = self._counted(sum(call.rows for call in batch), signature, inputs)
-        except Exception as error:  # whoever's fault it is: each runs by itself, in its own thread, and gets its own answer or error
+        except REFUSALS as error:  # whoever's fault it is: each runs by itself, in its own thread, and gets its own answer or error
             LOG.debug("%s for %d requests failed (%s); they run one by one", signature, len(batch), type(error).__name__)
-            outputs = None
+        finally:
+            self._share_out(batch, outputs)
+
+    def _share_out(self, batch, outputs):
+        """Give each call its rows of the outputs; without any it is to run by itself."""
         first = 0
         with self._changed:
             for call in batch:

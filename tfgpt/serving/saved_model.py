@@ -1,20 +1,30 @@
 """Load an exported SavedModel and call its signatures with the defaults that TensorFlow Serving would fill in.
 
-Needs TensorFlow alone: nothing of the model's Python code, nor of the tokenizer's.
+A version is a graph in a session of its own, as a C++ server has it. `tf.saved_model.load` would add its functions to the process, which never lets go of
+them: a version of 5 million weights that was loaded, asked and dropped left 245 MB behind. Needs TensorFlow alone: nothing of the model's Python code,
+nor of the tokenizer's.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+from tfgpt.serving.pieces import SIGNATURES, SavedStepper
 
 
 class LoadedModel:
-    """One version of an exported model.
+    """One version of an exported model. Thread-safe, until it is closed.
 
     Args:
         folder: the version's folder, which holds saved_model.pb.
@@ -22,6 +32,7 @@ class LoadedModel:
     Raises:
         FileNotFoundError: no SavedModel there.
         RuntimeError: a damaged one.
+        tf.errors.OpError: its weights cannot be read.
     """
 
     signatures: dict[str, meta_graph_pb2.SignatureDef]
@@ -29,31 +40,118 @@ class LoadedModel:
     """Whether texts can be handed in to be written in pieces."""
 
     def __init__(self, folder: Path):
-        self.signatures = read_signatures(folder)
-        self._loaded = tf.saved_model.load(str(folder))  # kept, since the functions hold its variables weakly
-        self._functions = self._loaded.signatures
-        self.stepper = getattr(self._loaded, "stepper", None)
-        """The functions of `tfgpt.generation.stepping.Stepper`; `None` in a SavedModel that another program wrote."""
+        self._all_signatures = dict(read_graph(folder).signature_def)
+        self.signatures = _public(self._all_signatures)
+        self._defaults = {name: {key: tf.make_ndarray(value) for key, value in signature.defaults.items()} for name, signature in self.signatures.items()}
+        self._session, self._calls, self._calling = _session_of(folder), {}, threading.Lock()
+        self.stepper = SavedStepper(self._run) if self._all_signatures.keys() >= set(SIGNATURES) else None
+        """The functions of `tfgpt.generation.stepping.Stepper`; `None` in a SavedModel that another program wrote, or an earlier version of this one."""
 
-    def predict(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call a signature; inputs left out take their defaults.
 
         Raises:
             KeyError: no such signature, an input that it does not have, or a missing one without a default.
+            ValueError, TypeError: an input of another type or number of dimensions.
             tf.errors.OpError: the graph refuses the values.
         """
-        given = self.with_defaults(signature, inputs)
-        return {name: value.numpy() for name, value in self._functions[signature](**given).items()}
+        return self._run(signature, self.with_defaults(signature, inputs))
 
-    def with_defaults(self, signature: str, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return all inputs of a signature; raises as `predict`."""
-        definition = signature_for(self.signatures, signature, inputs)
-        defaults = {name: tf.make_ndarray(value) for name, value in definition.defaults.items()}
-        return {name: tf.convert_to_tensor(value, tf.as_dtype(definition.inputs[name].dtype)) for name, value in (defaults | inputs).items()}
+    def with_defaults(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return all inputs of a signature as arrays of its types; raises as `predict`."""
+        wanted = signature_for(self.signatures, signature, inputs).inputs
+        return self._defaults[signature] | {name: _array_for(name, value, wanted[name]) for name, value in inputs.items()}
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make signatures, the hidden ones too, ready to run, for which their first call would wait: a second or two each."""
+        for name in names:
+            self._prepared(name)
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
-        self._functions, self.stepper, self._loaded = {}, None, None
+        if self._session is None:
+            return
+        self._session.close()
+        self.stepper, self._session, self._calls = None, None, {}
+        gc.collect()  # the parts of a graph hold each other
+        _give_back_freed()
+
+    def _run(self, signature, inputs):
+        """Return the outputs of a signature, the hidden ones too, by name; `inputs` are all of its."""
+        call = self._calls.get(signature) or self._prepared(signature)
+        values = call.function(*(inputs[name] for name in call.inputs))
+        return {name: _as_array(values[place], kind) for name, (place, kind) in call.outputs.items()}
+
+    def _prepared(self, signature):
+        with self._calling:
+            if signature not in self._calls:
+                self._calls[signature] = _call_of(self._session, self._all_signatures[signature])
+            return self._calls[signature]
+
+
+class _Call(NamedTuple):
+    """A signature that is ready to be run."""
+
+    inputs: list[str]
+    outputs: dict[str, tuple[int, type]]
+    """By name the place in what the function gives, and the type as NumPy has it."""
+    function: Callable[..., list]
+    """Takes the inputs in that order."""
+
+
+def _call_of(session, definition):
+    inputs, fetched = sorted(definition.inputs), sorted({info.name for info in definition.outputs.values()})
+    options = config_pb2.CallableOptions(feed=[definition.inputs[name].name for name in inputs], fetch=fetched)
+    # Session.run, and what its public make_callable gives, look all names up in every call: 1.3 ms of a step's 9 where 85 tensors go in and out
+    function = session._make_callable_from_options(options)
+    outputs = {name: (fetched.index(info.name), tf.as_dtype(info.dtype).as_numpy_dtype) for name, info in definition.outputs.items()}
+    return _Call(inputs, outputs, function)
+
+
+def _session_of(folder):
+    """Return a session with a version's graph and weights."""
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph, config=_settings())
+    try:
+        with graph.as_default():
+            SavedModelLoader(str(folder)).load(session, ["serve"])  # tf.compat.v1.saved_model.load, without its remark that Python has a newer one
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _give_back_freed():
+    """Let the system have what was freed, which glibc keeps otherwise: without this a server's memory rises by a tenth with its first swaps."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _settings():
+    """Return the settings of a session, those of TensorFlow outside of sessions."""
+    threads = tf.config.threading
+    settings = config_pb2.ConfigProto(
+        allow_soft_placement=tf.config.get_soft_device_placement(),
+        intra_op_parallelism_threads=threads.get_intra_op_parallelism_threads(),
+        inter_op_parallelism_threads=threads.get_inter_op_parallelism_threads(),
+    )
+    # one of the optimizers takes up every function of the version for each signature: without it a load takes 6.7 s and not 9.7, and no step takes longer
+    settings.graph_options.rewrite_options.disable_tfg_optimizer = True
+    return settings
+
+
+def _as_array(value, kind):
+    """Return an array of what a session gives, which of no dimensions is the value alone."""
+    return value if isinstance(value, np.ndarray) else np.array(value, kind)
+
+
+def _array_for(name, value, info):
+    """Return an input as the graph takes it."""
+    kind = tf.as_dtype(info.dtype)
+    array = np.asarray(tf.convert_to_tensor(value, kind).numpy(), kind.as_numpy_dtype)  # NumPy alone would make 1 of 1.5
+    if not info.tensor_shape.unknown_rank and array.ndim != len(info.tensor_shape.dim):
+        raise ValueError(f"{name}: has {array.ndim} dimensions, expected {len(info.tensor_shape.dim)} (the first is the batch)")
+    return array
 
 
 def read_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
@@ -78,7 +176,12 @@ def read_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
 
 def read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     """Return the signatures of a version's folder by name; raises what `read_graph` raises."""
-    return {name: signature for name, signature in read_graph(folder).signature_def.items() if not name.startswith("__")}
+    return _public(read_graph(folder).signature_def)
+
+
+def _public(signatures):
+    """Leave out what is for loaders: TensorFlow's `__saved_model_init_op`, and the functions of a stepper."""
+    return {name: signature for name, signature in signatures.items() if not name.startswith("__")}
 
 
 def signature_for(signatures: Mapping[str, meta_graph_pb2.SignatureDef], name: str, inputs: Iterable[str]) -> meta_graph_pb2.SignatureDef:

@@ -145,7 +145,7 @@ class Scheduler:
     Rows are taken in turns from all requests that wait, so one of many rows does not keep others waiting.
 
     Args:
-        stepper: of a `TextModel`, or the one that a loaded SavedModel holds.
+        stepper: of a loaded version (see `tfgpt.serving.pieces.SavedStepper`).
         max_rows: rows that are written side by side; each has a key/value cache of its own.
         max_waiting: rows that may wait before a request is refused.
         name: of the thread.
@@ -271,7 +271,7 @@ class Scheduler:
     def _enter(self):
         """Read the prompts of new rows, which gives each its first token, and put those that go on into the batch."""
         entered = self._stepper.begin(*_arguments([row.prompt for row in self._entering]))
-        entered, told = self._stepper.advance(entered, tf.constant(1))
+        entered, told = self._stepper.advance(entered, np.int32(1))
         going = _note(self._entering, told)
         stays = [row for row, goes in zip(self._entering, going) if goes]
         if stays:
@@ -289,7 +289,7 @@ class Scheduler:
         """Write all rows on for about `CHUNK_SECONDS`."""
         rounds = int(np.clip(CHUNK_SECONDS / self._step_seconds, 1, MOST_ROUNDS))
         begin = time.monotonic()
-        self._rows, told = self._stepper.advance(self._rows, tf.constant(rounds))
+        self._rows, told = self._stepper.advance(self._rows, np.int32(rounds))
         going = _note(self._running, told)
         self._step_seconds += 0.2 * ((time.monotonic() - begin) / rounds - self._step_seconds)
         ended = [row.writing.token_count for row, goes in zip(self._running, going) if not goes]
@@ -307,33 +307,33 @@ class Scheduler:
 
 
 def _places(wanted):
-    return tf.constant(np.flatnonzero(wanted), tf.int32)
+    return np.flatnonzero(wanted).astype(np.int32)
 
 
 def _most_told(rows):
-    return tf.constant(max(row.prompt.top or 0 for row in rows))
+    return np.int32(max(row.prompt.top or 0 for row in rows))
 
 
 def _arguments(prompts):
     """Return what `Stepper.begin` takes."""
-    controls = [tf.constant([prompt.controls.get(name, control.neutral) for prompt in prompts], control.kind) for name, control in CONTROLS.items()]
-    constraints = [_table([prompt.stop for prompt in prompts], b"", tf.string),
-                   _table([prompt.banned_tokens for prompt in prompts], NO_TOKEN, tf.int32),
-                   _table([prompt.forced_tokens for prompt in prompts], NO_TOKEN, tf.int32)]
-    return tf.constant([prompt.text for prompt in prompts], tf.string), controls, constraints, tf.constant(max(prompt.top or 0 for prompt in prompts))
+    controls = [np.array([prompt.controls.get(name, control.neutral) for prompt in prompts], control.kind) for name, control in CONTROLS.items()]
+    constraints = [_table([prompt.stop for prompt in prompts], b"", object),
+                   _table([prompt.banned_tokens for prompt in prompts], NO_TOKEN, np.int32),
+                   _table([prompt.forced_tokens for prompt in prompts], NO_TOKEN, np.int32)]
+    return np.array([prompt.text for prompt in prompts], object), controls, constraints, np.int32(max(prompt.top or 0 for prompt in prompts))
 
 
 def _table(rows, filler, dtype):
     width = max(map(len, rows))
-    return tf.constant([[*row, *[filler] * (width - len(row))] for row in rows], dtype, shape=[len(rows), width])
+    return np.array([[*row, *[filler] * (width - len(row))] for row in rows], dtype).reshape(len(rows), width)
 
 
 def _note(rows, told):
     """Put what the engine tells into the rows' writings and return which rows go on."""
-    going, counts, reasons, sums, read = (told[name].numpy() for name in ("going", "token_count", "finish_reason", "log_prob", "prompt_tokens"))
-    so_far, texts = told["bytes"].numpy(), told["text"].numpy()
+    going, counts, reasons, sums, read = (told[name] for name in ("going", "token_count", "finish_reason", "log_prob", "prompt_tokens"))
+    so_far, texts = told["bytes"], told["text"]
     wanting = any(row.prompt.top is not None for row in rows)
-    tokens = {name: told[name].numpy() for name in ("ids", "token_log_probs", "top_ids", "top_log_probs")} if wanting else {}
+    tokens = {name: told[name] for name in ("ids", "token_log_probs", "top_ids", "top_log_probs")} if wanting else {}
     for number, row in enumerate(rows):
         writing, count = row.writing, int(counts[number])
         if (top := row.prompt.top) is not None:
