@@ -24,12 +24,13 @@ class Graph:
     """Returns the length of each text, but only when a call may end; "bad" is refused."""
 
     def __init__(self):
-        self.calls, self.may = [], threading.Semaphore(0)
+        self.calls, self.may, self.seconds = [], threading.Semaphore(0), 0.0
 
     def __call__(self, signature, inputs):
         texts = inputs["text"].tolist()
         self.calls.append(texts)
         assert self.may.acquire(timeout=SECONDS)
+        time.sleep(self.seconds)
         if b"bad" in texts:
             raise tf.errors.InvalidArgumentError(None, None, "bad")
         return {"length": np.array([len(text) for text in texts])}
@@ -186,6 +187,7 @@ def test_signatures_whose_outputs_depend_on_the_widest_row_are_not_joined(export
 
 
 def test_of_many_callers_some_of_whom_leave_or_ask_badly_none_is_lost_and_none_answered_wrong(graph, pool):
+    graph.seconds = 0.002  # so that others come meanwhile
     graph.may.release(MANY**2)
     joiner = Joiner(graph, {"score"}, max_rows=8, max_waiting=1000)
 

@@ -28,7 +28,8 @@ from tfgpt.progress import progress_bar
 CLIENTS = 16
 CASES = 48
 SHARES = {"warm-up": 0.2, "steady": 0.5, "swaps": 0.3}
-"""Of the requests, part by part; the versions are swapped in the last, which begins with as many clients as the others."""
+"""Of the requests, part by part. The versions are swapped in the last, and once in the warm-up: the first time that two versions are in memory at once
+takes more of it for good, as the first request of each kind does, and neither tells whether memory goes on growing."""
 SWAP_SECONDS = 120.0
 """Until a version that is not available has failed."""
 MOST_NAMED = 5
@@ -70,7 +71,7 @@ class Soak:
         versions: folders of exported models, which are swapped in in turn.
         texts: prompts are pieces of them.
         requests: how many.
-        swaps: of versions during the last part.
+        swaps: of versions during the last part, beside the one of the warm-up; 0 = none at all.
         cases: texts that are asked for again and again; `None` = they are made, and what is right is computed by each of the models.
     """
 
@@ -106,8 +107,8 @@ class Soak:
         with progress_bar(f"{BENCH} --requests", total=self.requests, unit="requests") as advance:
             for part, share in SHARES.items():
                 of_part = list(itertools.islice(calls, round(share * self.requests) if part != "swaps" else None))
-                swaps = self.swaps if part == "swaps" else 0
-                self._run_part(server, base, of_part, swaps, advance)
+                numbers = {"warm-up": [0], "swaps": range(1, self.swaps + 1)}.get(part, []) if self.swaps else []
+                self._run_part(server, base, of_part, numbers, advance)
                 memory[part] = server.resident_megabytes()
         bad = [outcome for outcome in self.outcomes if outcome.verdict != RIGHT]
         verdicts = Counter(outcome.verdict for outcome in self.outcomes)
@@ -121,7 +122,7 @@ class Soak:
         }  # fmt: skip
 
     def _run_part(self, server, base, calls, swaps, advance):
-        """Make calls while the versions are swapped so many times, at equal distances of calls."""
+        """Make calls while the versions are swapped, at equal distances of calls; `swaps` are their numbers."""
         begun = Counter()
 
         def counted(call):
@@ -134,8 +135,8 @@ class Soak:
             return one
 
         async def swapping(http):
-            for number in range(swaps):
-                while begun["calls"] < len(calls) * (number + 0.5) / swaps:
+            for turn, number in enumerate(swaps):
+                while begun["calls"] < len(calls) * (turn + 0.5) / len(swaps):
                     await asyncio.sleep(0.05)
                 await self._swap(http, server, base, number)
             return None

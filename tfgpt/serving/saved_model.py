@@ -122,7 +122,7 @@ def _session_of(folder):
 
 
 def _give_back_freed():
-    """Let the system have what was freed, which glibc keeps otherwise: without this a server's memory rises by a tenth with its first swaps."""
+    """Let the system have what was freed, which glibc keeps otherwise."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
