@@ -119,7 +119,7 @@ def serve(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="Times that each number of clients has its turn, 8 texts a client; medians count.")
     parser.add_argument("--new-tokens", type=int, default=64, help="Tokens that each text gets.")
     parser.add_argument("--requests", type=int, default=0, help="Mixed requests afterwards, such as 10000, which take about 10 minutes; 0 = none.")
-    parser.add_argument("--swaps", type=int, default=6, help="Of versions during the last 30 %% of these requests, beside one in the warm-up; 0 = none.")
+    parser.add_argument("--swaps", type=int, default=6, help="Of versions during the last 30 % of these requests, beside one in the warm-up; 0 = none.")
     parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
     given = parse(parser, arguments)
     for key, number in [("rounds", given.rounds), ("new-tokens", given.new_tokens), *(("clients", clients) for clients in given.clients)]:
