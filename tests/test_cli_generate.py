@@ -59,23 +59,37 @@ def test_stop_strings_forced_text_and_log_probabilities_are_options(run_folder, 
     assert [[number for number, _ in token["top"]] for token in row["tokens"]] == [[number for number, _ in token.top] for token in expected.tokens]
 
 
-def test_a_chat_has_all_turns_before_each_answer(run_folder, text_model):
-    command = [sys.executable, "-m", "tfgpt", "generate", "--model", str(run_folder), "--chat", "--max-new-tokens", "5"]
+def chat_of(run_folder, said, *options):
+    command = [sys.executable, "-m", "tfgpt", "generate", "--model", str(run_folder), "--chat", "--max-new-tokens", "5", *options]
+    return subprocess.run(command, input=said, capture_output=True, text=True, check=False)
 
-    out = subprocess.run(command, input="Hi\nWho?\n", capture_output=True, text=True, check=True).stdout
 
-    turns, expected = [], []
-    for said in ("Hi", "Who?"):
+def test_a_chat_has_the_turns_before_each_answer_that_the_context_holds_and_the_system_text(run_folder, text_model, tokenizer):
+    done = chat_of(run_folder, "Hi\nWho?\nAnd where was it?\n", "--system", "Be brief.", "--json")
+
+    turns, left_out = [{"role": "system", "content": "Be brief."}], 0
+    for said, found in zip(("Hi", "Who?", "And where was it?"), map(json.loads, done.stdout.splitlines()), strict=True):
         turns.append({"role": "user", "content": said})
-        expected.append(text_model.generate([chat_prompt(turns)], 5)[0].text.strip())
-        turns.append({"role": "assistant", "content": expected[-1]})
-    assert out == "".join(f"{answer}\n" for answer in expected)
+        while len(tokenizer(chat_prompt(turns)).input_ids) > 48 - 5:  # the context with room for the reply: an exchange less
+            turns, left_out = [turns[0], *turns[3:]], left_out + 2
+        expected = text_model.generate([chat_prompt(turns)], 5)[0]
+        turns.append({"role": "assistant", "content": expected.text.strip()})
+        assert (found["prompt"], found["text"], found["left_out"]) == (said, expected.text, left_out)
+    assert left_out > 0 and f"the first {left_out} turns are forgotten" in done.stderr
+
+
+def test_a_turn_that_is_too_long_is_an_error_in_one_line(run_folder):
+    done = chat_of(run_folder, "Hi\n" + "word " * 99)
+
+    assert done.returncode == 2 and done.stdout.count("\n") == 1  # the first turn is answered
+    assert "the system text and the last turn ('word word" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--prompt", "x"], "--model is missing"),
     (["--model", "RUN"], "give one of --prompt TEXT, --prompts FILE and --chat"),
     (["--model", "RUN", "--prompt", "x", "--chat"], "give one of --prompt"),
+    (["--model", "RUN", "--prompt", "x", "--system", "Be brief."], "--system 'Be brief.' is for a talk; give --chat"),
     (["--model", "RUN", "--prompt", "x", "--top-p", "1.5"], "top_p: 1.5 is not between 0 and 1"),
     (["--model", "RUN", "--prompt", "x", "--samples", "2"], "--samples 2 of a greedy prompt"),
     (["--model", "RUN", "--prompt", "x", "--batch-size", "0"], "--batch-size 0 is too small"),

@@ -29,6 +29,7 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
     parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")
     parser.add_argument("--chat", action="store_true", help="Talk: each line of standard input is a turn, answered by the model; ends with the input.")
+    parser.add_argument("--system", type=str, default="", help="With --chat: who the assistant is and how it is to speak; never forgotten.")
     parser.add_argument("--samples", type=int, default=1, help="Continuations of each prompt; the first has --seed, the next --seed + 1.")
     parser.add_argument("--batch-size", type=int, default=8, help="Rows that are decoded together.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object a continuation: prompt, sample, text, token_count, log_prob, finish_reason.")
@@ -41,6 +42,8 @@ def generate(arguments: list[str]) -> int:
     controls = checked_controls(given, COMMAND)
     if [bool(given.prompt), bool(given.prompts), given.chat].count(True) != 1:
         raise UsageError(f"{COMMAND}: give one of --prompt TEXT, --prompts FILE and --chat")
+    if given.system and not given.chat:
+        raise UsageError(f"{COMMAND}: --system {given.system!r} is for a talk; give --chat, or write it into the prompt")
     for key in ("samples", "batch_size", "draft_tokens"):
         if given[key] < 1:
             raise UsageError(f"{COMMAND}: --{key.replace('_', '-')} {given[key]} is too small; give 1 or more")
@@ -52,7 +55,7 @@ def generate(arguments: list[str]) -> int:
     prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
     if not prompts and not given.chat:
         raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
-    text_model, chat_template = _load(given)
+    text_model = _load(given)
     options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text,
                           "top_log_probs": given.log_probs}
     try:
@@ -60,7 +63,7 @@ def generate(arguments: list[str]) -> int:
     except ValueError as error:
         raise UsageError(f"{COMMAND}: {error}") from error
     if given.chat:
-        _talk(text_model, chat_template, options, given.json)
+        _talk(text_model, given.system, options, given.json)
     else:
         _continue(text_model, prompts, options, given)
     return DONE
@@ -115,16 +118,14 @@ def _prompts_of(path) -> Iterator[str]:
 
 
 def _load(given):
-    """Return a `TextModel`, and the template of its chats."""
+    """Return a `TextModel`."""
     import_tensorflow_quietly()
     from tfgpt.generation.loading import load_text_model
-    from tfgpt.text.chat import DEFAULT_TEMPLATE
 
     try:
-        text_model = load_text_model(given.model, given.weights, given.engine, given.draft, given.draft_tokens)
+        return load_text_model(given.model, given.weights, given.engine, given.draft, given.draft_tokens)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {given.model}{f' --draft {given.draft}' if given.draft else ''}: {error}") from error
-    return text_model, text_model.python_tokenizer.chat_template or DEFAULT_TEMPLATE
 
 
 def _continue(text_model, prompts, controls, given):
@@ -149,15 +150,22 @@ def _record(answer):
     return record | ({"tokens": tokens} if tokens else {})
 
 
-def _talk(text_model, template, controls, as_json):
-    """Answer each line of standard input, all turns so far before it."""
-    from tfgpt.text.chat import chat_prompt
+def _talk(text_model, system, options, as_json):
+    """Answer each line of standard input, with as many of the turns before it as the model's context holds."""
+    from tfgpt.tasks.dialogue import Dialogue
 
-    turns, sign = [], "you: " if sys.stdin.isatty() else ""
+    dialogue, is_typed, forgotten = Dialogue(text_model, system), sys.stdin.isatty(), 0
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            said = input(sign)
-            turns.append({"role": "user", "content": said})
-            answer = text_model.generate([chat_prompt(turns, template)], **controls)[0]
-            turns.append({"role": "assistant", "content": answer.text.strip()})
-            print(json.dumps({"prompt": said} | _record(answer), ensure_ascii=False) if as_json else answer.text.strip(), flush=True)
+            said = input("you: " if is_typed else "")
+            try:
+                reply = dialogue.say(said, **options)
+            except ValueError as error:
+                if not is_typed:
+                    raise UsageError(f"{COMMAND}: --chat: {error}") from error
+                print(f"error: {error}", file=sys.stderr)  # whoever types it can say it again
+                continue
+            if reply.left_out > forgotten:
+                forgotten = reply.left_out
+                print(f"(the context is full: the first {forgotten} turns are forgotten)", file=sys.stderr)
+            print(json.dumps({"prompt": said, "left_out": reply.left_out} | _record(reply.written), ensure_ascii=False) if as_json else reply.text, flush=True)

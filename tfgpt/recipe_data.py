@@ -7,7 +7,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "number-words", "made-questions",
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "number-words", "made-questions", "made-dialogues",
                     "gensim-news")
 """Corpora that every machine with Python has, makes (number-words, with the package num2words), or gets with a package (gensim-news, with gensim)."""
 
@@ -18,7 +18,7 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
-               "library-docstrings", "number-words", "made-questions", "gensim-news"]  # fmt: skip
+               "library-docstrings", "number-words", "made-questions", "made-dialogues", "gensim-news"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
 TOGETHER = ("text", "pairs", "chat")
@@ -119,6 +119,7 @@ class DataConfig:
     corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label),
     library-docstrings (all of its docstrings with the module of each as tags),
     number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (40,800 questions with passages and answers),
+    made-dialogues (8,000 dialogues whose last reply needs what was said before),
     gensim-news (300 news articles, with gensim)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""
@@ -165,7 +166,7 @@ class DataConfig:
     """Tokens of the encoder's side of a packed sequence, for translation; 0 = length."""
     long_pairs: Literal["pieces", "cut", "refuse"] = "pieces"
     """A prompt and target longer than a sequence: pieces = they go on in the next one, cut = the prompt keeps its last tokens, as when it is asked,
-    refuse = the record is one that cannot be used. So is one whose target is longer by itself, but for pieces."""
+    refuse = the record is one that cannot be used. So is one whose target is longer by itself, but for pieces. Chats: pieces or refuse."""
     bpe_dropout: float = 0.0
     """Share of the tokenizer's merges left out at random in training text, so that a small corpus shows rare pieces of words too; 0 = off."""
     tokenizations: int = 1
@@ -187,8 +188,9 @@ class DataConfig:
         check_at_least("data.tokenizations", self.tokenizations, 1)
         check(self.tokenizations == 1 or self.bpe_dropout > 0, f"data.tokenizations: {self.tokenizations} copies of the same tokens would be "
               "stored; set data.bpe_dropout above 0, or leave data.tokenizations at 1")
-        check(self.long_pairs == "pieces" or {source.examples for source in self.all_sources()} == {"pairs"}, f"data.long_pairs: {self.long_pairs}, and there "
-              "are other examples than pairs; set it to pieces")
+        kinds = {source.examples for source in self.all_sources()}
+        check(self.long_pairs == "pieces" or kinds == {"pairs"} or (self.long_pairs == "refuse" and kinds == {"chat"}), f"data.long_pairs: "
+              f"{self.long_pairs}, and there are other examples than pairs (or chats, which may be refused); set it to pieces")
         check(self.split != "tail" or not self.columns.split, f"data.split: tail, and data.columns.split ({self.columns.split}) says where each record "
               "belongs; set one of them")
         check(self.split != "tail" or self.examples == "text", f"data.split: tail cuts running text, and data.examples is {self.examples}; set it to hash")

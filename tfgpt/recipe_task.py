@@ -6,7 +6,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check
 
-TaskKind = Literal["none", "code", "generation", "question_answering"]
+TaskKind = Literal["none", "code", "dialogue", "generation", "question_answering"]
 """The applications; each is a file of tfgpt/tasks."""
 
 

@@ -68,6 +68,8 @@ def test_a_split_that_there_is_not_is_refused():
         list(examples_of([{"text": "x", "split": "dev"}], DataConfig(path="x", columns=ColumnsConfig(split="split")), Account()))
 
 
-def test_long_pairs_is_for_pairs_alone():
-    with pytest.raises(RecipeError, match="data.long_pairs: cut, and there are other examples than pairs"):
-        DataConfig(path="x", long_pairs="cut")
+def test_long_pairs_is_for_pairs_alone_but_chats_may_be_refused():
+    for examples in ("text", "chat"):
+        with pytest.raises(RecipeError, match="data.long_pairs: cut, and there are other examples than pairs"):
+            DataConfig(path="x", examples=examples, long_pairs="cut")
+    assert DataConfig(path="x", examples="chat", long_pairs="refuse").long_pairs == "refuse"

@@ -219,8 +219,8 @@ def test_stored_weights_write_by_themselves_what_full_passes_choose(translator, 
 def test_what_needs_something_else_says_so(model, translator, text_model, tokenizer):
     with pytest.raises(ValueError, match=r"score: this model has an encoder, .*; call score_targets\(sources, texts\)"):
         text_model.score(["a text"])
-    with pytest.raises(ValueError, match=r"score_targets: this model has no encoder .*; call score\(texts\)"):
-        TextModel(model, tokenizer).score_targets(["a"], ["b"])
+    with pytest.raises(ValueError, match=r"score_targets: the target 'x x.*' has \d+ tokens; give 0 to 48, the context"):
+        TextModel(model, tokenizer).score_targets(["a"], ["x " * 60])
     with pytest.raises(ValueError, match="score_targets: 2 sources and 1 targets; give two lists"):
         text_model.score_targets(["a", "b"], ["c"])
     with pytest.raises(ValueError, match=r"score_targets: the target 'x x.*' has \d+ tokens; give 0 to 47, the context without its end"):

@@ -52,10 +52,10 @@ def test_the_likelihood_of_a_text_behind_its_tags_is_that_of_its_tokens(text_mod
     text = "The form is deprecated."
     [(log_prob, tokens)] = generation._scores(text_model, ["[a]\n"], [text])
 
-    [weighed] = text_model.weigh(["[a]\n"], [text])
+    [weighed] = text_model.score_targets(["[a]\n"], [text])
 
     # Behind an end-of-text token, which a text is scored from and a prompt is not: the same place in the context would give the same figure, so only near it.
-    assert tokens == len(tokenizer.encode(text)) and log_prob == pytest.approx(weighed, rel=0.35)
+    assert tokens == len(tokenizer.encode(text)) and log_prob == pytest.approx(weighed.log_prob, rel=0.35)
     [whole], [before] = text_model.score(["[a]\n" + text]), text_model.score(["[a]\n"])
     assert log_prob == pytest.approx(whole.log_prob - before.log_prob)
 

@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
@@ -115,11 +116,12 @@ def gensim_news() -> Path:
     return path
 
 
-BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, str], str]]]] = {
+BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]]] = {
     "python-docs": lambda: (({"text": text}, place) for text, place in python_reference()),
     "python-docstrings": lambda: (({"text": text, "label": package}, place) for text, package, place in docstrings()),
     "library-docstrings": lambda: (({"text": text, "tags": module}, place) for text, module, place in library_docstrings()),
     "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
+    "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
 }
 """The corpora that are no files: each yields its records, columns and place."""

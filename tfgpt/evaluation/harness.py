@@ -99,7 +99,7 @@ def choose(text_model: TextModel, questions: Iterable[Question], batch_size: int
 
 def _weighed(text_model, questions, batch_size):
     prompts, choices = zip(*((question.prompt, choice) for question in questions for choice in question.choices))
-    log_probs = text_model.weigh(list(prompts), list(choices), batch_size)
+    log_probs = [score.log_prob for score in text_model.score_targets(list(prompts), list(choices), batch_size)]
     for question in questions:
         of_question, log_probs = log_probs[: len(question.choices)], log_probs[len(question.choices) :]
         yield Chosen(question, tuple(of_question))

@@ -132,6 +132,20 @@ def word_error_rate(answers: Sequence[str], targets: Sequence[str]) -> Metric:
     return ratio(errors, [len(target.split()) for target in targets], lower_is_better=True)
 
 
+def perplexity(log_probs: Sequence[float], token_counts: Sequence[int]) -> Metric:
+    """Return exp of the loss in nats a token, over all tokens of all texts; lower is better.
+
+    Args:
+        log_probs: of each text, in nats.
+        token_counts: of each text.
+
+    >>> round(perplexity([-2.0, -1.0], [2, 4]).value, 4) == round(float(np.exp(3 / 6)), 4)
+    True
+    """
+    loss = ratio([-log_prob for log_prob in log_probs], token_counts, lower_is_better=True)
+    return Metric(lambda counts: float(np.exp(loss.value_of(counts))), loss.texts, np.exp(loss.of_texts), lower_is_better=True)
+
+
 def edit_similarity(answers: Sequence[str], targets: Sequence[str]) -> Metric:
     """Return the mean of 1 - Levenshtein distance / the longer length, in characters; two empty texts agree.
 

@@ -346,18 +346,21 @@ class TextModel(tf.Module):
         return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
 
     def score_targets(self, sources: list[str], targets: list[str], batch_size: int = 8) -> list[Score]:
-        """Tell how likely each target is beside its source, for a model with an encoder.
+        """Tell how likely each target is beside its source, for a model with an encoder, or behind its prompt, for one without.
 
         Args:
-            sources: any text, read as `generate` reads it.
-            targets: one for each source; its end-of-text token counts, so `token_count` is one more than its own tokens.
+            sources: sources or prompts, any text, read as `generate` reads them; a prompt that leaves too little room for its target keeps its last tokens.
+            targets: one for each. With an encoder a target is whole: its end-of-text token counts, so `token_count` is one more than its own tokens. Without
+                one it is tokenized apart from the prompt, so if it begins a word it wants its space (" yes"), and ends where it ends.
             batch_size: targets that are scored together.
 
         Raises:
-            ValueError: a model without an encoder; one text and not a list, or not as many of one as of the other; a target longer than the context.
+            ValueError: one text and not a list, or not as many of one as of the other; a target longer than the context.
+
+        >>> text_model = TextModel(model, tokenizer)
+        >>> text_model.score_targets(["The sky is"], [" blue"])[0].log_prob == text_model.choose(["The sky is"], [" blue", " red"])[0].log_probs[0]
+        True
         """
-        if self.model.encoder is None:
-            raise ValueError("score_targets: this model has no encoder that reads sources; call score(texts) or choose(prompts, answers)")
         if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
             raise ValueError(f"score_targets: {len(sources)} sources and {len(targets)} targets; give two lists, with one target for each source")
         counts = self._checked_lengths("score_targets: the target", targets, least=0)
@@ -365,7 +368,7 @@ class TextModel(tf.Module):
         for start in range(0, len(targets), batch_size):
             rows = slice(start, start + batch_size)
             of_batch = self.weigh_graph(tf.constant(sources[rows]), tf.constant(targets[rows])).numpy().tolist()
-            scores += [Score(log_prob, count, float(np.exp(-log_prob / count))) for log_prob, count in zip(of_batch, counts[rows])]
+            scores += [Score(log_prob, count, float(np.exp(-log_prob / max(count, 1)))) for log_prob, count in zip(of_batch, counts[rows])]
         return scores
 
     def _checked_lengths(self, what, texts, least):
@@ -398,37 +401,15 @@ class TextModel(tf.Module):
         if len(answers) < 2:
             raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
         self._checked_lengths("choose: the answer", answers, least=1)
-        log_probs = self._weighed([(prompt, answer) for prompt in prompts for answer in answers], batch_size)
+        rows = [(prompt, answer) for prompt in prompts for answer in answers]
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        log_probs = [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
         choices = []
         for start in range(0, len(log_probs), len(answers)):
             of_prompt = log_probs[start : start + len(answers)]
             best = int(np.argmax(of_prompt))
             choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
         return choices
-
-    def weigh(self, prompts: list[str], answers: list[str], batch_size: int = 8) -> list[float]:
-        """Tell how likely each answer is behind its own prompt, in nats.
-
-        Args:
-            prompts: as in `choose`.
-            answers: one for each prompt, read as in `choose`.
-            batch_size: answers that are weighed together.
-
-        Raises:
-            ValueError: one text and not a list; another number of answers than of prompts; an answer that is empty or longer than the context.
-
-        >>> text_model = TextModel(model, tokenizer)
-        >>> text_model.weigh(["The sky is"], [" blue"]) == list(text_model.choose(["The sky is"], [" blue", " green"])[0].log_probs[:1])
-        True
-        """
-        if isinstance(prompts, str) or isinstance(answers, str) or len(prompts) != len(answers):
-            raise ValueError(f"weigh: {len(prompts)} prompts and {len(answers)} answers; give two lists, with one answer for each prompt")
-        self._checked_lengths("weigh: the answer", answers, least=1)
-        return self._weighed(list(zip(prompts, answers)), batch_size)
-
-    def _weighed(self, rows, batch_size):
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        return [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
 
     def embed(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
         """Return a vector for each text, float32 [texts, width] (see `tfgpt.generation.embedding.embed` for what is averaged).

@@ -18,6 +18,8 @@ from tfgpt.recipe_checks import check
 from tfgpt.tasks.task import long_text_of, task_of
 
 RECORDS = "records/records.jsonl"
+LONG_PAIRS = {("pairs", "cut"): "cut", ("pairs", "window"): "cut", ("pairs", "refuse"): "refuse", ("chat", "refuse"): "refuse"}
+"""What data.long_pairs is, by the examples of a task and what it does with long text; else pieces."""
 
 
 def has_records(recipe: Recipe) -> bool:
@@ -35,10 +37,10 @@ def with_records(recipe: Recipe, folder: Path) -> Recipe:
         check(getattr(data, key) == getattr(default, key), f"data.{key}: {getattr(data, key)}, and what an example is follows from task.kind "
               f"({recipe.task.kind}); leave it out" + (", and name columns in task.columns" if key == "columns" else ""))
     check(data.split != "tail", f"data.split: tail cuts a running text, and {recipe.task.kind} (task.kind) has records; set it to auto or hash")
-    long_pairs = "refuse" if long_text_of(recipe.task, task) == "refuse" else "cut"
+    long_pairs = "pieces" if task.goes_on else LONG_PAIRS.get((task.examples, long_text_of(recipe.task, task)), "pieces")
     return dataclasses.replace(recipe, data=dataclasses.replace(
         data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=task.examples,
-        columns=ColumnsConfig(split="split"), long_pairs=long_pairs if task.examples == "pairs" and not task.goes_on else "pieces",
+        columns=ColumnsConfig(split="split"), long_pairs=long_pairs,
     ))  # fmt: skip
 
 

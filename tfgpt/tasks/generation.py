@@ -15,7 +15,7 @@ import numpy as np
 from tfgpt.data.examples import Fields
 from tfgpt.evaluation.metrics import Metric, mean, ratio
 from tfgpt.evaluation.ngram import NgramModel
-from tfgpt.evaluation.text_metrics import distinct, repetition
+from tfgpt.evaluation.text_metrics import distinct, perplexity, repetition
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task, prompt_of
@@ -138,10 +138,9 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
     texts = [answer["text"] for answer in answers]
     found = {"distinct_1": distinct(texts, 1), "distinct_2": distinct(texts, 2), "repetition_4": repetition(texts, 4)}
     if "log_prob" in answers[0]:
-        nats = [-answer["log_prob"] for answer in answers]
-        loss = ratio(nats, [answer["tokens"] for answer in answers], lower_is_better=True)
-        found = {"perplexity": Metric(lambda counts: math.exp(loss.value_of(counts)), len(answers), loss.of_texts, lower_is_better=True),
-                 "bits_per_byte": ratio(np.divide(nats, math.log(2)), [len(record["text"].encode()) for record in records], lower_is_better=True)} | found
+        log_probs = [answer["log_prob"] for answer in answers]
+        found = {"perplexity": perplexity(log_probs, [answer["tokens"] for answer in answers]),
+                 "bits_per_byte": ratio(np.divide(log_probs, -math.log(2)), [len(record["text"].encode()) for record in records], lower_is_better=True)} | found
     asked = [(record, answer) for record, answer in zip(records, answers) if answer.get("tag") is not None]
     if len(asked) > 1:
         found["tag_accuracy"] = mean([float(answer["tag"] in record["tags"]) for record, answer in asked])

@@ -1,8 +1,12 @@
-"""Chats as text: turns rendered by a Jinja template, which also says which parts of it are the assistant's and so trained on."""
+"""Chats as text: turns rendered by a Jinja template, which also says which parts of it are the assistant's and so trained on.
+
+A chat longer than what a model reads loses its oldest turns, whole and counted; its system text stays.
+"""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -57,10 +61,65 @@ def chat_prompt(messages: Sequence[Mapping[str, str]], template: str = DEFAULT_T
     return _render(messages, template, add_generation_prompt=True)[0]
 
 
-def _render(messages, template, **options):
+class TooLongError(ValueError):
+    """The system text and the last turn of a chat alone have no room; holds their prompt."""
+
+    def __init__(self, prompt: str, said: str):
+        super().__init__(f"the system text and the last turn ({said[:40]!r}) are longer than what the model reads at once, room for its reply left; shorten "
+                         "them, or ask for fewer new tokens")
+        self.prompt = prompt
+
+
+class Memory(NamedTuple):
+    """What of a chat is read."""
+
+    turns: tuple[Mapping[str, str], ...]
+    """The system text, if there is one, and the newest turns."""
+    prompt: str
+    """These as text, which an assistant's next turn continues."""
+    left_out: int
+    """How many turns, the oldest ones, are not among them."""
+
+
+def remembered(messages: Sequence[Mapping[str, str]], fits: Callable[[str], bool], template: str = DEFAULT_TEMPLATE) -> Memory:
+    """Leave out the oldest turns of a chat until its prompt fits; no turn is ever cut.
+
+    The system text (turns of that role before all others) and the last turn stay. An answer whose question is left out goes with it.
+
+    Args:
+        messages: turns, one at least that is not the system's; the last is to be answered.
+        fits: tells of a prompt whether there is room for it.
+        template: as `chat_parts` takes it.
+
+    Raises:
+        TooLongError: the system text and the last turn alone do not fit.
+        ValueError: as `chat_prompt`.
+
+    >>> turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Who?"}]
+    >>> remembered([{"role": "system", "content": "Be brief."}, *turns], lambda prompt: len(prompt) < 50)[1:]
+    ('System: Be brief.\\nUser: Who?\\nAssistant:', 2)
+    """
+    _check(messages)
+    first = next((place for place, turn in enumerate(messages) if turn["role"] != "system"), len(messages))
+    system, turns = messages[:first], messages[first:]
+    for left_out in range(max(len(turns), 1)):
+        if 0 < left_out < len(turns) - 1 and turns[left_out]["role"] == "assistant":
+            continue
+        kept = (*system, *turns[left_out:])
+        prompt = chat_prompt(kept, template)
+        if fits(prompt):
+            return Memory(kept, prompt, left_out)
+    raise TooLongError(prompt, kept[-1]["content"])
+
+
+def _check(messages):
     for number, message in enumerate(messages):
         if not (isinstance(message, Mapping) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
             raise ValueError(f"turn {number} is no object with the texts role and content")
+
+
+def _render(messages, template, **options):
+    _check(messages)
     try:
         texts, spans = render_jinja_template([list(messages)], chat_template=template, **options)
     except (TemplateError, TypeError) as error:
