@@ -62,7 +62,7 @@ def client(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`, `tfgpt bench generate`; its server: `tfgpt bench serve`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; auto-complete: `complete`; its server: `serve`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
@@ -266,7 +266,7 @@ def _print_summary(recipe, folder):
     if "task" in evaluation:
         _print_task(recipe.name, evaluation["task"])
     if judges or "head" in evaluation:
-        _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
+        _print_head(recipe.name, evaluation["split"], evaluation.get("head", evaluation))
     if "general" in evaluation:
         print(f"\n{in_words(evaluation['general'])}")
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfgpt.evaluation.metrics import Metric, compared, measured
+from tfgpt.evaluation.text_metrics import reliability
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task
 
@@ -26,7 +27,8 @@ def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out
 
     Returns:
         `kind`; `answered`, how many; `metrics` by name, each with `value` and 95 % `interval`; `baselines`, of each by its name `metrics` and `compared`, the
-        model's figure minus the baseline's with `difference`, `interval` and `p`; `best` and `worst`, records with their answers.
+        model's figure minus the baseline's with `difference`, `interval` and `p`; `best` and `worst`, records with their answers; of answers that say how
+        sure they are also `reliability`, the rows of a diagram.
     """
     metrics = task.metrics(held_out, answers)
     baselines = {}
@@ -37,7 +39,13 @@ def measure_task(task: Task, config: TaskConfig, train: Sequence[dict], held_out
                            "compared": {metric: compared(metrics[metric], theirs[metric], seed) for metric in shared}}
     best, worst = _ends(metrics[task.shown], held_out, answers)
     return {"kind": config.kind, "answered": len(answers), "metrics": {name: measured(metric, seed) for name, metric in metrics.items()},
-            "baselines": baselines, "best": best, "worst": worst}
+            "baselines": baselines, "best": best, "worst": worst} | _reliability(task, held_out, answers)
+
+
+def _reliability(task, held_out, answers):
+    if task.confidences is None:
+        return {}
+    return {"reliability": reliability(*task.confidences(held_out, answers))}
 
 
 def _ends(metric: Metric, records, answers):

@@ -110,9 +110,13 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
     texts, right = [answer["text"] for answer in answers], [record["answer"] for record in records]
     found = {"exact_match": exact_match(texts, right, normalized), "f1": word_f1(texts, right)}
     if "confidence" in answers[0]:
-        hits = [normalized(answer["guess"]) == normalized(one) for answer, one in zip(answers, right)]
-        found["calibration_error"] = calibration_error(np.clip([answer["confidence"] for answer in answers], 0, 1), hits)
+        found["calibration_error"] = calibration_error(*_confidences(records, answers))
     return found
+
+
+def _confidences(records: Sequence[dict], answers: Sequence[dict]) -> tuple[Sequence[float], Sequence[bool]]:
+    hits = [normalized(answer["guess"]) == normalized(record["answer"]) for answer, record in zip(answers, records)]
+    return np.clip([answer["confidence"] for answer in answers], 0, 1), hits
 
 
 def _baselines(train: Sequence[dict], held_out: Sequence[dict], config: TaskConfig) -> dict[str, list[dict]]:
@@ -129,5 +133,6 @@ TASK = Task(
     metrics=_metrics,
     baselines=_baselines,
     shown="f1",
+    confidences=_confidences,
     default_template=TEMPLATE,
 )
