@@ -60,7 +60,7 @@ def client(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `tfgpt bench train`, `tfgpt bench generate`; its server: `tfgpt bench serve`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; auto-complete: `complete`; its server: `serve`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)

@@ -162,4 +162,26 @@ def _print_soak(soak):
           f"{swapped:,.0f} MB after {soak['swaps']} swaps of versions ({soak['swaps_growth']:+.1%})")
 
 
-ACTIONS = {"data": data, "train": train, "generate": generate, "serve": serve}
+def complete(arguments: list[str]) -> int:
+    """Time auto-complete: what a keystroke takes, with its suggestions, while Python's reference is typed."""
+    parser = parser_of("bench complete", complete.__doc__)
+    parser.add_argument("--model", type=str, default="", metavar="RUN",
+                        help="A run's folder; a model of 4 layers of width 256, vocabulary 8,192, with random weights is made when not given.")
+    parser.add_argument("--characters", type=int, default=2000, help="That are typed.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    given = parse(parser, arguments)
+    if given.characters < 1:
+        raise UsageError(f"tfgpt bench complete: --characters {given.characters} is too small; give 1 or more")
+    import_tensorflow_quietly()
+    from tfgpt.bench import complete as bench
+
+    result = bench.run(Path(given.model) if given.model else None, given.characters)
+    if given.json:
+        print(json.dumps(result))
+        return DONE
+    print(f"{result['keystrokes']:,} keystrokes, model of {result['parameters']:,} weights: p50 {result['p50_milliseconds']:.1f} ms, "
+          f"p95 {result['p95_milliseconds']:.1f} ms, the longest {result['most_milliseconds']:.1f} ms")
+    return DONE
+
+
+ACTIONS = {"data": data, "train": train, "generate": generate, "serve": serve, "complete": complete}

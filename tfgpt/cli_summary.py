@@ -59,7 +59,7 @@ def print_figures(recipe: Recipe, evaluation: dict) -> None:
     if "task" in evaluation:
         _print_task(recipe.name, evaluation["task"])
     if judges or "head" in evaluation:
-        _print_head(recipe.name, evaluation["split"], evaluation if judges else evaluation["head"])
+        _print_head(recipe.name, evaluation["split"], evaluation.get("head", evaluation))
     if "general" in evaluation:
         print(f"\n{in_words(evaluation['general'])}")
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "number-words", "made-questions", "made-dialogues",
-                    "gensim-news")
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "made-questions",
+                    "made-dialogues", "made-reviews", "gensim-news")
 """Corpora that every machine with Python has, makes (number-words, with the package num2words), or gets with a package (gensim-news, with gensim)."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
@@ -18,7 +18,7 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
-               "library-docstrings", "number-words", "made-questions", "made-dialogues", "gensim-news"]  # fmt: skip
+               "library-docstrings", "python-sentences", "number-words", "made-questions", "made-dialogues", "made-reviews", "gensim-news"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
 TOGETHER = ("text", "pairs", "chat")
@@ -117,9 +117,9 @@ class DataConfig:
     path: str = ""
     """One source: a file, a folder, a glob, a URL (s3://, gs://, https://: what fsspec opens), a dataset's name (kind hf, tfds), or a built-in
     corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label),
-    library-docstrings (all of its docstrings with the module of each as tags),
+    library-docstrings (all of its docstrings with the module of each as tags), python-sentences (10,000 plain sentences of all these),
     number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (40,800 questions with passages and answers),
-    made-dialogues (8,000 dialogues whose last reply needs what was said before),
+    made-dialogues (8,000 dialogues whose last reply needs what was said before), made-reviews (10,000 short reviews with their sentiment),
     gensim-news (300 news articles, with gensim)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""

@@ -6,8 +6,32 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check
 
-TaskKind = Literal["none", "code", "dialogue", "generation", "question_answering"]
+TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling"]
 """The applications; each is a file of tfgpt/tasks."""
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """How texts are classified."""
+
+    by: Literal["head", "words"] = "head"
+    """head = by what adapt.head.kind classes or labels has learned from labelled texts; words = without any label in training, by which of
+    task.classification.words a language model takes for likeliest behind the prompt (task.template), beside how likely each is behind no text at all."""
+    words: dict[str, str] = field(default_factory=dict)
+    """What stands for each label behind the prompt, such as {positive: " good", negative: " bad"}; with by: words alone."""
+    neutral: tuple[str, ...] = ("", "N/A", "...")
+    """Texts that say nothing, behind which each of the words is as likely as it is by itself (Zhao et al. 2021, "Calibrate Before Use"); empty = the words
+    are compared as they are. With by: words alone."""
+    calibration: float = 0.1
+    """Share of the records for training that are not trained on, but show how sure the head may be (see `tfgpt.evaluation.calibration`); 0 = none, and
+    probabilities are as the training leaves them. With by: head alone."""
+
+    def __post_init__(self):
+        check(self.by == "head" or len(self.words) >= 2, f"task.classification.words: {len(self.words)} labels leave no choice; give what stands for each of "
+              "two labels or more, such as {positive: \" good\", negative: \" bad\"}")
+        check(self.by == "words" or not self.words, "task.classification.words: given, and task.classification.by is head; set it to words")
+        check(all(self.words.values()), f"task.classification.words: {self.words} has an empty one; give a text to each label")
+        check(0 <= self.calibration < 1, f"task.classification.calibration: {self.calibration} is not in [0, 1); 0.1 keeps a tenth, 0 none")
 
 
 @dataclass(frozen=True)
@@ -23,8 +47,14 @@ class TaskConfig:
     long_text: Literal["auto", "window", "cut", "refuse"] = "auto"
     """What is done with a prompt too long for data.length: window = it is read in overlapping pieces, cut = it keeps its last tokens, refuse = the record
     is one that cannot be used (data.bad_records); auto = as the task does it best. What is cut or refused is counted in data/stats.json."""
+    classification: ClassificationConfig = field(default_factory=ClassificationConfig)
 
     def __post_init__(self):
         given = self.columns or self.template or self.long_text != "auto"
         check(self.kind != "none" or not given, "task.kind: none, with other settings of a task, which nothing would read; set it to the task, or leave "
               "them out")
+        of_words = self.kind == "classification" and self.classification.by == "words"
+        check(self.kind == "classification" or self.classification == ClassificationConfig(), f"task.classification: given, and task.kind is {self.kind}; "
+              "leave it out")
+        check(self.kind != "classification" or of_words or not self.template, f"task.template: {self.template!r}, and a head reads the text alone; leave it "
+              "out, or set task.classification.by to words")

@@ -1,4 +1,4 @@
-"""The corpus of numbers in words."""
+"""Numbers in words, and sentences of what Python ships."""
 import sys
 
 import pytest
@@ -44,3 +44,12 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
     with pytest.raises(RecipeError, match=r"data.path: number-words needs the package num2words, which is not installed; pip install 'tfgpt\[tasks\]'"):
         input_files(CONFIG)
+
+
+def test_sentences_are_plain_whole_and_each_there_once():
+    sentences = builtin.python_sentences()
+
+    assert len(sentences) > 9_000 and len({" ".join(sentence.split()) for sentence in sentences}) == len(sentences)
+    assert all(sentence[0].isupper() and sentence[-1] in ".!?" and len(sentence.split()) >= 5 for sentence in sentences)
+    assert not any(mark in sentence for sentence in sentences for mark in "_=<>[]{}`\"")
+    assert len(set(sentences.values())) > 300  # from all over

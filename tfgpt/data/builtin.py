@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
+from tfgpt.data.made_reviews import made_reviews
+from tfgpt.data.python_sentences import all_sentences
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
@@ -78,6 +80,12 @@ def stdlib_files() -> list[Path]:
     return sorted(path for path in root.rglob("*.py") if not {"site-packages", "test", "tests", "idle_test", "__pycache__"} & set(path.relative_to(root).parts))
 
 
+@functools.cache
+def python_sentences() -> dict[str, str]:
+    """Return some 10,000 plain sentences of Python's reference, and of the docstrings and comments of its library, each with its place."""
+    return all_sentences(python_reference(), stdlib_files())
+
+
 def docstrings() -> Iterator[tuple[str, str, str]]:
     """Yield the docstrings of the functions and classes in `PACKAGES`, as (text, package, place): some 2,000 short texts with nine labels."""
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -120,8 +128,10 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "python-docs": lambda: (({"text": text}, place) for text, place in python_reference()),
     "python-docstrings": lambda: (({"text": text, "label": package}, place) for text, package, place in docstrings()),
     "library-docstrings": lambda: (({"text": text, "tags": module}, place) for text, module, place in library_docstrings()),
+    "python-sentences": lambda: (({"text": text}, place) for text, place in python_sentences().items()),
     "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
+    "made-reviews": lambda: ((row, f"made-reviews {number}") for number, row in enumerate(made_reviews(), 1)),
 }
 """The corpora that are no files: each yields its records, columns and place."""

@@ -63,6 +63,7 @@ def _findings(head, outputs, labels, texts, targets) -> Findings:
     if head.kind == "number":
         right, found = (head.center + head.spread * values.astype(np.float64) for values in (targets[labels], outputs[:, 0]))
         return Findings(head, right, found, texts)
+    outputs = outputs / head.temperature
     if head.kind == "labels":
         return Findings(head, targets[labels] > 0, 1.0 / (1.0 + np.exp(-outputs)), texts)
     return Findings(head, targets[labels].astype(np.int64), _softmax(outputs), texts)

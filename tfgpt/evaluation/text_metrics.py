@@ -193,7 +193,7 @@ def _ngrams(words, order):
     return list(zip(*(words[start:] for start in range(order))))
 
 
-def calibration_error(confidences: Sequence[float], hits: Sequence[bool], bins: int = 15) -> Metric:
+def calibration_error(confidences: Sequence[float], hits: Sequence[bool], bins: int = 15, texts: Sequence[int] | None = None) -> Metric:
     """Return the expected calibration error: how far, on average, confidence and the share of right answers are apart; lower is better.
 
     Its `diagram` has of each bin that holds any `confidence` and `accuracy`, both means, and its `count`.
@@ -204,29 +204,37 @@ def calibration_error(confidences: Sequence[float], hits: Sequence[bool], bins: 
         confidences: 0 to 1, of each answer.
         hits: whether each is right.
         bins: how many.
+        texts: the number of the text that each answer belongs to, from 0; `None` = each is a text of its own.
 
     >>> calibration_error([0.9, 0.9, 0.6, 0.6], [True, True, True, False]).value.__round__(3)
     0.1
     """
     confidences, hits = np.asarray(confidences, np.float64), np.asarray(hits, np.float64)
     place = np.minimum((confidences * bins).astype(np.int64), bins - 1)
+    texts = np.arange(len(hits)) if texts is None else np.asarray(texts)
 
     def value_of(counts):
-        gaps = np.bincount(place, counts * (confidences - hits), bins)
-        return float(np.abs(gaps).sum() / counts.sum())
+        of_answers = counts[texts]
+        gaps = np.bincount(place, of_answers * (confidences - hits), bins)
+        return float(np.abs(gaps).sum() / of_answers.sum())
 
     rows = ({"confidence": float(confidences[place == one].mean()), "accuracy": float(hits[place == one].mean()), "count": int((place == one).sum())}
             for one in np.unique(place))
-    return Metric(value_of, len(hits), lower_is_better=True, diagram=tuple(rows))
+    return Metric(value_of, int(texts.max()) + 1, lower_is_better=True, diagram=tuple(rows))
 
 
-def mean_reciprocal_rank(ranks: Sequence[int]) -> Metric:
+
+def mean_reciprocal_rank(ranks: Sequence[int] | Sequence[Sequence[int]]) -> Metric:
     """Return the mean of 1 / rank of what is right among the candidates, the first = 1; 0 = it is not among them.
 
-    >>> mean_reciprocal_rank([1, 2, 0]).value
-    0.5
+    Args:
+        ranks: one for each text, or any number of them, each of which counts alike.
+
+    >>> mean_reciprocal_rank([1, 2, 0]).value, mean_reciprocal_rank([[1, 2], [0]]).value
+    (0.5, 0.5)
     """
-    return mean([1.0 / rank if rank else 0.0 for rank in ranks])
+    of_texts = [of_text if isinstance(of_text, Sequence) else [of_text] for of_text in ranks]
+    return ratio([sum(1.0 / rank for rank in of_text if rank) for of_text in of_texts], [len(of_text) for of_text in of_texts])
 
 
 def recall_at(ranks: Sequence[int], most: int) -> Metric:

@@ -58,12 +58,17 @@ class TextJudge(tf.Module):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def classify_graph(self, text):
         """Return `label` string [batch], of labels those above one half with | between them, and `scores` float32 [batch, labels], probabilities."""
-        logits, names = self._judge(self._tokenizer.tokenize(text)), tf.constant(self.head.labels)
+        logits, names = self.logits_graph(text) / self.head.temperature, tf.constant(self.head.labels)
         if self.head.kind == "classes":
             return {"label": tf.gather(names, tf.argmax(logits, axis=1)), "scores": tf.nn.softmax(logits)}
         has = logits > 0
         joined = tf.strings.reduce_join(tf.ragged.boolean_mask(tf.broadcast_to(names, tf.shape(has)), has), axis=1, separator=SEPARATOR)
         return {"label": tf.where(tf.reduce_any(has, axis=1), joined, SEPARATOR), "scores": tf.sigmoid(logits)}
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
+    def logits_graph(self, text):
+        """Return what the head finds before it is made probabilities, float32 [batch, labels]."""
+        return self._judge(self._tokenizer.tokenize(text))
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def regress_graph(self, text):

@@ -33,6 +33,9 @@ class Head:
     """Of numbers, the mean of those trained on."""
     spread: float = 1.0
     """Of numbers, their standard deviation."""
+    temperature: float = 1.0
+    """What the outputs are divided by before they are made probabilities: it tells how sure classes and labels are, and never which (see
+    `tfgpt.evaluation.calibration`). Training does without."""
 
     @property
     def outputs(self) -> int:

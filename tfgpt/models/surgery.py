@@ -211,6 +211,11 @@ def add_head(model: GPTLMHeadModel, config: HeadConfig, labels: Mapping[str, int
     return changed(model, tensors, seed, head=head)
 
 
+def set_temperature(model: GPTLMHeadModel, temperature: float) -> GPTLMHeadModel:
+    """Return a model whose head's outputs are divided by a number above 0 before they are made probabilities of classes or labels."""
+    return changed(model, head=replace(model.adaptation.head, temperature=temperature))
+
+
 def remove_head(model: GPTLMHeadModel) -> GPTLMHeadModel:
     """Return a model without its head: the language model alone."""
     return changed(model, {name: array for name, array in weights.state(model).items() if not matches("head", name)}, head=Head())

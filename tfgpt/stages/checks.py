@@ -57,6 +57,9 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
     vocab = None if recipe.tokenizer.init == "train" else len(tokenizer_of(recipe.tokenizer.init))
     if not training:
         return
+    judged = has_records(recipe) and recipe.data.examples in JUDGED
+    check(not judged or recipe.adapt.head.kind != "none", f"adapt.head.kind: none, and {recipe.task.kind} is learned by a head; set it to "
+          + " or ".join(kind for kind, wanted in EXAMPLES_OF.items() if wanted == recipe.data.examples))
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)

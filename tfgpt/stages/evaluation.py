@@ -22,7 +22,7 @@ from tfgpt.progress import progress_bar
 from tfgpt.recipe import Recipe
 from tfgpt.recipe_file import VERSIONS_OF
 from tfgpt.stages.plan import has_head, is_language_model, measures_loss_of_knowledge, old_tokenizer
-from tfgpt.stages.records import has_records, read_records
+from tfgpt.stages.records import has_records, read_learned, read_records
 from tfgpt.tasks.measuring import ANSWERS, measure_task, write_answers
 from tfgpt.tasks.task import task_of
 from tfgpt.text.bpe import is_byte_level, load_tokenizer
@@ -35,12 +35,12 @@ def evaluate_model(recipe: Recipe, folder: Path) -> None:
     """Measure the trained model on the validation part, beside a baseline; write evaluation.json and report.html."""
     start = time.monotonic()
     model = build.load_model(folder / "model")
-    of_language = _language_evaluation(recipe, folder, model) if is_language_model(recipe) else {}
+    of_task = of_language = _language_evaluation(recipe, folder, model) if is_language_model(recipe) else {}
     of_head = _head_evaluation(recipe, folder, model) if has_head(recipe) else {}
     if has_records(recipe):
-        of_language = _with_task(recipe, folder, model, of_language)
+        of_task = _with_task(recipe, folder, model, of_language)
     of_general = {"general": _general_evaluation(recipe, folder, model)} if measures_loss_of_knowledge(recipe) else {}
-    evaluation = (of_language | {"head": of_head} if of_language and of_head else of_language or of_head) | of_general | {
+    evaluation = (of_task | {"head": of_head} if of_task and of_head else of_task or of_head) | of_general | {
         "split": "validation",
         "seconds": round(time.monotonic() - start, 1),
         "versions": {name: metadata.version(name) for name in VERSIONS_OF},
@@ -120,7 +120,7 @@ def _with_task(recipe, folder, model, evaluation):
     task, settings = task_of(recipe.task), recipe.evaluate
     held_out, text_model = read_records(folder, "validation", settings.answers), TextModel(model, load_tokenizer(folder / "tokenizer"))
     with progress_bar(f"evaluate: {recipe.task.kind}", total=len(held_out), unit="answers") as advance:
-        answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance)
+        answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance, **read_learned(folder, task))
     write_answers(folder, held_out, answers)
     with progress_bar("evaluate: baselines of the task"):
         found = measure_task(task, recipe.task, text_model, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)

@@ -1,6 +1,7 @@
 """The stage that turns a user's records into those of a task, each with its split; all later stages read these."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -15,11 +16,14 @@ from tfgpt.files import whole_folder, write_json
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
-from tfgpt.tasks.task import long_text_of, task_of
+from tfgpt.tasks.task import Task, examples_of, long_text_of, task_of
 
 RECORDS = "records/records.jsonl"
 LONG_PAIRS = {("pairs", "cut"): "cut", ("pairs", "window"): "cut", ("pairs", "refuse"): "refuse", ("chat", "refuse"): "refuse"}
 """What data.long_pairs is, by the examples of a task and what it does with long text; else pieces."""
+CALIBRATION = "records/calibration.jsonl"
+"""What is kept of the training part for calibration: it is neither trained nor measured on."""
+LEARNED = "records/learned.json"
 
 
 def has_records(recipe: Recipe) -> bool:
@@ -37,34 +41,72 @@ def with_records(recipe: Recipe, folder: Path) -> Recipe:
         check(getattr(data, key) == getattr(default, key), f"data.{key}: {getattr(data, key)}, and what an example is follows from task.kind "
               f"({recipe.task.kind}); leave it out" + (", and name columns in task.columns" if key == "columns" else ""))
     check(data.split != "tail", f"data.split: tail cuts a running text, and {recipe.task.kind} (task.kind) has records; set it to auto or hash")
-    long_pairs = "pieces" if task.goes_on else LONG_PAIRS.get((task.examples, long_text_of(recipe.task, task)), "pieces")
+    examples = examples_of(recipe.task, task)
+    long_pairs = "pieces" if task.goes_on else LONG_PAIRS.get((examples, long_text_of(recipe.task, task)), "pieces")
     return dataclasses.replace(recipe, data=dataclasses.replace(
-        data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=task.examples,
+        data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=examples,
         columns=ColumnsConfig(split="split"), long_pairs=long_pairs,
     ))  # fmt: skip
 
 
 def make_records(recipe: Recipe, folder: Path) -> None:
     """Write records/: the task's records of all that the recipe names, and stats.json, what became of each."""
-    intake = Intake(recipe.data)
-    counts = dict.fromkeys(recipe.data.splits(), 0)
+    intake, task = Intake(recipe.data), task_of(recipe.task)
+    splits = (*recipe.data.splits(), *(["calibration"] if task.calibration(recipe.task) else []))
+    counts, shown, others = dict.fromkeys(splits, 0), set(), {}
     with whole_folder(folder / "records") as partial, progress_bar("records: of the task", unit="records") as advance:
-        with open(partial / Path(RECORDS).name, "w", encoding="utf-8") as file:
+        names = {split: Path(CALIBRATION if split == "calibration" else RECORDS).name for split in splits}
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context(open(partial / name, "w", encoding="utf-8")) for name in set(names.values())}
             for record in task_records(recipe, intake):
                 counts[record["split"]] += 1
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                if record["split"] == "train":
+                    shown.update(task.labels(record))
+                else:
+                    others.update({label: record["place"] for label in task.labels(record) if label not in others})
+                files[names[record["split"]]].write(json.dumps(record, ensure_ascii=False) + "\n")
                 advance()
+        if unseen := {label: place for label, place in others.items() if label not in shown}:
+            _without_unseen([partial / name for name in files], task, unseen, intake, counts)
+        if task.learned:
+            write_json(partial / Path(LEARNED).name, task.learned(_of_split(partial / Path(RECORDS).name, "train")))
         account = intake.account
         write_json(partial / "stats.json", {
             "task": recipe.task.kind, "read": account.documents_read, "empty": account.empty, "refused": dict(account.refused),
             "refused_places": account.refused_places, "records": counts,
         })  # fmt: skip
         for split, count in counts.items():
-            if not count:
+            if not count and split != "calibration":
                 raise RecipeError(f"data.path: {recipe.data.path or 'data.sources'} gives no record for {split} ({account.documents_read:,} read, "
                                   f"{account.empty:,} empty, {account.refused.total():,} refused); give more that are not all the same, or change data.{split}")
     console.print("records: " + ", ".join(f"{count:,} for {split}" for split, count in counts.items())
                   + (f"; {account.refused.total():,} records cannot be used, records/stats.json says why" if account.refused else ""))
+
+
+def read_learned(folder: Path, task: Task) -> dict[str, object]:
+    """Return, by the name `learned`, what a task keeps for its answers in the folder of a run; nothing if it keeps nothing."""
+    return {"learned": json.loads((folder / LEARNED).read_text("utf-8"))} if task.learned else {}
+
+
+def _of_split(path, split):
+    with open(path, encoding="utf-8") as file:
+        return [record for record in map(json.loads, file) if record["split"] == split]
+
+
+def _without_unseen(paths, task: Task, unseen: dict[str, str], intake, counts):
+    """Leave out of the files, and of the counts, what has a label that no training record has; or refuse it, as data.bad_records says."""
+    for path in paths:
+        records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        kept = []
+        for record in records:
+            if never := sorted(unseen.keys() & set(task.labels(record))):
+                counts[record["split"]] -= 1
+                intake.refuse("label never seen in training", record["place"], f"no record for training has the label {never[0]!r}",
+                              "give more records of it, or correct it")
+                intake.account.documents_read -= 1                                        # it was counted when it was read
+            else:
+                kept.append(record)
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), "utf-8")
 
 
 def task_records(recipe: Recipe, intake: Intake) -> Iterator[dict]:
@@ -79,7 +121,7 @@ def task_records(recipe: Recipe, intake: Intake) -> Iterator[dict]:
     """
     task = task_of(recipe.task)
     names = {use: recipe.task.columns.get(use, use) for use in task.columns}
-    split = "train"
+    split, share = "train", task.calibration(recipe.task)
     for file in input_files(recipe.data):
         columns = SimpleNamespace(**vars(file.source.columns) | names)
         if file.kind == "text":
@@ -97,6 +139,8 @@ def task_records(recipe: Recipe, intake: Intake) -> Iterator[dict]:
             for one in made:
                 if not record.continues:  # the sections of one long text are of one split
                     split = split_of(one.get("group") or whole, recipe.data.validation, recipe.data.test)
+                    if split == "train" and split_of(f"calibration {one.get('group') or whole}", share) == "validation":
+                        split = "calibration"
                 yield one | {"split": split, "place": record.place}
 
 
@@ -108,6 +152,5 @@ def read_records(folder: Path, split: str, most: int = 0) -> list[dict]:
         split: its name.
         most: how many, evenly from beginning to end; 0 = all.
     """
-    with open(folder / RECORDS, encoding="utf-8") as file:
-        records = [record for record in map(json.loads, file) if record["split"] == split]
+    records = _of_split(folder / (CALIBRATION if split == "calibration" else RECORDS), split)
     return records if not 0 < most < len(records) else [records[place * len(records) // most] for place in range(most)]

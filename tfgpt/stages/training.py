@@ -20,6 +20,7 @@ from tfgpt.models.lora import save_lora
 from tfgpt.models.regularization import new_weights
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import DataConfig, Recipe, TrainConfig
+from tfgpt.stages.calibration import calibrated
 from tfgpt.stages.model import save_whole
 from tfgpt.stages.plan import has_head, is_language_model, pretrain_config, start_of, training_estimate
 from tfgpt.text.bpe import load_tokenizer
@@ -76,7 +77,7 @@ def train_model(recipe: Recipe, folder: Path, devices: Devices) -> None:
     if model.low_ranks:
         with whole_folder(folder / "adapter") as partial:
             save_lora(model, partial)
-    save_whole(finished(model, recipe.adapt), folder / "model")
+    save_whole(calibrated(finished(model, recipe.adapt), recipe, folder), folder / "model")
 
 
 def _trained(recipe, folder, devices, training):

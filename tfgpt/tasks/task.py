@@ -30,13 +30,14 @@ class Task:
 
     columns: Mapping[str, str]
     """What each column of a user's record holds, by the name that the task gives it."""
-    examples: Examples
-    """What its records are to the data (data.examples)."""
+    examples: Examples | Callable[[TaskConfig], Examples]
+    """What its records are to the data (data.examples), or what gives that."""
     records: Callable[[Fields, TaskConfig], Iterable[dict]]
     """Gives the task's records of one of a user's, any number of them, all of which belong to one split; a record may have a `group`, a text, and all records
     of a group then belong to one split. Raises `UnusableError` for one that cannot be used."""
-    answers: Callable[[TextModel, Sequence[dict], TaskConfig, int, Advance], list[dict]]
-    """Gives the model's answer to each record; takes how many are answered together, and a function to be called with how many were answered since."""
+    answers: Callable[..., list[dict]]
+    """Gives the model's answer to each record; takes the `TextModel`, the records, the `TaskConfig`, how many are answered together, and an `Advance` to be
+    called with how many were answered since. With `learned` it takes what that gave by this name."""
     metrics: Callable[[Sequence[dict], Sequence[dict]], dict[str, Metric]]
     """Gives the metrics of answers to records."""
     baselines: Callable[[TextModel, Sequence[dict], Sequence[dict], TaskConfig], dict[str, list[dict]]]
@@ -51,6 +52,12 @@ class Task:
     """Whether pairs longer than a sequence go on in the next one, and so are never cut."""
     default_template: str = ""
     """The prompt, unless a recipe gives another; empty = the task takes none."""
+    labels: Callable[[dict], Iterable[str]] = lambda record: ()
+    """Gives what a record must not have unless a training record has it too, since it could never be found."""
+    calibration: Callable[[TaskConfig], float] = lambda config: 0.0
+    """Gives the share of the records for training that are kept for calibration, in a file of their own."""
+    learned: Callable[[Sequence[dict]], object] | None = None
+    """Gives, of the records for training, what its answers need beside the model, of what JSON holds; it is kept in records/learned.json."""
 
 
 def task_of(config: TaskConfig) -> Task:
@@ -84,6 +91,11 @@ def _check_template(config, task):
 @functools.cache
 def _names_in(template):
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
+def examples_of(config: TaskConfig, task: Task) -> Examples:
+    """Return what a task's records are to the data."""
+    return task.examples(config) if callable(task.examples) else task.examples
 
 
 def long_text_of(config: TaskConfig, task: Task) -> LongText:
