@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
+from tfgpt.data.summaries import function_summaries
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
@@ -107,6 +108,7 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "python-docstrings": lambda: (({"text": text, "label": package}, place) for text, package, place in docstrings()),
     "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
+    "python-summaries": lambda: (({"text": source, "summary": summary}, place) for source, summary, place in function_summaries(stdlib_files())),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
 }
 """The corpora that are no files: each yields its records, columns and place."""
