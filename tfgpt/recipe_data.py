@@ -8,7 +8,7 @@ from typing import Literal
 from tfgpt.recipe_checks import check, check_at_least
 
 BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "made-questions",
-                    "made-dialogues", "made-reviews", "gensim-news")
+                    "made-dialogues", "made-reviews", "python-summaries", "gensim-news")
 """Corpora that every machine with Python has, makes (number-words, with the package num2words), or gets with a package (gensim-news, with gensim)."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
@@ -18,9 +18,11 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
-               "library-docstrings", "python-sentences", "number-words", "made-questions", "made-dialogues", "made-reviews", "gensim-news"]  # fmt: skip
+               "library-docstrings", "python-sentences", "number-words", "made-questions", "made-dialogues", "made-reviews", "python-summaries",
+               "gensim-news"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
+LongPairs = Literal["pieces", "cut", "window", "refuse"]
 TOGETHER = ("text", "pairs", "chat")
 """Examples of a language model, which sources of a mixture may differ in."""
 
@@ -33,6 +35,8 @@ class ColumnsConfig:
     """The text of a document, or the text to classify."""
     prompt: str = "prompt"
     """What the model is given, in pairs; what each choice follows on, in choice."""
+    prompt_end: str = ""
+    """What the model is given behind the prompt, in pairs, and is not cut with it where data.long_pairs is window; empty = nothing."""
     target: str = "target"
     """What the model is to write, in pairs and translations."""
     source: str = "source"
@@ -120,6 +124,7 @@ class DataConfig:
     library-docstrings (all of its docstrings with the module of each as tags), python-sentences (10,000 plain sentences of all these),
     number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (40,800 questions with passages and answers),
     made-dialogues (8,000 dialogues whose last reply needs what was said before), made-reviews (10,000 short reviews with their sentiment),
+    python-summaries (6,400 functions of Python's library with the sentence that says what each does),
     gensim-news (300 news articles, with gensim)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""
@@ -164,9 +169,10 @@ class DataConfig:
     """Tokens from one piece of a document longer than that to the next; what overlaps is history, trained on once. 0 = length, no overlap."""
     source_length: int = 0
     """Tokens of the encoder's side of a packed sequence, for translation; 0 = length."""
-    long_pairs: Literal["pieces", "cut", "refuse"] = "pieces"
+    long_pairs: LongPairs = "pieces"
     """A prompt and target longer than a sequence: pieces = they go on in the next one, cut = the prompt keeps its last tokens, as when it is asked,
-    refuse = the record is one that cannot be used. So is one whose target is longer by itself, but for pieces. Chats: pieces or refuse."""
+    window = the prompt keeps its first tokens, refuse = the record is one that cannot be used. So is one whose target is longer by itself, but for pieces.
+    Chats and translations: pieces (of a translation the first ones) or refuse."""
     bpe_dropout: float = 0.0
     """Share of the tokenizer's merges left out at random in training text, so that a small corpus shows rare pieces of words too; 0 = off."""
     tokenizations: int = 1
@@ -189,8 +195,8 @@ class DataConfig:
         check(self.tokenizations == 1 or self.bpe_dropout > 0, f"data.tokenizations: {self.tokenizations} copies of the same tokens would be "
               "stored; set data.bpe_dropout above 0, or leave data.tokenizations at 1")
         kinds = {source.examples for source in self.all_sources()}
-        check(self.long_pairs == "pieces" or kinds == {"pairs"} or (self.long_pairs == "refuse" and kinds == {"chat"}), f"data.long_pairs: "
-              f"{self.long_pairs}, and there are other examples than pairs (or chats, which may be refused); set it to pieces")
+        check(self.long_pairs == "pieces" or kinds == {"pairs"} or (self.long_pairs == "refuse" and kinds in ({"chat"}, {"translation"})), f"data.long_pairs: "
+              f"{self.long_pairs}, and there are other examples than pairs (or chats or translations, which may be refused); set it to pieces")
         check(self.split != "tail" or not self.columns.split, f"data.split: tail, and data.columns.split ({self.columns.split}) says where each record "
               "belongs; set one of them")
         check(self.split != "tail" or self.examples == "text", f"data.split: tail cuts running text, and data.examples is {self.examples}; set it to hash")

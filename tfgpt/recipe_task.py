@@ -6,7 +6,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check
 
-TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling"]
+TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling", "summarisation"]
 """The applications; each is a file of tfgpt/tasks."""
 
 

@@ -1,4 +1,6 @@
 """Pairs that are longer than a sequence, and records that say which part they belong to."""
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,39 @@ def test_pieces_are_trained_on_with_what_fits_as_before(tokenizer):
     assert blocks["labels"][blocks["labels"] != IGNORED].tolist() == [*tokenizer.encode(TARGET), tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize(("long_pairs", "pair"), [("cut", (SHORT, LONG)), ("refuse", (LONG, TARGET))])
+def test_a_window_keeps_the_first_tokens_of_the_prompt_its_end_and_the_whole_target(tokenizer):
+    rows = [{"prompt": text, "prompt_end": "\nSo:", "target": TARGET, "split": "train"} for text in (LONG, SHORT)]
+    config = DataConfig(path="x", examples="pairs", columns=ColumnsConfig(split="split", prompt_end="prompt_end"), length=LENGTH, long_pairs="window")
+    examples = list(examples_of([*rows, rows[0] | {"split": "validation"}], config, Account()))[:2]
+    maker, counts = SequenceMaker(config, BatchEncoder(tokenizer), tokenizer.eos_token_id), SplitCounts()
+
+    tokens = maker.tokens(examples)
+    blocks = list(maker.sequences(examples, LENGTH, counts))
+
+    behind = tokenizer.encode("\nSo:") + tokenizer.encode(TARGET)
+    kept = tokenizer.encode(LONG)[: LENGTH - 1 - len(behind)]
+    assert tokens.inputs.tolist() == [tokenizer.eos_token_id, *kept, *behind, tokenizer.eos_token_id, *tokenizer.encode(SHORT), *behind]
+    assert tokens.cut.tolist() == [True, False] and counts.cut == 1 and counts.too_long == 0
+    trained = np.concatenate([block["labels"].ravel() for block in blocks])
+    assert trained[trained != IGNORED].tolist() == [*tokenizer.encode(TARGET), tokenizer.eos_token_id] * 2
+
+
+def test_translations_too_long_on_either_side_may_be_refused(tokenizer):
+    rows = [{"source": source, "target": target, "split": "train"} for source, target in ((SHORT, TARGET), (LONG, TARGET), (SHORT, LONG))]
+    config = DataConfig(path="x", examples="translation", columns=ColumnsConfig(split="split"), length=LENGTH, long_pairs="refuse", bad_records="skip")
+    examples = list(examples_of([*rows, rows[0] | {"split": "validation"}], config, Account()))[:3]
+    maker, counts = SequenceMaker(config, BatchEncoder(tokenizer), tokenizer.eos_token_id), SplitCounts()
+
+    blocks = list(maker.sequences(examples, LENGTH, counts))
+
+    trained = np.concatenate([block["labels"].ravel() for block in blocks])
+    assert trained[trained != IGNORED].tolist() == [*tokenizer.encode(TARGET), tokenizer.eos_token_id] and counts.too_long == 2
+    refusing = SequenceMaker(dataclasses.replace(config, bad_records="refuse"), BatchEncoder(tokenizer), tokenizer.eos_token_id)
+    with pytest.raises(RecipeError, match="record 2: its source has more than the 16 tokens of data.source_length"):
+        list(refusing.sequences(examples, LENGTH, SplitCounts()))
+
+
+@pytest.mark.parametrize(("long_pairs", "pair"), [("cut", (SHORT, LONG)), ("refuse", (LONG, TARGET)), ("window", (SHORT, LONG))])
 def test_a_pair_that_no_sequence_takes_is_counted_or_refused_with_its_place(tokenizer, long_pairs, pair):
     blocks, counts = packed(tokenizer, rows((SHORT, TARGET), pair), long_pairs)
 

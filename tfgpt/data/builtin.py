@@ -18,6 +18,7 @@ from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
 from tfgpt.data.made_reviews import made_reviews
 from tfgpt.data.python_sentences import all_sentences
+from tfgpt.data.summaries import function_summaries
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
@@ -131,6 +132,7 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "python-sentences": lambda: (({"text": text}, place) for text, place in python_sentences().items()),
     "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
+    "python-summaries": lambda: (({"text": source, "summary": summary}, place) for source, summary, place in function_summaries(stdlib_files())),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
     "made-reviews": lambda: ((row, f"made-reviews {number}") for number, row in enumerate(made_reviews(), 1)),
 }

@@ -76,6 +76,8 @@ class SequenceMaker:
             counts.too_long += self._leave_out_long_pairs(tokens, examples)
         if tokens.groups is not None:
             too_long = np.bincount(tokens.groups, too_long, len(examples)) > 0
+        if tokens.cut is not None:
+            too_long |= tokens.cut
         if tokens.encoder_sizes is not None:  # what the encoder reads is cut at its end already, and what is written is cut likewise
             pieces = pieces.take(pieces.starts == (np.cumsum(tokens.sizes) - tokens.sizes)[pieces.documents])
             too_long |= tokens.encoder_cut
@@ -102,6 +104,9 @@ class SequenceMaker:
         ids, part_sizes, words_cut = self._encoder.encode([text for document in documents for text, _ in document])
         parts = np.array([len(document) for document in documents], np.int64)
         last_part = np.cumsum(parts) - 1
+        cut = None
+        if self._config.long_pairs == "window":
+            ids, part_sizes, cut = self._first_windows(ids, part_sizes, parts)
         sizes = np.add.reduceat(np.append(part_sizes, 0), np.append(0, last_part[:-1] + 1)) if len(parts) else parts
         ends = np.cumsum(sizes)
         inputs = np.insert(ids, ends - sizes, self._end_of_text)
@@ -113,7 +118,7 @@ class SequenceMaker:
             of_token = np.insert(np.repeat(trained, part_sizes), ends, trained[last_part])
             labels = np.where(of_token, np.insert(ids, ends, self._end_of_text), IGNORED).astype(np.int32)
         if self._config.examples != "translation":
-            return _without_false_ends(Tokens(inputs, labels, sizes + 1, words_cut=words_cut), examples)
+            return _without_false_ends(Tokens(inputs, labels, sizes + 1, cut=cut, words_cut=words_cut), examples)
         read, read_sizes, more_cut = self._encoder.encode([example.encoder_text for example in examples])
         most = (self._config.source_length or self._config.length) - 1
         kept_sizes = np.minimum(read_sizes, most)
@@ -121,15 +126,31 @@ class SequenceMaker:
         closed = np.insert(read[within < most], np.cumsum(kept_sizes), self._end_of_text)  # what the encoder reads is never empty
         return Tokens(inputs, labels, sizes + 1, closed, kept_sizes + 1, read_sizes > most, words_cut + more_cut)
 
+    def _first_windows(self, ids, part_sizes, parts):
+        """Take the last tokens of the first part of each document away that is longer than a sequence; also return which these are, bool [documents]."""
+        first_part = np.cumsum(parts) - parts
+        sizes = np.add.reduceat(part_sizes, first_part) if len(parts) else parts
+        extra = np.clip(sizes + 1 - self._config.length, 0, part_sizes[first_part])            # an end-of-text token before each document
+        kept_sizes = part_sizes.copy()
+        kept_sizes[first_part] -= extra
+        within = np.arange(len(ids)) - np.repeat(np.cumsum(part_sizes) - part_sizes, part_sizes)
+        return ids[within < np.repeat(kept_sizes, part_sizes)], kept_sizes, extra > 0
+
     def _leave_out_long_pairs(self, tokens, examples) -> int:
         """Train on no pair that is longer than a sequence, or, where prompts are cut, whose target is; return how many these are."""
         documents = np.repeat(np.arange(len(examples)), tokens.sizes)
         targets = np.bincount(documents, tokens.labels != IGNORED, len(examples)).astype(np.int64)
-        sizes = targets if self._config.long_pairs == "cut" else tokens.sizes
+        sizes, what = (targets, "its target has") if self._config.long_pairs == "cut" else (tokens.sizes, "its prompt and target have")
+        if self._config.long_pairs == "window":
+            what = "its target and the end of its prompt have"
         too_long = sizes > self._config.length
+        if tokens.encoder_cut is not None:
+            too_long |= tokens.encoder_cut
         if too_long.any() and self._config.bad_records == "refuse":
             first = int(np.argmax(too_long))
-            what = "its target has" if self._config.long_pairs == "cut" else "its prompt and target have"
+            if tokens.encoder_cut is not None and tokens.encoder_cut[first]:
+                raise RecipeError(f"{examples[first].place}: its source has more than the {self._config.source_length or self._config.length} tokens of "
+                                  "data.source_length (0 = data.length); raise that, shorten it, or set data.bad_records to skip")
             raise RecipeError(f"{examples[first].place}: {what} {sizes[first]:,} tokens, and a sequence {self._config.length} (data.length); raise that, "
                               "shorten it, or set data.bad_records to skip")
         tokens.labels[too_long[documents]] = IGNORED

@@ -120,7 +120,8 @@ class ExampleMaker:
 
     def _pairs(self, fields):
         prompt, target = fields.text("prompt"), fields.text("target")
-        return {"parts": ((prompt, False), (target, True))} if target.strip() else None
+        behind = ((fields.text("prompt_end"), False),) if fields.name("prompt_end") else ()
+        return {"parts": ((prompt, False), *behind, (target, True))} if target.strip() else None
 
     def _translation(self, fields):
         source, target = fields.text("source"), fields.text("target")

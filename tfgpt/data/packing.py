@@ -38,6 +38,8 @@ class Tokens:
     """Words without end that were cut to be tokenized."""
     groups: np.ndarray | None = None
     """int64 [documents], rising: documents of a group share a sequence; None = each is alone."""
+    cut: np.ndarray | None = None
+    """bool [documents], whether its beginning lost its last tokens, so that it is as long as there is room."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from tfgpt.files import whole_folder, write_json
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError
 from tfgpt.recipe_checks import check
+from tfgpt.stages.plan import encoder_of
 from tfgpt.tasks.task import Task, examples_of, long_text_of, task_of
 
 RECORDS = "records/records.jsonl"
-LONG_PAIRS = {("pairs", "cut"): "cut", ("pairs", "window"): "cut", ("pairs", "refuse"): "refuse", ("chat", "refuse"): "refuse"}
-"""What data.long_pairs is, by the examples of a task and what it does with long text; else pieces."""
+LONG_PAIRS = {("pairs", "cut"): "cut", ("pairs", "window"): "window", ("pairs", "refuse"): "refuse", ("chat", "refuse"): "refuse",
+              ("translation", "refuse"): "refuse"}
+"""What data.long_pairs may be, by the examples of a task; else pieces."""
 CALIBRATION = "records/calibration.jsonl"
 """What is kept of the training part for calibration: it is neither trained nor measured on."""
 LEARNED = "records/learned.json"
@@ -41,11 +43,15 @@ def with_records(recipe: Recipe, folder: Path) -> Recipe:
         check(getattr(data, key) == getattr(default, key), f"data.{key}: {getattr(data, key)}, and what an example is follows from task.kind "
               f"({recipe.task.kind}); leave it out" + (", and name columns in task.columns" if key == "columns" else ""))
     check(data.split != "tail", f"data.split: tail cuts a running text, and {recipe.task.kind} (task.kind) has records; set it to auto or hash")
-    examples = examples_of(recipe.task, task)
-    long_pairs = "pieces" if task.goes_on else LONG_PAIRS.get((examples, long_text_of(recipe.task, task)), "pieces")
+    examples, columns = examples_of(recipe.task, task), task.record_columns
+    if (encoder := encoder_of(recipe).kind) != "none":
+        check(task.encoder_columns is not None, f"adapt.encoder.kind: {encoder} (or model.init has one), and {recipe.task.kind} (task.kind) has no sources; "
+              "set it to none, or take another model")
+        examples, columns = "translation", task.encoder_columns
+    long_text = long_text_of(recipe.task, task)
     return dataclasses.replace(recipe, data=dataclasses.replace(
         data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=examples,
-        columns=ColumnsConfig(split="split"), long_pairs=long_pairs,
+        columns=ColumnsConfig(split="split", **columns), long_pairs=LONG_PAIRS.get((examples, task.long_pairs.get(long_text, long_text)), "pieces"),
     ))  # fmt: skip
 
 

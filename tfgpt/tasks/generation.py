@@ -190,6 +190,6 @@ TASK = Task(
     baselines=_baselines,
     shown="perplexity",
     long_text=("window",),
-    goes_on=True,
+    long_pairs={"window": "pieces"},
     default_template=TEMPLATE,
 )

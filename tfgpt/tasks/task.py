@@ -5,19 +5,21 @@ import functools
 import importlib
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from tfgpt.data.examples import Fields
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.recipe import RecipeError, TaskConfig
-from tfgpt.recipe_data import Examples
+from tfgpt.recipe_data import Examples, LongPairs
 
 if TYPE_CHECKING:
     from tfgpt.generation.text_model import TextModel
 
 Advance = Callable[[int], None]
 LongText = Literal["window", "cut", "refuse"]
+MARK = "\0"
+"""Stands in no template."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,12 @@ class Task:
     """Modules that are needed beside what every installation has."""
     long_text: tuple[LongText, ...] = ("cut", "refuse")
     """What may be done with a prompt that is too long; the first is what `auto` means."""
-    goes_on: bool = False
-    """Whether pairs longer than a sequence go on in the next one, and so are never cut."""
+    long_pairs: Mapping[LongText, LongPairs] = field(default_factory=dict)
+    """What data.long_pairs then is, where it is not the same or, of what goes by no such name, pieces."""
+    record_columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of its records that have other names than data.columns."""
+    encoder_columns: Mapping[str, str] | None = None
+    """The columns of its records by which they are translations, for a model with an encoder (adapt.encoder); `None` = it takes no such model."""
     default_template: str = ""
     """The prompt, unless a recipe gives another; empty = the task takes none."""
     labels: Callable[[dict], Iterable[str]] = lambda record: ()
@@ -106,3 +112,18 @@ def long_text_of(config: TaskConfig, task: Task) -> LongText:
 def prompt_of(config: TaskConfig, task: Task, **values: str) -> str:
     """Return a prompt by the recipe's template, or the task's own."""
     return (config.template or task.default_template).format(**values)
+
+
+def around(template: str, name: str) -> tuple[str, str]:
+    """Return what stands before and behind a value in a prompt's template.
+
+    Raises:
+        RecipeError: it does not stand there once.
+
+    >>> around("Text: {text}\\nSummary:", "text")
+    ('Text: ', '\\nSummary:')
+    """
+    parts = template.format_map({name: MARK}).split(MARK)
+    if len(parts) != 2:
+        raise RecipeError(f"task.template: {template!r} holds {{{name}}} {len(parts) - 1} times; write it once")
+    return parts[0], parts[1]
