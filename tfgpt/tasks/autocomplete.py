@@ -5,6 +5,7 @@ wherever it is right. Of a text longer than the context the last tokens are read
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -136,12 +137,12 @@ class Session:
             if not piece or kind_of(piece[0]) != kind_of(text[-1]):
                 ends.append((text, log_prob))                                             # here a word is whole
             text, log_prob = text + piece, log_prob + of_token
-            if not piece or "\n" in piece or "\ufffd" in piece or 2.718281828 ** log_prob < LEAST_PHRASE:
+            if not piece or "\n" in piece or "\ufffd" in piece or math.exp(log_prob) < LEAST_PHRASE:
                 break
         whole, log_prob = next(((one, of) for one, of in reversed(ends) if kind_of(one[-1]) in (LETTER, NUMBER)), (expected.text, 0.0))
         if whole == expected.text:
             return None
-        return Suggestion(whole.strip(), whole[len(typed) :], word.probability * 2.718281828**log_prob)
+        return Suggestion(whole.strip(), whole[len(typed) :], word.probability * math.exp(log_prob))
 
     def _written(self, ids):
         """Return the tokens that go on behind those of a word, each with its log-probability; while a word is typed they are asked for once."""
