@@ -6,7 +6,7 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check
 
-TaskKind = Literal["none", "question_answering", "dialogue", "summarisation"]
+TaskKind = Literal["none", "question_answering", "dialogue", "summarisation", "translation"]
 """The applications; each is a file of tfgpt/tasks."""
 
 
