@@ -16,7 +16,7 @@ from tfgpt.text.bpe import load_tokenizer
 
 RECIPE = """
 name: swap
-data: {{path: {path}, examples: translation, columns: {{source: from, target: to}}, length: 24, source_length: 16}}
+data: {{path: {path}, {more}length: 24, source_length: 16}}
 tokenizer: {{kind: char}}
 model: {{layers: 2, width: 32, heads: 2, dropout: 0.1}}
 adapt: {{encoder: {{kind: {kind}, layers: 1}}}}
@@ -24,6 +24,8 @@ train: {{steps: 4, global_batch_size: 4, evaluate_every: 2, log_every: 2, sample
 evaluate: {{prompts: ["ab cd"], max_new_tokens: 5, batch_size: 8}}
 export: {{weights: int8}}
 """
+TASK = "task: {kind: translation, columns: {source: from, target: to}}\n"
+PLAIN = "examples: translation, columns: {source: from, target: to}, "
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,17 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     """The folder of a finished run, its recipe, and what was printed."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "swap.yaml").write_text(RECIPE.format(path=table, kind="new"))
+    (folder / "swap.yaml").write_text(RECIPE.format(path=table, kind="new", more="") + TASK)
     done = tfgpt_run(folder / "swap.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", folder / "swap.yaml", done.stdout
+
+
+@pytest.fixture
+def plain(table, tmp_path):
+    """A recipe without a task."""
+    (tmp_path / "swap.yaml").write_text(RECIPE.format(path=table, kind="new", more=PLAIN))
+    return tmp_path / "swap.yaml"
 
 
 def test_a_run_trains_evaluates_and_exports(finished):
@@ -50,7 +59,7 @@ def test_a_run_trains_evaluates_and_exports(finished):
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert set(evaluation["metrics"]) == {"accuracy", "exact_match", "chrf", "bleu"}
     assert set(evaluation["baseline"]["metrics"]) == {"exact_match", "chrf", "bleu"} and evaluation["baseline"]["loss"] > 0
-    assert evaluation["translated"] == json.loads((folder / "data" / "stats.json").read_text())["splits"]["validation"]["documents"] > 1
+    assert evaluation["task"]["answered"] == json.loads((folder / "data" / "stats.json").read_text())["splits"]["validation"]["documents"] > 1
     assert all(0 <= figure["interval"][0] <= figure["interval"][1] for figure in evaluation["metrics"].values())
     assert "the source, copied" in printed and "the source, copied" in (folder / "report.html").read_text()
     assert json.loads((folder / "export" / "swap" / "1" / "assets.extra" / "weights.json").read_text())["weights"] == "int8"
@@ -81,26 +90,26 @@ def test_a_second_run_does_nothing_again_and_generate_takes_sources(finished, ca
     again = tfgpt_run(recipe, "--output", folder)
     assert cli.main(["generate", "--model", str(folder), "--prompt", "ab cd", "--max-new-tokens", "5"]) == 0
 
-    assert again.stderr.count("up to date") == 7
+    assert again.stderr.count("up to date") == 8
     text_model = TextModel(build.load_model(folder / "model"), load_tokenizer(folder / "tokenizer"))
     assert capsys.readouterr().out.rstrip("\n") == text_model.generate(["ab cd"], 5)[0].text.rstrip("\n")
 
 
 @pytest.mark.slow
-def test_a_run_may_go_on_from_a_model_that_has_an_encoder(finished, table, tmp_path):
-    folder, recipe, _ = finished
+def test_a_run_without_a_task_may_go_on_from_a_model_that_has_an_encoder(finished, plain, tmp_path):
+    folder, recipe = finished[0], plain
     start = ["--model.init", folder / "model", "--tokenizer.init", folder / "tokenizer", "--adapt.encoder.kind", "none"]
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "on", *start, "--evaluate.translations", "-1", "--export.weights", "float32")
+    done = tfgpt_run(recipe, "--output", tmp_path / "on", *start, "--export.weights", "float32")
 
     assert done.returncode == 0, done.stderr
-    assert "translated" not in json.loads((tmp_path / "on" / "evaluation.json").read_text())
+    assert set(json.loads((tmp_path / "on" / "evaluation.json").read_text())["metrics"]) == {"accuracy"}
     assert build.load_model(tmp_path / "on" / "model").adaptation == build.load_model(folder / "model").adaptation
 
 
 @pytest.mark.slow
 def test_a_copied_encoder_trains_with_pruned_heads_and_lora(table, tmp_path):
-    (tmp_path / "swap.yaml").write_text(RECIPE.format(path=table, kind="copy"))
+    (tmp_path / "swap.yaml").write_text(RECIPE.format(path=table, kind="copy", more=PLAIN))
 
     changes = ["--adapt.attention.prune", "0.25", "--adapt.lora.rank", "2", "--export.weights", "float32"]
 
@@ -121,10 +130,9 @@ def test_a_copied_encoder_trains_with_pruned_heads_and_lora(table, tmp_path):
     (["--adapt.encoder.context", "12"], "data.source_length: 16 tokens is longer than the 12 that the encoder takes; set it to 12 or less, or raise"),
     (["--adapt.encoder.kind", "copy", "--adapt.encoder.layers", "3"], "adapt.encoder.layers: 3 cannot be copied from a model that has 2; set it to 2 or less"),
     (["--data.source_length", "30", "--adapt.encoder.kind", "copy"], "adapt.encoder.context: 30 cannot be copied from a model that has 24"),
-    (["--evaluate.translations", "-2"], "evaluate.translations: -2 is too small; set it to -1 or more"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_told_before_any_work(finished, tmp_path, changes, message):
-    done = tfgpt_run(finished[1], "--output", tmp_path / "run", *changes)
+def test_what_does_not_fit_is_told_before_any_work(plain, tmp_path, changes, message):
+    done = tfgpt_run(plain, "--output", tmp_path / "run", *changes)
 
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

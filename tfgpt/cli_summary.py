@@ -52,10 +52,6 @@ def print_figures(recipe: Recipe, evaluation: dict) -> None:
         print(f"\nOn the {evaluation['split']} part:\n\n{'':<36}{'loss':>8}{'perplexity':>12}{'bits per byte':>15}")
         for name, row in ((f"{recipe.name} (nats a token)", evaluation), (evaluation["baseline"]["name"], evaluation["baseline"])):
             print(f"  {name:<34}{row['loss']:>8.4f}{row['perplexity']:>12.2f}{row['bits_per_byte']:>15.4f}")
-    if "translated" in evaluation:
-        print(f"\n{evaluation['translated']:,} sources, written out:{'':<12}{'this model':>10}{evaluation['baseline']['metrics_of']:>22}")
-        for name, of in evaluation["baseline"]["metrics"].items():
-            print(f"  {name:<34}{evaluation['metrics'][name]['value']:>8.4f}{of['value']:>22.4f}")
     if "task" in evaluation:
         _print_task(recipe.name, evaluation["task"])
     if judges or "head" in evaluation:

@@ -78,9 +78,6 @@ class EvaluateConfig:
     """Tokens in such a continuation."""
     temperature: float = 0.7
     """Sampling temperature of such a continuation; 0 = greedy."""
-    translations: int = 1000
-    """With an encoder: held-out sources whose targets are written, greedily, for exact matches, chrF and BLEU, evenly from all; 0 = all, -1 = none."""
-
     answers: int = 500
     """With a task: held-out records that are answered for its metrics, evenly from all; 0 = all."""
 
@@ -91,7 +88,6 @@ class EvaluateConfig:
         check_at_least("evaluate.ngram_order", self.ngram_order, 2)
         check_at_least("evaluate.ngram_tokens", self.ngram_tokens, 0, " (0 = all)")
         check_at_least("evaluate.temperature", self.temperature, 0)
-        check_at_least("evaluate.translations", self.translations, -1, " (0 = all, -1 = none)")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "made-questions",
-                    "made-dialogues", "made-reviews", "python-summaries", "gensim-news")
-"""Corpora that every machine with Python has, makes (number-words, with the package num2words), or gets with a package (gensim-news, with gensim)."""
+BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "numbers-and-dates",
+                    "made-questions", "made-dialogues", "made-reviews", "python-summaries", "gensim-news")
+"""Corpora that every machine with Python has, makes (numbers and dates with the package num2words), or gets with a package (gensim-news, with gensim)."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
 """What `data.clean.mask` can mask."""
@@ -18,8 +18,8 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 """What data.examples may be for a head: what is to be found is a label of the text, and not the text itself."""
 
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
-               "library-docstrings", "python-sentences", "number-words", "made-questions", "made-dialogues", "made-reviews", "python-summaries",
-               "gensim-news"]  # fmt: skip
+               "library-docstrings", "python-sentences", "number-words", "numbers-and-dates", "made-questions", "made-dialogues", "made-reviews",
+               "python-summaries", "gensim-news"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
 LongPairs = Literal["pieces", "cut", "window", "refuse"]
@@ -122,7 +122,8 @@ class DataConfig:
     """One source: a file, a folder, a glob, a URL (s3://, gs://, https://: what fsspec opens), a dataset's name (kind hf, tfds), or a built-in
     corpus: python-docs (Python's language reference), python-stdlib (its source), python-docstrings (texts with the package of each as label),
     library-docstrings (all of its docstrings with the module of each as tags), python-sentences (10,000 plain sentences of all these),
-    number-words (20,000 numbers with columns digits, en and de: in English and in German words), made-questions (40,800 questions with passages and answers),
+    number-words (20,000 numbers with columns digits, en and de: in English and in German words), numbers-and-dates (these, and 12,000 dates),
+    made-questions (40,800 questions with passages and answers),
     made-dialogues (8,000 dialogues whose last reply needs what was said before), made-reviews (10,000 short reviews with their sentiment),
     python-summaries (6,400 functions of Python's library with the sentence that says what each does),
     gensim-news (300 news articles, with gensim)."""

@@ -6,7 +6,8 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check
 
-TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling", "summarisation"]
+TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling", "summarisation",
+                   "translation"]  # fmt: skip
 """The applications; each is a file of tfgpt/tasks."""
 
 

@@ -1,5 +1,6 @@
 """Summaries: from a user's file to a run's figures, of long texts by windows, and asked from Python."""
 import dataclasses
+import itertools
 import json
 from collections import Counter
 
@@ -124,20 +125,20 @@ def test_a_record_has_the_end_of_its_prompt_apart_and_an_encoder_reads_the_text_
 def test_windows_overlap_hold_all_of_a_text_and_fit(tokenizer, documents):
     text = " ".join(documents[3].split())[:1500].strip()
 
-    pieces = windows(text, tokenizer, most=40, overlap=10)
+    spans = windows(text, tokenizer, most=40, overlap=10)
 
+    pieces = [text[start:end] for start, end in spans]
     assert all(0 < token_count(piece, tokenizer) <= 40 for piece in pieces) and len(pieces) > 5
-    places = [text.find(piece) for piece in pieces]
-    ends = [place + len(piece) for place, piece in zip(places, pieces)]
-    assert places[0] == 0 and ends[-1] == len(text) and min(places) == 0
-    assert all(before < after < end for before, after, end in zip(places, places[1:], ends))  # each begins inside of the one before
-    assert windows("short", tokenizer, 40, 10) == ["short"] and windows("", tokenizer, 40, 10) == [""]
+    assert spans[0][0] == 0 and spans[-1][1] == len(text)
+    assert all(one[0] < other[0] < one[1] < other[1] for one, other in itertools.pairwise(spans))  # each begins inside of the one before
+    assert windows("short", tokenizer, 40, 10) == [(0, 5)] and windows("", tokenizer, 40, 10) == [(0, 0)] and windows(" \n", tokenizer, 40, 10) == [(0, 2)]
 
 
 @pytest.mark.parametrize("long_text", ["window", "cut", "refuse"])
 def test_the_summary_of_a_long_text_is_the_likeliest_of_its_windows(text_model, documents, long_text):
     summarizer, text = Summarizer(text_model, "{text} =", long_text), documents[3][:300].strip()
-    pieces = windows(text, text_model.python_tokenizer, 48 - 12 - token_count(" =", text_model.python_tokenizer), int(0.25 * 34))
+    spans = windows(text, text_model.python_tokenizer, 48 - 12 - token_count(" =", text_model.python_tokenizer), int(0.25 * 34))
+    pieces = [text[start:end] for start, end in spans]
     assert len(pieces) > 2
 
     if long_text == "refuse":

@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfgpt.data.date_words import date_words
 from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
 from tfgpt.data.made_reviews import made_reviews
@@ -131,6 +132,7 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "library-docstrings": lambda: (({"text": text, "tags": module}, place) for text, module, place in library_docstrings()),
     "python-sentences": lambda: (({"text": text}, place) for text, place in python_sentences().items()),
     "number-words": lambda: ((row, f"number-words {row['digits']}") for row in number_words()),
+    "numbers-and-dates": lambda: ((row, f"numbers-and-dates {row['digits']}") for row in (*number_words(), *date_words())),
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
     "python-summaries": lambda: (({"text": source, "summary": summary}, place) for source, summary, place in function_summaries(stdlib_files())),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),

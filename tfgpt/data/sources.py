@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from fsspec.core import url_to_fs
 
 from tfgpt.data.builtin import BUILT_IN_RECORDS, gensim_news, number_words, stdlib_files
+from tfgpt.data.date_words import date_words
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import COMPRESSIONS, READERS, Record
 from tfgpt.files import sha256_of_file, sha256_of_parts
@@ -21,6 +22,9 @@ ENDINGS = {
     ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".tfrecord": "tfrecord", ".tfrecords": "tfrecord",
 }  # fmt: skip
 """Files that a folder contributes; a file named by itself, or by a glob, may have any ending, and is text if it is none of these."""
+
+NEEDS_PACKAGE = {"number-words": number_words, "numbers-and-dates": date_words}
+"""Built-in corpora that are made with a package, and what raises an error without it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
         return [InputFile(str(path), "text", number, source) for path in stdlib_files()], []
     if kind == "gensim-news":
         return [InputFile(str(gensim_news()), "text", number, replace(source, documents="line"))], []
-    if kind == "number-words":
-        number_words()  # what it lacks is told before any work
+    if kind in NEEDS_PACKAGE:
+        NEEDS_PACKAGE[kind]()  # what it lacks is told before any work
     if kind in (*BUILT_IN_RECORDS, "hf", "tfds"):
         return [InputFile(source.path, kind, number, source)], []
     if kind == "auto" and any((Path(source.path) / name).is_file() for name in ("dataset_dict.json", "state.json")):

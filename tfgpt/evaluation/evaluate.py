@@ -22,18 +22,6 @@ def figures(loss_sum: float, tokens: int, text_bytes: int) -> dict[str, float]:
     return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss_sum / math.log(2) / text_bytes}
 
 
-def share_with_interval(hits: int, trials: int) -> dict:
-    """Return a share with its 95 % Wilson score interval (Wilson 1927), which takes the trials as independent.
-
-    >>> {key: np.round(value, 3).tolist() for key, value in share_with_interval(9, 10).items()}
-    {'value': 0.9, 'interval': [0.596, 0.982]}
-    """
-    z, share = 1.959964, hits / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return {"value": share, "interval": [max(middle - half, 0.0), min(middle + half, 1.0)]}  # rounding may go past
-
-
 def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None) -> tuple[float, int, int]:
     """Return the summed loss in nats, the number of tokens, and how many the model predicts rightly, over all batches.
 

@@ -4,6 +4,7 @@ Whole texts are drawn, never their words, which depend on each other. A metric t
 """
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Metric:
     """Of a calibration error the rows of its reliability diagram."""
     needs_each_once: bool = False
     """Whether a text drawn twice would change what is measured, as it would the share of n-grams that differ: the jackknife then tells its uncertainty."""
+    is_share: bool = False
+    """Whether it is the share of the texts that are right: a mean of zeros and ones."""
 
     @property
     def value(self) -> float:
@@ -42,7 +45,9 @@ def mean(values: Sequence[float], lower_is_better: bool = False) -> Metric:
     >>> mean([1.0, 0.0, 0.5]).value
     0.5
     """
-    return ratio(values, np.ones(len(values)), lower_is_better=lower_is_better, of_texts=np.asarray(values, np.float64))
+    values = np.asarray(values, np.float64)
+    found = ratio(values, np.ones(len(values)), lower_is_better=lower_is_better, of_texts=values)
+    return dataclasses.replace(found, is_share=bool(np.isin(values, (0.0, 1.0)).all()))
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool = False, of_texts: np.ndarray | None = None) -> Metric:
@@ -67,8 +72,23 @@ def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool
     return Metric(value_of, len(parts), each, lower_is_better)
 
 
+def share_with_interval(hits: int, trials: int) -> dict:
+    """Return a share with its 95 % Wilson score interval (Wilson 1927), which takes the trials as independent.
+
+    >>> {key: np.round(value, 3).tolist() for key, value in share_with_interval(9, 10).items()}
+    {'value': 0.9, 'interval': [0.596, 0.982]}
+    """
+    z, share = 1.959964, hits / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
+    return {"value": share, "interval": [max(middle - half, 0.0), min(middle + half, 1.0)]}  # rounding may go past
+
+
 def measured(metric: Metric, seed: int) -> dict:
-    """Return `value` and its 95 % `interval`, by the bootstrap over texts, or the jackknife where each text must be there once (Efron 1979, Tukey 1958).
+    """Return `value` and its 95 % `interval`.
+
+    By the bootstrap over texts (Efron 1979), or the jackknife where each text must be there once (Tukey 1958); of a share by Wilson's formula, since that of
+    all or none has a width.
 
     Args:
         metric: of one text at least.
@@ -80,6 +100,8 @@ def measured(metric: Metric, seed: int) -> dict:
     """
     if metric.needs_each_once:
         return {"value": metric.value, "interval": _by_jackknife(metric.value, _jackknife_error(metric.value_of, metric.texts))}
+    if metric.is_share:
+        return share_with_interval(round(metric.value * metric.texts), metric.texts)
     low, high = np.quantile([metric.value_of(counts) for counts in _draws(metric.texts, seed)], [0.025, 0.975]).tolist()
     return {"value": metric.value, "interval": [low, high]}
 

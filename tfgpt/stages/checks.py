@@ -7,7 +7,6 @@ from tfgpt.data.cleaning import Cleaner
 from tfgpt.data.intake import Account
 from tfgpt.data.sources import input_files
 from tfgpt.data.unlabelled import check_unlabelled
-from tfgpt.evaluation import translation
 from tfgpt.evaluation.general import general_texts
 from tfgpt.evaluation.text_metrics import check_packages
 from tfgpt.models import build
@@ -112,5 +111,3 @@ def _check_encoder(recipe):
     check(data.examples == "translation", f"{named} reads sources, which data.examples: {data.examples} has not; set data.examples to translation")
     check(source_length(data) <= encoder.context, f"data.source_length: {source_length(data)} tokens is longer than the {encoder.context} that the encoder "
           f"takes; set it to {encoder.context} or less" + ("" if has_one else ", or raise adapt.encoder.context"))
-    if recipe.evaluate.translations >= 0:
-        translation.check_packages()

@@ -9,12 +9,12 @@ from tfgpt.data.pipeline import evaluation_batches
 from tfgpt.data.prepare import read_stats, tokenized_documents
 from tfgpt.data.shards import ShardedData
 from tfgpt.evaluation.board import write_to_tensorboard
-from tfgpt.evaluation.evaluate import figures, share_with_interval, summed_loss
+from tfgpt.evaluation.evaluate import figures, summed_loss
 from tfgpt.evaluation.general import general_figures, general_texts
 from tfgpt.evaluation.heads import baselines, evaluate_head, evaluate_language, ngram_baseline
+from tfgpt.evaluation.metrics import share_with_interval
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.report import write_report
-from tfgpt.evaluation.translation import evaluate_translation, held_out_pairs
 from tfgpt.files import write_json
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
@@ -93,21 +93,11 @@ def _language_evaluation(recipe, folder, model):
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", settings.batch_size)
     with progress_bar("evaluate: model", total=total, unit="batches") as advance:
         loss_sum, tokens, correct = summed_loss(model, batches, advance)
-    evaluation = figures(loss_sum, tokens, text_bytes) | {
+    return figures(loss_sum, tokens, text_bytes) | {
         "tokens": tokens,
         "baseline": _baseline(recipe, folder, text_bytes),
         "metrics": {"accuracy": share_with_interval(correct, tokens)},
     }
-    return _with_translations(recipe, folder, model, evaluation) if model.encoder is not None and settings.translations >= 0 else evaluation
-
-
-def _with_translations(recipe, folder, model, evaluation):
-    """Return an evaluation with the metrics of written targets, and beside those of the n-gram model, which writes none, those of copied sources."""
-    pairs, batch_size = held_out_pairs(recipe.data, "validation", recipe.evaluate.translations), recipe.evaluate.batch_size
-    with progress_bar("evaluate: translations", total=-(-len(pairs) // batch_size), unit="batches") as advance:
-        found = evaluate_translation(TextModel(model, load_tokenizer(folder / "tokenizer")), pairs, batch_size, advance)
-    return evaluation | {"translated": found["translated"], "metrics": evaluation["metrics"] | found["metrics"],
-                         "baseline": evaluation["baseline"] | {"metrics_of": "the source, copied", "metrics": found["copied"]}}
 
 
 def evaluation_outputs(recipe: Recipe) -> list[str]:

@@ -53,7 +53,7 @@ class Summarizer:
     Raises:
         ValueError: a template that leaves no room for a text, or none of these ways.
 
-    >>> summary = Summarizer(TextModel(model, tokenizer)).summarize("def double(number):\\n    return 2 * number")
+    >>> summary = Summarizer(TextModel(model, tokenizer)).summarize("def double(number):\\n    return 2 * number\\n" * 2)
     >>> summary.windows, summary.cut
     (2, False)
     """
@@ -90,7 +90,7 @@ class Summarizer:
 
     def _parts(self, text):
         """Return the windows of a text that are read, and whether any is not."""
-        parts = windows(text, self._tokenizer, self._most, int(OVERLAP * self._most))
+        parts = [text[start:end] for start, end in windows(text, self._tokenizer, self._most, int(OVERLAP * self._most))]
         if len(parts) > 1 and self._long_text == "refuse":
             raise ValueError(f"the text {text[:40]!r} has {token_count(text, self._tokenizer)} tokens, and {self._most} are read at once; shorten it, or set "
                              "long_text to window or cut")
