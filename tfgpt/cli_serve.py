@@ -32,6 +32,7 @@ def serve(arguments: list[str]) -> int:
     if given.backend:
         return _serve_backend(given, limits, keys, tls)
     try:
+        seen = b"" if file is None or not file.is_file() else file.read_bytes()
         configs = [_config_of(text) for text in given.model] if file is None else read_config(file)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: {error}") from error
@@ -51,7 +52,7 @@ def serve(arguments: list[str]) -> int:
         catalog = _catalog(given, configs, limits)
         metrics = Metrics(catalog)
         if file is not None:
-            running.enter_context(config_watcher(catalog, file, given.model_config_file_poll_wait_seconds, base_paths))
+            running.enter_context(config_watcher(catalog, file, given.model_config_file_poll_wait_seconds, seen, base_paths))
         if given.grpc_port >= 0:
             port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths, keys, tls, drain))
             print(f"serving grpc{'' if tls is None else 's'}://{_in_url(given.host)}:{port}", file=sys.stderr, flush=True)

@@ -32,6 +32,12 @@ def catalog_of(*configs, poll_seconds=0.0, **options):
     return Catalog(configs, poll_seconds, load=Loaded, **options)
 
 
+def until_ended(catalog, number, name="m"):
+    """Wait for the thread that unloads a version when its last lease has ended."""
+    with catalog._state:
+        assert catalog._state.wait_for(lambda: catalog._models[name][number].state == "END", 10)
+
+
 def states(catalog, name="m"):
     return {status.version: status.state for status in catalog.status(name)}
 
@@ -74,6 +80,7 @@ def test_a_lease_keeps_a_version_that_is_replaced_until_it_ends(base):
             pass
         assert not old.loaded.closed
 
+    until_ended(catalog, 2)
     assert while_held == {3: "AVAILABLE", 2: "UNLOADING"}
     assert states(catalog) == {3: "AVAILABLE", 2: "END"} and old.loaded.closed
 
@@ -94,8 +101,7 @@ def test_the_old_version_answers_while_the_new_one_is_loaded(base):
     with catalog.lease("m") as held:
         assert held.version == 2
     go_on.set()
-    with catalog._state:
-        assert catalog._state.wait_for(lambda: catalog._models["m"][2].state == "END", 10)
+    until_ended(catalog, 2)
 
     assert during == {3: "LOADING", 2: "AVAILABLE"}
     with catalog.lease("m") as held:
@@ -201,6 +207,50 @@ def test_another_base_path_replaces_the_same_version_number(base, tmp_path):
         assert held.loaded.text == "other 2"
 
 
+def test_another_base_path_whose_version_is_damaged_is_an_error_that_is_not_tried_again_until_it_is_mended(base, tmp_path, caplog):
+    catalog = catalog_of(ServableConfig("m", base))
+    write(tmp_path / "other", 2, "damaged")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="model m: no version became available: .*it is damaged"):
+            catalog.reload([ServableConfig("m", tmp_path / "other")])
+    catalog.poll()
+
+    assert sum("cannot be loaded" in record.message for record in caplog.records) == 1
+    with catalog.lease("m") as held:
+        assert held.loaded.text == "m 2"
+    write(tmp_path / "other", 2, "mended")
+    catalog.reload([ServableConfig("m", tmp_path / "other")])
+    with catalog.lease("m") as held:
+        assert held.loaded.text == "mended"
+
+
+def test_a_base_path_that_is_away_for_a_while_unloads_nothing_and_is_told_once(base, caplog):
+    catalog = catalog_of(ServableConfig("m", base))
+    base.rename(base.parent / "away")
+
+    for _ in range(3):
+        catalog.poll()
+
+    assert states(catalog) == {2: "AVAILABLE"}
+    assert sum("cannot be looked up" in record.message for record in caplog.records) == 1
+    (base.parent / "away").rename(base)
+    write(base, 3)
+    catalog.poll()
+    assert states(catalog) == {3: "AVAILABLE", 2: "END"}
+
+
+def test_what_ends_with_the_last_lease_is_not_unloaded_by_whoever_held_it(base):
+    catalog, closed_by = catalog_of(ServableConfig("m", base)), []
+    with catalog.lease("m") as held:
+        held.loaded.close = lambda: closed_by.append(threading.current_thread())
+        write(base, 3)
+        catalog.poll()
+
+    until_ended(catalog, 2)
+    assert closed_by and closed_by[0] is not threading.current_thread()
+
+
 def test_closing_gives_no_lease_and_waits_for_those_given(base):
     catalog = catalog_of(ServableConfig("m", base))
 
@@ -248,7 +298,7 @@ def test_a_config_file_that_changes_is_followed_and_a_wrong_one_is_not(base, tmp
         tries.set()
 
     catalog.reload = reload
-    with config_watcher(catalog, file, 0.01):
+    with config_watcher(catalog, file, 0.01, file.read_bytes()):
         file.write_text("model_config_list { config { nam")
         assert not tries.wait(0.2) and catalog.names() == ["m"]
         file.write_text(listed("m", "n"))

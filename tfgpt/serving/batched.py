@@ -37,15 +37,22 @@ class BatchedModel(LoadedModel):
 
     def __init__(self, folder: Path, limits: Limits | None = None):
         super().__init__(folder)
-        self.limits = limits or Limits()
+        try:
+            self._begin(Path(folder), limits or Limits())
+        except BaseException:  # or the graph and its weights would stay until some later collection
+            super().close()
+            raise
+
+    def _begin(self, folder, limits):
+        self.limits = limits
         self.scheduler = None
         joinable = set() if self.stepper is None else joinable_of(self.signatures)
         self.joiner = Joiner(super().predict, joinable, self.limits.max_rows, self.limits.max_waiting)
-        template = Path(folder) / "assets" / CHAT_TEMPLATE
+        template = folder / "assets" / CHAT_TEMPLATE
         self.chat_template = template.read_text("utf-8") if template.is_file() else None
         """Jinja, as the tokenizer of the model has it; `None` = it has none."""
         if any(map(self._writes, self.signatures)):
-            self._begin_batching(Path(folder))
+            self._begin_batching(folder)
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
         """Call a signature as `LoadedModel.predict` does.

@@ -25,8 +25,9 @@ from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionEr
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
-DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, MemoryError, StopIteration, DecodeError,
-          tf.errors.OpError)  # what reading a SavedModel brings up where one of its files is cut short or of another kind  # fmt: skip
+# What reading a SavedModel brings up where one of its files is cut short or of another kind.
+DAMAGE = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, ImportError, MemoryError,
+          StopIteration, DecodeError, tf.errors.OpError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,6 @@ class _Version:
         self.loaded = None
         self.leases = 0
         self.load_seconds = 0.0
-        self.failed_as = None
-        """What the folder looked like when it could not be loaded; it is tried again when it looks otherwise."""
 
     def status(self) -> VersionStatus:
         return VersionStatus(self.number, self.state, self.code, self.message, self.load_seconds, str(self.path))
@@ -92,7 +91,11 @@ class Catalog:
         self._configs: dict[str, ServableConfig] = {}
         self._models: dict[str, dict[int, _Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
-        self._state = threading.Condition()  # guards all records; never held while a model is loaded or runs
+        self._failed: dict[tuple[str, Path], tuple[list, str]] = {}
+        """Of each model's folders that could not be loaded what they looked like, and why: one is tried again when it looks otherwise."""
+        self._away: set[Path] = set()
+        """Base paths that could not be looked at the last time, which is told once."""
+        self._state = threading.Condition()  # guards all records; never held while a model is loaded or runs, or a folder is looked at
         self._changing = threading.Lock()  # one change of what is loaded at a time
         self._closed = threading.Event()
         self.reload(configs)
@@ -174,7 +177,8 @@ class Catalog:
                 self._adopt(by_name)
             finally:
                 for name in list(self._models):
-                    self._unload_replaced(name)
+                    with contextlib.suppress(OSError):  # a base path that is away: what is loaded of it stays
+                        self._unload_replaced(name)
 
     def poll(self) -> None:
         """Look at the base paths now: load versions that have come, unload those that are no longer to be served."""
@@ -185,8 +189,11 @@ class Catalog:
                 try:
                     self._load_new(config)
                     self._unload_replaced(config.name)
+                    self._away.discard(config.base_path)
                 except OSError as error:  # a file system that is away for a while; what is loaded goes on
-                    LOG.warning("%s: the versions of %s cannot be looked up (%s); those loaded stay", config.base_path, config.name, error)
+                    if config.base_path not in self._away:
+                        LOG.warning("%s: the versions of %s cannot be looked up (%s); those loaded stay", config.base_path, config.name, error)
+                    self._away.add(config.base_path)
 
     def close(self, limit_seconds: float = DRAIN_SECONDS) -> bool:
         """Give no more leases, wait for those given at most so long, and unload everything.
@@ -226,8 +233,8 @@ class Catalog:
         with self._state:
             held.leases -= 1
             last = held.leases == 0 and held.state == "UNLOADING"
-        if last:
-            self._end(held)
+        if last:  # by a thread of its own: the lease may have been the event loop's, which is not to wait for an engine's end and freed memory
+            threading.Thread(target=self._end, args=(held,), name="tfgpt-unload").start()
 
     def _version_of(self, name, version, label):
         if label is None:
@@ -238,18 +245,21 @@ class Catalog:
 
     def _watch(self, poll_seconds):
         while not self._closed.wait(poll_seconds):
-            self.poll()
+            try:
+                self.poll()
+            except DAMAGE:  # or no new version would ever be seen again
+                LOG.exception("the versions of the models could not be looked up; this is tried again")
 
     def _begin(self, config):
         """Load what a config asks for; an error if nothing of it is available then."""
-        if not _aspired(config):
+        if not Path(config.base_path).is_dir() or not _aspired(config):
             raise FileNotFoundError(f"{config.base_path} holds no version of an exported model{config.policy.wanted()}; "
                                     "give the folder above the numbers, such as export/NAME")
         self._load_new(config)
         versions = self._models[config.name]
         aspired = _aspired(config)
-        if not any(version.state == "AVAILABLE" and version.number in aspired for version in versions.values()):
-            messages = "; ".join(version.message for version in versions.values() if version.message)
+        if not any(version.state == "AVAILABLE" and aspired.get(version.number) == version.path for version in versions.values()):
+            messages = "; ".join(self._failed[config.name, path][1] for path in aspired.values() if (config.name, path) in self._failed)
             raise RuntimeError(f"model {config.name}: no version became available: {messages}")
 
     def _adopt(self, by_name):
@@ -266,13 +276,15 @@ class Catalog:
 
     def _load_new(self, config):
         """Load the versions that are to be served and are not, the highest first."""
+        wanted = sorted(_aspired(config).items(), reverse=True)
+        unchanged = {path for _, path in wanted if (config.name, path) in self._failed and self._failed[config.name, path][0] == _look_of(path)}
         with self._state:
             versions = self._models.setdefault(config.name, {})
             begun = []
-            for number, path in sorted(_aspired(config).items(), reverse=True):
+            for number, path in wanted:
                 old = versions.get(number)
                 serves = old is not None and old.state == "AVAILABLE"
-                if (serves and old.path == path) or (old is not None and old.failed_as is not None and old.failed_as == _look_of(path)):
+                if (serves and old.path == path) or path in unchanged:
                     continue
                 begun.append(_Version(number, path))
                 if not serves:  # else the base path is another one: the old folder answers until the new one can
@@ -283,8 +295,9 @@ class Catalog:
     def _load(self, name, version):
         with self._state:
             version.state = "LOADING"
-        look, started, loaded, failure = _look_of(version.path), time.monotonic(), None, None
+        look, started, loaded, failure = [], time.monotonic(), None, None
         try:
+            look = _look_of(version.path)
             if self._verify is not None:
                 self._verify(version.path)
             loaded = self._load_folder(version.path)
@@ -295,9 +308,11 @@ class Catalog:
             version.load_seconds = time.monotonic() - started
             old = self._models[name][version.number]
             if failure is not None:
-                version.state, version.failed_as = "END", look
+                version.state = "END"
                 version.code, version.message = _code_and_message(version.path, failure)
+                self._failed[name, version.path] = look, version.message
                 return
+            self._failed.pop((name, version.path), None)
             version.state, version.loaded = "AVAILABLE", loaded
             self._models[name][version.number] = version
             self._state.notify_all()
@@ -335,9 +350,9 @@ class Catalog:
 
 
 def _aspired(config) -> dict[int, Path]:
-    """Return the folders of the versions that a config asks for and that are there, by number."""
+    """Return the folders of the versions that a config asks for and that are there, by number; raises OSError where the base path is away."""
     found = {}
-    for path in sorted(Path(config.base_path).iterdir()) if Path(config.base_path).is_dir() else ():
+    for path in sorted(Path(config.base_path).iterdir()):
         if path.name.isascii() and path.name.isdecimal() and int(path.name) < 2**63 and (path / "saved_model.pb").is_file():
             found.setdefault(int(path.name), path)
     chosen = config.policy.choose(found)

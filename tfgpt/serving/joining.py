@@ -174,9 +174,9 @@ class Joiner:
                 self._hand_over(kind)
 
     def _run_joined(self, signature, batch):
-        inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
         outputs = None
         try:
+            inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
             outputs = self._counted(sum(call.rows for call in batch), signature, inputs)
         except REFUSALS as error:  # whoever's fault it is: each runs by itself, in its own thread, and gets its own answer or error
             LOG.debug("%s for %d requests failed (%s); they run one by one", signature, len(batch), type(error).__name__)

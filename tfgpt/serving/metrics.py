@@ -83,12 +83,18 @@ class _Loads(Collector):
         latency = CounterMetricFamily(LOAD_LATENCY, "Wall time (in microseconds) of loading a version.", labels=["model_path"])
         attempts = CounterMetricFamily(LOAD_ATTEMPTS, "The last load of a version, by how it ended.", labels=["model_path", "status"])
         for name in self._catalog.names():
-            for status in self._catalog.status(name):
+            for status in self._statuses(name):
                 if status.load_seconds > 0:
                     latency.add_metric([status.path], status.load_seconds * 1e6)
                     attempts.add_metric([status.path, "success" if status.error_code == "OK" else "fail"], 1)
         yield latency
         yield attempts
+
+    def _statuses(self, name):
+        try:
+            return self._catalog.status(name)
+        except ServingError:  # of a gateway whose server is away: the other figures are wanted all the more
+            return []
 
 
 class _Rows(Collector):

@@ -32,17 +32,20 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
     async def status(request: Request, name: str) -> Response:
         if ":" in name:  # a method that is none, or one that wants POST
             raise BadRequestError(f"Malformed request: GET {request.url.path}")
-        found = catalog.status(name, *_which(request))
+        found = await run_in_threadpool(catalog.status, name, *_which(request))  # of a gateway it asks another server
         states = [{"version": str(one.version), "state": one.state, "status": {"error_code": one.error_code, "error_message": one.error_message}}
                   for one in found]
         return json_response({"model_version_status": states})
 
     async def metadata(request: Request, name: str) -> Response:
-        with catalog.lease(name, *_which(request)) as served:
-            signatures = {key: json_format.MessageToDict(value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-                          for key, value in served.loaded.signatures.items()}
-        spec = {"name": name, "signature_name": "", "version": str(served.version)}
+        version, signatures = await run_in_threadpool(described_signatures, name, *_which(request))
+        spec = {"name": name, "signature_name": "", "version": str(version)}
         return json_response({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
+
+    def described_signatures(name, version, label):
+        with catalog.lease(name, version, label) as served:
+            return served.version, {key: json_format.MessageToDict(value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+                                    for key, value in served.loaded.signatures.items()}
 
     for place in PLACES:
         app.get(place, **described(place))(status)
@@ -52,7 +55,7 @@ def add_rest(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
 
     @app.get(PATH)
     async def page() -> Response:
-        return Response(metrics.page(), media_type=CONTENT_TYPE)
+        return Response(await run_in_threadpool(metrics.page), media_type=CONTENT_TYPE)
 
 
 def _add_inference(app: FastAPI, catalog: Catalog, metrics: Metrics, method: str, work: Callable[[BatchedModel, bytes, Presence], dict]) -> None:

@@ -119,7 +119,9 @@ class Ticket:
         return self.rows
 
     def end(self, error: Exception | None = None) -> None:
-        """Tell whoever waits that this is all; for the engine."""
+        """Tell whoever waits that this is all, the first time; for the engine."""
+        if self.ended:
+            return
         self.error = error
         self._ended.set()
         self.notify()
@@ -244,8 +246,9 @@ class Scheduler:
                 full = isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
                 for ticket in failed:
                     ticket.end(ResourceExhaustedError("There is too little memory for these texts") if full else ServingError("The engine failed"))
-            for ticket in over:
-                ticket.end(ticket.reason)
+            finally:
+                for ticket in over:  # which are in no list any more, so that nobody else would end them
+                    ticket.end(ticket.reason)
 
     def _tickets(self):
         return {*self._queue, *(row.ticket for row in (*self._running, *self._entering))}

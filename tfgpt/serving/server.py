@@ -122,13 +122,14 @@ def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, ask
 
 
 @contextlib.contextmanager
-def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, base_paths: BasePaths | None = None) -> Iterator[None]:
+def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, seen: bytes, base_paths: BasePaths | None = None) -> Iterator[None]:
     """Read a model config file again every `poll_seconds` while the block runs, and serve what it then asks for; 0 = do not.
 
     A file that cannot be read or served is logged once, and the models stay those that they were. `base_paths` learns the folders of one that is served.
+    `seen` is what the file held when the catalog was made of it: it may have changed while the models were loaded.
     """
     ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(catalog, path, poll_seconds, base_paths, ended), name="tfgpt-config", daemon=True)
+    thread = threading.Thread(target=_follow, args=(catalog, path, poll_seconds, base_paths, ended, seen), name="tfgpt-config", daemon=True)
     if poll_seconds > 0:
         thread.start()
     try:
@@ -139,14 +140,13 @@ def config_watcher(catalog: Catalog, path: Path, poll_seconds: float, base_paths
             thread.join(1.0)  # no longer: it may be loading a version, which nothing can end
 
 
-def _follow(catalog, path, poll_seconds, base_paths, ended):
-    seen = _text_of(path)
+def _follow(catalog, path, poll_seconds, base_paths, ended, seen):
     while not ended.wait(poll_seconds):
-        text = _text_of(path)
-        if text == seen:
-            continue
-        seen = text
         try:
+            text = _text_of(path)
+            if text == seen:
+                continue
+            seen = text
             configs = read_config(path)
             catalog.reload(configs)
             if base_paths is not None:
