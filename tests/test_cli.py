@@ -73,6 +73,8 @@ def test_help_gives_units_and_defaults():
         (["serve", "--model", "x"], "--model x is not NAME=DIR"),
         (["serve", "--model", "x=nowhere"], "nowhere holds no version of an exported model"),
         (["serve", "--model", "x=y", "--port", "many"], "--port"),
+        (["serve", "--model", "x=y", "--grpc-port", "99999"], "--grpc-port 99999 is no port; give -1 to 65535"),
+        (["serve", "--model", "x=y", "--cors", "example"], "--cors example is no origin; give one such as https://example.org, or *"),
         (["client"], "give generate or score"),
         (["client", "generate"], "--prompt"),
         (["client", "generate", "--prompt", "x", "--temperature", "hot"], "temperature"),

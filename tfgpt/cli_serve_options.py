@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def check(given) -> None:
     for key in ("file_system_poll_wait_seconds", "model_config_file_poll_wait_seconds", "drain_seconds"):
         if not 0 <= given[key] < 10**6:
             raise UsageError(f"{COMMAND}: {option(key)} {given[key]} is no time; give seconds, 0 or more")
+    for key, least in (("port", 0), ("grpc_port", -1)):
+        if not least <= given[key] < 2**16:
+            raise UsageError(f"{COMMAND}: {option(key)} {given[key]} is no port; give {least} to 65535")
+    if wrong := [origin for origin in given.cors if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin)]:
+        raise UsageError(f"{COMMAND}: --cors {wrong[0]} is no origin; give one such as https://example.org, or *")
     if given.grpc_max_message_bytes < 1:
         raise UsageError(f"{COMMAND}: --grpc-max-message-bytes {given.grpc_max_message_bytes} is too small; give 1 or more")
 
