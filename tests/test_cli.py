@@ -59,7 +59,7 @@ def test_help_gives_units_and_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense is no command; the commands are run, train, data, generate, export, serve, client, bench"),
+        (["nonsense"], "nonsense is no command; the commands are run, train, data, evaluate, generate, export, serve, client, bench"),
         (["run"], "the recipe is missing"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
         (["run", "pipelines/quickstart.yaml", "--train.step", "4"], "--train.step: no such key (4); did you mean --train.steps?"),
