@@ -114,6 +114,39 @@ def test_more_than_the_limits_is_refused(app, path, body, message):
     assert message in message_of(path, response)
 
 
+CLASSIFY = "/v1/models/tiny:classify"
+LONE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"model": "tiny:" + "9" * 5000, "prompt": "x"}),
+        (COMPLETIONS, {"model": LONE, "prompt": "x"}),
+        (CHAT, {"model": f"tiny:{LONE}", "messages": [{"role": "user", "content": "x"}]}),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", LONE: 1}),
+        (PREDICT, {"signature_name": LONE, "inputs": ["x"]}),
+        (PREDICT, {"inputs": {LONE: ["x"]}}),
+        (CLASSIFY, {"signature_name": LONE, "examples": [{"x": 1}]}),
+        (CLASSIFY, {"examples": [{LONE: 1}]}),
+        (CLASSIFY, {"examples": [{"x": [1, LONE]}]}),
+    ],
+)
+def test_no_name_of_a_request_is_an_error_of_the_server(app, path, body):
+    response = app.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    assert response.status_code in (400, 404), response.text
+    assert message_of(PREDICT if path == CLASSIFY else path, response)
+
+
+def test_an_error_of_the_server_says_that_its_connection_ends(app, limited, monkeypatch):
+    monkeypatch.setattr(limited, "status", None)
+
+    response = app.get("/v1/models/tiny")
+
+    assert (response.status_code, response.headers["connection"]) == (500, "close")
+
+
 def test_who_does_not_say_how_many_tokens_gets_as_many_as_the_limit(app):
     chat = app.post(CHAT, json={"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "min_new_tokens": 12})
     completion = app.post(COMPLETIONS, json={"model": "tiny", "prompt": "x", "min_new_tokens": 12})

@@ -49,8 +49,8 @@ def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
 
 async def _answered(request, body, catalog, metrics, kind):
     """Return the answer to a request, or OpenAI's body for what went wrong before anything of it was sent."""
-    with contextlib.ExitStack() as held:
-        try:
+    try:
+        with contextlib.ExitStack() as held:  # inside of the `try`, so that the metrics learn of the error
             name, version, label = _named(body.model)
             if (caller := caller_of(request.scope)) is not None:
                 caller.check_model(name)
@@ -68,15 +68,15 @@ async def _answered(request, body, catalog, metrics, kind):
             async for _ in waiter.changes(ticket, request):
                 pass
             return json_response(answer.whole(ticket.result()))
-        except ServingError as error:
-            return refusal(request.url.path, error)
+    except ServingError as error:
+        return refusal(request.url.path, error)
 
 
 def _named(model):
     """Return the name of a model, its version and its label: NAME, NAME:3 or NAME:stable."""
     name, _, which = model.partition(":")
     if which.isascii() and which.isdecimal():
-        return name, min(int(which), 2**63 - 1), None
+        return name, min(int(which[:20]), 2**63 - 1), None  # Python refuses to read thousands of digits
     return name, None, which or None
 
 
@@ -114,7 +114,8 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._ticket.cancel()
-            self._held.close()
+            error = self._ticket.error if self._ticket.ended else self._ticket.reason
+            self._held.__exit__(error and type(error), error, None)  # as if the error had ended the block, so that the metrics count it
 
 
 @dataclass
