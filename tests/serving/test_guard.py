@@ -101,6 +101,13 @@ def test_no_path_of_a_request_leads_anywhere(app, path):
         (PREDICT, {"instances": [{"prompt": "x" * 501}]}, "more than 500 bytes"),
         (PREDICT, {"signature_name": "score", "inputs": ["é" * 251]}, "more than 500 bytes"),
         (PREDICT, {"instances": [{"prompt": "x", "max_new_tokens": 13}]}, "max_new_tokens: 13 is more than this server writes; give at most 12"),
+        (PREDICT, {"instances": [{"prompt": "x", "stop": ["e"] * 17}]}, "stop: 17 in a row; give at most 16"),
+        (PREDICT, {"instances": [{"prompt": "x", "stop": ["e" * 501]}]}, "stop: a text of more than 500 bytes"),
+        (PREDICT, {"instances": [{"prompt": "x", "banned_tokens": [1] * 1000}]}, "banned_tokens: 1000 in a row; give at most "),
+        (PREDICT, {"instances": [{"prompt": "x", "forced_tokens": [1] * 49}]}, "forced_tokens: 49 in a row; give at most 48"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "stop": ["e"] * 17}, "stop: 17 in a row; give at most 16"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "stop": "e" * 501}, "stop: a text of 501 bytes; give at most 500"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "logit_bias": {str(token): -100 for token in range(1000)}}, "banned_tokens: 1000 in a row"),
         (COMPLETIONS, {"model": "tiny", "prompt": "x", "max_tokens": 13}, "give at most 12"),
         (COMPLETIONS, {"model": "tiny", "prompt": ["x"] * 3, "n": 3}, "give at most 6"),
         (COMPLETIONS, {"model": "tiny", "prompt": "x" * 501}, "give at most 500"),
@@ -112,6 +119,12 @@ def test_more_than_the_limits_is_refused(app, path, body, message):
 
     assert response.status_code == 400, response.text
     assert message in message_of(path, response)
+
+
+def test_as_many_stops_as_the_limit_are_looked_for(app):
+    body = {"model": "tiny", "prompt": "x", "stop": [f"stop {number}" for number in range(16)], "max_tokens": 2}
+
+    assert app.post(COMPLETIONS, json=body).status_code == 200
 
 
 CLASSIFY = "/v1/models/tiny:classify"

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from tfgpt.serving.access import caller_of
-from tfgpt.serving.batched import BatchedModel
+from tfgpt.serving.batched import BatchedModel, check_rows
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
 from tfgpt.serving.http_errors import json_response, refusal
@@ -199,12 +199,13 @@ class Completion(Answer):
         """Return the rows: a choice of each prompt, then the next of each.
 
         Raises:
-            BadRequestError: a prompt of tokens that there are not.
+            BadRequestError: a prompt of tokens that there are not, or more rows than a request may have.
         """
         given = self.body.prompt
         given = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
         if not given:
             raise BadRequestError("prompt: an empty list; give a text")
+        check_rows(len(given) * (self.body.n or 1), self.loaded.limits, "prompt")  # before they are made
         self._texts = [self._text_of(prompt) for prompt in given]
         most = self._limited(DEFAULT_TOKENS) if self.body.max_tokens is None else self.body.max_tokens
         return self.body.prompts(self._texts, most, self.body.logprobs)
