@@ -21,6 +21,7 @@ LIMITS = {
     "max_batch": "The most rows of a request.",
     "max_prompt_bytes": "The longest prompt or text, in bytes.",
     "max_new_tokens": "The most tokens that a request may ask for; 0 = what the model's context holds.",
+    "max_stops": "The most stop strings of a row.",
     "request_seconds": "How long a request may take, in seconds; then it ends with an error.",
     "max_body_bytes": "The largest request over HTTP, in bytes; a larger one is refused with 413.",
     "body_seconds": "How long a client may take to send the headers of a request over HTTP, then the connection is closed, and again for the whole body, "

@@ -3,12 +3,17 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
+from fastapi.testclient import TestClient
 
+from tests.serving.conftest import LIMITS
 from tests.serving.served import serving
+from tfgpt.serving.gateway import Gateway
+from tfgpt.serving.server import create_app
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,15 @@ def url(behind):
 @pytest.fixture(scope="module")
 def client(url):
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def gateway_app(behind):
+    """An application in this process whose limits are lower than those of the server behind."""
+    limits = replace(LIMITS, max_new_tokens=5)  # the default of the export is 7
+    gateway = Gateway(behind.grpc, ["tiny"], limits)
+    yield TestClient(create_app(gateway, limits=limits), raise_server_exceptions=False)
+    gateway.close()
 
 
 @pytest.mark.parametrize("given", [{"temperature": 0, "stop": ["e"]}, {"temperature": 1.0, "seed": 7, "n": 2, "extra_body": {"top_k": 4}}])
@@ -72,6 +86,26 @@ def test_chats_rest_status_and_metadata_go_through(client, url, behind):
 def test_what_cannot_be_had_is_a_clear_error(client, body, error, message):
     with pytest.raises(error, match=message):
         client.completions.create(**{"model": "tiny", "prompt": "x", "max_tokens": 2} | body)
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    ({"instances": [{"prompt": "x"}] * 7}, "prompt: 7 rows; give at most 6"),
+    ({"instances": [{"prompt": "x" * 501}]}, "prompt: a text of more than 500 bytes"),
+    ({"instances": [{"prompt": "x", "max_new_tokens": 6}]}, "max_new_tokens: 6 is more than this server writes; give at most 5"),
+    ({"instances": [{"prompt": "x", "stop": ["e"] * 17}]}, "stop: 17 in a row; give at most 16"),
+    ({"signature_name": "score", "inputs": ["x"] * 7}, "text: 7 rows; give at most 6"),
+])  # fmt: skip
+def test_a_gateways_own_limits_hold(gateway_app, body, message):
+    answer = gateway_app.post("/v1/models/tiny:predict", json=body)
+
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_who_does_not_tell_a_gateway_how_many_tokens_gets_as_many_as_its_limit(gateway_app):
+    answer = gateway_app.post("/v1/models/tiny:predict", json={"instances": [{"prompt": "x", "min_new_tokens": 5}]})
+
+    assert answer.json()["predictions"][0]["token_count"] == 5
 
 
 def test_without_a_server_behind_it_says_so():

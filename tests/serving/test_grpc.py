@@ -13,6 +13,7 @@ import numpy as np
 import ovmsclient
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -122,6 +123,44 @@ def test_what_cannot_be_predicted_has_tensorflow_servings_code(prediction, reque
     found, details = code_of(prediction.Predict, request_)
 
     assert found.name == code and message in details, details
+
+
+def shaped(dims, key="prompt", **values):
+    """Return a request one of whose inputs claims a shape."""
+    request = request_of(prompt=["x"])
+    dtype = tf.string if "string_val" in values else tf.int32
+    request.inputs[key].CopyFrom(tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, **values))
+    for size in dims:
+        request.inputs[key].tensor_shape.dim.add(size=size)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (shaped([2**45], "max_new_tokens", int_val=[1]), "give at most 64 at once"),
+        (shaped([2**31], string_val=[b"x"]), "give at most 64 at once"),
+        (shaped([-1], string_val=[b"x"]), "negative dimension"),
+        (shaped([-1], "max_new_tokens", tensor_content=b"\1\0\0\0"), "negative dimension"),
+        (shaped([1, 2**40], "banned_tokens", int_val=[1]), "but 1 values are sent"),
+        (shaped([1, 2**40], "banned_tokens"), "but 0 values are sent"),
+        (shaped([2**33, 2**33], "banned_tokens", int_val=[1]), "give at most 64 at once"),
+        (shaped([2, 2], "banned_tokens", tensor_content=b"\1\0\0\0"), "is no tensor"),
+        (shaped([1, 2], "banned_tokens", int_val=[1, 2, 3]), "is no tensor"),
+        (shaped([1, 1000], "stop", string_val=[b"x" * 100_000]), "would be repeated for 99900000 bytes"),
+    ],
+)
+def test_a_small_message_makes_no_large_tensor(prediction, request_, message):
+    code, details = code_of(prediction.Predict, request_)
+
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and message in details, details
+
+
+def test_a_tensor_whose_last_value_holds_for_the_rest_is_filled(prediction):
+    request = request_of(signature="score", text=["x"])
+    request.inputs["text"].tensor_shape.dim[0].size = 3
+
+    assert len(prediction.Predict(request, timeout=SECONDS).outputs["perplexity"].float_val) == 3
 
 
 def test_classify_and_regress_refuse_signatures_of_predict_and_multi_inference_is_not_there(prediction, server):

@@ -101,6 +101,13 @@ def test_no_path_of_a_request_leads_anywhere(app, path):
         (PREDICT, {"instances": [{"prompt": "x" * 501}]}, "more than 500 bytes"),
         (PREDICT, {"signature_name": "score", "inputs": ["é" * 251]}, "more than 500 bytes"),
         (PREDICT, {"instances": [{"prompt": "x", "max_new_tokens": 13}]}, "max_new_tokens: 13 is more than this server writes; give at most 12"),
+        (PREDICT, {"instances": [{"prompt": "x", "stop": ["e"] * 17}]}, "stop: 17 in a row; give at most 16"),
+        (PREDICT, {"instances": [{"prompt": "x", "stop": ["e" * 501]}]}, "stop: a text of more than 500 bytes"),
+        (PREDICT, {"instances": [{"prompt": "x", "banned_tokens": [1] * 1000}]}, "banned_tokens: 1000 in a row; give at most "),
+        (PREDICT, {"instances": [{"prompt": "x", "forced_tokens": [1] * 49}]}, "forced_tokens: 49 in a row; give at most 48"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "stop": ["e"] * 17}, "stop: 17 in a row; give at most 16"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "stop": "e" * 501}, "stop: a text of 501 bytes; give at most 500"),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", "logit_bias": {str(token): -100 for token in range(1000)}}, "banned_tokens: 1000 in a row"),
         (COMPLETIONS, {"model": "tiny", "prompt": "x", "max_tokens": 13}, "give at most 12"),
         (COMPLETIONS, {"model": "tiny", "prompt": ["x"] * 3, "n": 3}, "give at most 6"),
         (COMPLETIONS, {"model": "tiny", "prompt": "x" * 501}, "give at most 500"),
@@ -112,6 +119,45 @@ def test_more_than_the_limits_is_refused(app, path, body, message):
 
     assert response.status_code == 400, response.text
     assert message in message_of(path, response)
+
+
+def test_as_many_stops_as_the_limit_are_looked_for(app):
+    body = {"model": "tiny", "prompt": "x", "stop": [f"stop {number}" for number in range(16)], "max_tokens": 2}
+
+    assert app.post(COMPLETIONS, json=body).status_code == 200
+
+
+CLASSIFY = "/v1/models/tiny:classify"
+LONE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"model": "tiny:" + "9" * 5000, "prompt": "x"}),
+        (COMPLETIONS, {"model": LONE, "prompt": "x"}),
+        (CHAT, {"model": f"tiny:{LONE}", "messages": [{"role": "user", "content": "x"}]}),
+        (COMPLETIONS, {"model": "tiny", "prompt": "x", LONE: 1}),
+        (PREDICT, {"signature_name": LONE, "inputs": ["x"]}),
+        (PREDICT, {"inputs": {LONE: ["x"]}}),
+        (CLASSIFY, {"signature_name": LONE, "examples": [{"x": 1}]}),
+        (CLASSIFY, {"examples": [{LONE: 1}]}),
+        (CLASSIFY, {"examples": [{"x": [1, LONE]}]}),
+    ],
+)
+def test_no_name_of_a_request_is_an_error_of_the_server(app, path, body):
+    response = app.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    assert response.status_code in (400, 404), response.text
+    assert message_of(PREDICT if path == CLASSIFY else path, response)
+
+
+def test_an_error_of_the_server_says_that_its_connection_ends(app, limited, monkeypatch):
+    monkeypatch.setattr(limited, "status", None)
+
+    response = app.get("/v1/models/tiny")
+
+    assert (response.status_code, response.headers["connection"]) == (500, "close")
 
 
 def test_who_does_not_say_how_many_tokens_gets_as_many_as_the_limit(app):

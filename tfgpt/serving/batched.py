@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ class BatchedModel(LoadedModel):
         Raises:
             ServingError: beyond a limit, too much to do, or too late; and as `LoadedModel.predict`.
         """
-        self._check_sizes(inputs)
+        self._check_sizes(signature, inputs)
         inputs, given = self.with_defaults(signature, inputs), inputs
         if self.scheduler is None or not self._writes(signature):
             return self.joiner.predict(signature, inputs, self._deadline(seconds), presence)
@@ -89,7 +89,7 @@ class BatchedModel(LoadedModel):
         Raises:
             ServingError: beyond a limit, or too much to do.
         """
-        check_prompts(prompts, self.limits)
+        check_prompts(prompts, self.limits, self._most())
         for prompt in prompts:
             for name, lowest in (("banned_tokens", 0), ("forced_tokens", NO_TOKEN)):  # in the graph such an id would be an error of the whole batch
                 if wrong := [token for token in getattr(prompt, name) if not lowest <= token < self.vocab]:
@@ -133,13 +133,12 @@ class BatchedModel(LoadedModel):
     def _writes(self, signature):
         return signature in self.signatures and set(self.signatures[signature].inputs) == GENERATE_INPUTS
 
-    def _check_sizes(self, inputs):
-        for name, value in inputs.items():
-            value = np.asarray(value)
-            if value.ndim and len(value) > self.limits.max_batch:
-                raise BadRequestError(f"{name}: {len(value)} rows; give at most {self.limits.max_batch} at once")
-            if value.dtype.kind == "O" and max((len(text) for text in value.reshape(-1)), default=0) > self.limits.max_prompt_bytes:
-                raise BadRequestError(f"{name}: a text of more than {self.limits.max_prompt_bytes} bytes; give a shorter one")
+    def _check_sizes(self, signature, inputs):
+        check_inputs(inputs, self.limits, self._most() if self._writes(signature) else None)
+
+    def _most(self):
+        """Return the longest list of each kind that a row may have."""
+        return longest_lists(self.limits) | ({} if self.scheduler is None else {"banned_tokens": self.vocab, "forced_tokens": self.context})
 
     def _prompts(self, inputs):
         """Return a prompt for each row of the signature's inputs, checked; what has one row holds for all."""
@@ -163,13 +162,51 @@ class BatchedModel(LoadedModel):
         return kept * rows if len(kept) == 1 else kept
 
 
-def check_prompts(prompts: Sequence[Prompt], limits: Limits) -> None:
-    """Raise `BadRequestError` for what goes beyond the limits of a request."""
-    if len(prompts) > limits.max_batch:
-        raise BadRequestError(f"{len(prompts)} texts are asked for at once; give at most {limits.max_batch}")
+def longest_lists(limits: Limits) -> dict[str, int]:
+    """Return the longest list of each kind that a row of any model may have."""
+    return {"stop": limits.max_stops}
+
+
+def check_inputs(inputs: Mapping[str, np.ndarray], limits: Limits, most: Mapping[str, int] | None) -> None:
+    """Raise `BadRequestError` for inputs of a signature that go beyond the limits of a request, before anything is made of them.
+
+    Args:
+        inputs: by name.
+        limits: of the server.
+        most: the longest list of a row by its name, of a signature that writes texts; `None` = it writes none.
+    """
+    for name, value in inputs.items():
+        value = np.asarray(value)
+        if value.ndim:
+            check_rows(len(value), limits, name)
+        if most and value.ndim > 1 and value.shape[1] > most.get(name, value.shape[1]):
+            raise BadRequestError(f"{name}: {value.shape[1]} in a row; give at most {most[name]}")
+        if value.dtype.kind == "O" and max((len(text) for text in value.reshape(-1)), default=0) > limits.max_prompt_bytes:
+            raise BadRequestError(f"{name}: a text of more than {limits.max_prompt_bytes} bytes; give a shorter one")
+        if most is not None and name == "max_new_tokens" and value.size:
+            _check_new_tokens(value.max(), limits)
+
+
+def check_rows(rows: int, limits: Limits, name: str) -> None:
+    """Raise `BadRequestError` for more rows than a request may have."""
+    if rows > limits.max_batch:
+        raise BadRequestError(f"{name}: {rows} rows; give at most {limits.max_batch} at once")
+
+
+def check_prompts(prompts: Sequence[Prompt], limits: Limits, most: Mapping[str, int] | None = None) -> None:
+    """Raise `BadRequestError` for what goes beyond the limits of a request; `most` is the longest list of a row by its name, `None` = of any model."""
+    check_rows(len(prompts), limits, "prompt")
     for prompt in prompts:
-        asked = prompt.controls.get("max_new_tokens", 0)
-        if limits.max_new_tokens and asked > limits.max_new_tokens:
-            raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")
+        _check_new_tokens(prompt.controls.get("max_new_tokens", 0), limits)
         if len(prompt.text) > limits.max_prompt_bytes:
             raise BadRequestError(f"prompt: {len(prompt.text)} bytes; give at most {limits.max_prompt_bytes}")
+        for name, longest in (longest_lists(limits) if most is None else most).items():
+            if len(getattr(prompt, name)) > longest:
+                raise BadRequestError(f"{name}: {len(getattr(prompt, name))} in a row; give at most {longest}")
+        if (longest := max(map(len, prompt.stop), default=0)) > limits.max_prompt_bytes:
+            raise BadRequestError(f"stop: a text of {longest} bytes; give at most {limits.max_prompt_bytes}")
+
+
+def _check_new_tokens(asked, limits):
+    if limits.max_new_tokens and asked > limits.max_new_tokens:
+        raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")

@@ -113,7 +113,11 @@ def _example(features):
         raise BadRequestError("Example must be a JSON object: the value or values of each feature by its name")
     example = tf.train.Example()
     for name, content in features.items():
-        _fill(example.features.feature[name], name, content if isinstance(content, list) else [content])
+        try:
+            feature = example.features.feature[name]
+        except UnicodeEncodeError as error:
+            raise BadRequestError(f"Feature: {name!r} is no UTF-8; give a name without lone surrogates") from error
+        _fill(feature, name, content if isinstance(content, list) else [content])
     return example
 
 

@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
-from tfgpt.serving.batched import GENERATE_INPUTS, check_prompts
+from tfgpt.serving.batched import GENERATE_INPUTS, check_inputs, check_prompts, longest_lists
 from tfgpt.serving.catalog import ServedModel, VersionStatus
 from tfgpt.serving.errors import (
     BadRequestError,
@@ -148,11 +148,15 @@ class RemoteModel:
         with _as_ours():
             stub.GetModelMetadata(request, timeout=STATUS_SECONDS).metadata["signature_def"].Unpack(found)
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {name: one for name, one in found.signature_def.items() if not name.startswith("__")}
-        self.writes = any(set(one.inputs) == GENERATE_INPUTS for one in self.signatures.values())
+        self.writes = any(map(self._writes, self.signatures))
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray], seconds: float | None = None, presence: Presence | None = None) -> dict[str, np.ndarray]:
         """Call a signature as `BatchedModel.predict` does; raises `ServingError`, and as `LoadedModel.predict`."""
         definition = signature_for(self.signatures, signature, inputs)
+        check_inputs(inputs, self.limits, longest_lists(self.limits) if self._writes(signature) else None)
+        if self._writes(signature) and self.limits.max_new_tokens and "max_new_tokens" not in inputs:
+            default = tf.make_ndarray(definition.defaults["max_new_tokens"])
+            inputs = {**inputs, "max_new_tokens": np.minimum(default, self.limits.max_new_tokens)}
         request = predict_pb2.PredictRequest(model_spec=self._spec)
         request.model_spec.signature_name = signature
         for name, value in inputs.items():
@@ -187,6 +191,9 @@ class RemoteModel:
         for future in futures:
             future.add_done_callback(note)
         return ticket
+
+    def _writes(self, signature):
+        return set(self.signatures[signature].inputs) == GENERATE_INPUTS
 
     def _write(self, ticket, number):
         """Ask for one row and note what comes."""

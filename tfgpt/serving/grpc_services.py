@@ -5,6 +5,7 @@ Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/api
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,8 +31,9 @@ from tfgpt.serving.access import KeyInterceptor
 from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
 from tfgpt.serving.config import BasePaths, configs_of
 from tfgpt.serving.drain import Drain
-from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ServingError
+from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ResourceExhaustedError, ServingError
 from tfgpt.serving.keys import Keys
+from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.predicting import run_signature
 from tfgpt.serving.presence import Presence
@@ -40,6 +42,8 @@ from tfgpt.serving.tls import Tls
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 WORKERS = 32
+FILLED_PER_ROW = 4096
+"""The most elements of a row that a tensor may leave to be filled with its last value, as TensorFlow's own clients shorten a tensor."""
 FIELDS = {tf.float32: "float_val", tf.float64: "double_val", tf.int32: "int_val", tf.int64: "int64_val", tf.bool: "bool_val", tf.string: "string_val"}
 
 
@@ -144,7 +148,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                                   f"Outputs expected to be in the set {{{','.join(sorted(definition.outputs))}}}.")
         if len(set(wanted)) < len(wanted):
             raise BadRequestError(f"duplicate output tensor alias: {max(wanted, key=wanted.count)}")
-        inputs = {key: _array_of(key, value, definition) for key, value in request.inputs.items()}
+        limits = getattr(served.loaded, "limits", None) or Limits()  # a catalog may load models without any
+        inputs = {key: _array_of(key, value, definition, limits) for key, value in request.inputs.items()}
         outputs = run_signature(served.loaded, name, inputs, presence)
         return predict_pb2.PredictResponse(model_spec=_spec(served, name), outputs={alias: tensor_of(outputs[alias]) for alias in wanted})
 
@@ -227,19 +232,39 @@ def _spec(served, signature=""):
     return spec
 
 
-def _array_of(name, tensor, definition):
+def _array_of(name, tensor, definition, limits):
     if name not in definition.inputs:
         raise BadRequestError(f"Sent extra: {{{name}}}; the inputs of the signature are {sorted(definition.inputs)}")
     wanted = definition.inputs[name]
     if tensor.dtype != wanted.dtype:
         raise BadRequestError(f"{name}: is {_dtype_name(tensor.dtype)}, but the signature's input is {_dtype_name(wanted.dtype)}")
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if len(shape) != len(wanted.tensor_shape.dim):
+        raise BadRequestError(f"{name}: has {len(shape)} dimensions, expected {len(wanted.tensor_shape.dim)} (the first is the batch)")
+    _check_shape(name, shape, tensor, limits)
     try:
-        array = tf.make_ndarray(tensor)
+        return tf.make_ndarray(tensor)
     except (TypeError, ValueError) as error:
         raise BadRequestError(f"{name}: is no tensor: {error}") from error
-    if array.ndim != len(wanted.tensor_shape.dim):
-        raise BadRequestError(f"{name}: has {array.ndim} dimensions, expected {len(wanted.tensor_shape.dim)} (the first is the batch)")
-    return array
+    except MemoryError as error:
+        raise ResourceExhaustedError(f"{name}: there is too little memory for a tensor of shape {shape}") from error
+
+
+def _check_shape(name, shape, tensor, limits):
+    """Refuse a shape that a message names and does not fill: `tf.make_ndarray` would make all of it from the last value."""
+    if shape and min(shape) < 0:
+        raise BadRequestError(f"{name}: the shape {shape} has a negative dimension; give each as it is")
+    if shape and shape[0] > limits.max_batch:
+        raise BadRequestError(f"{name}: {shape[0]} rows; give at most {limits.max_batch} at once")
+    if tensor.tensor_content:
+        return  # whose length is the shape's or an error
+    values = [value for field, value in tensor.ListFields() if field.name.endswith("_val")]
+    sent, elements = sum(map(len, values)), math.prod(shape)
+    most = limits.max_batch * FILLED_PER_ROW
+    if elements > max(sent, most):
+        raise BadRequestError(f"{name}: the shape {shape} has {elements} elements, but {sent} values are sent; send all of them beyond {most}")
+    if tensor.string_val and (size := (elements - sent) * len(tensor.string_val[-1])) > MAX_MESSAGE_BYTES:
+        raise BadRequestError(f"{name}: the last value would be repeated for {size} bytes; send all values beyond {MAX_MESSAGE_BYTES}")
 
 
 def _dtype_name(dtype):

@@ -29,8 +29,9 @@ OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate
 
 
 def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response with text as it is, not escaped; NaN and Infinity are written so, as TensorFlow Serving writes them."""
-    return Response(json.dumps(content, ensure_ascii=False), status_code=status, headers=headers, media_type="application/json")
+    """Return a response with text as it is, not escaped but for lone surrogates; NaN and Infinity are written so, as TensorFlow Serving writes them."""
+    body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")  # which for a lone surrogate is JSON's own escape
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 def error_response(path: str, status: int, message: str, headers: dict[str, str] | None = None, param: str | None = None) -> Response:
@@ -82,4 +83,5 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return error_response(request.url.path, 500, f"Internal error: {type(error).__name__}; the server's log has the rest")
+        message = f"Internal error: {type(error).__name__}; the server's log has the rest"
+        return error_response(request.url.path, 500, message, {"Connection": "close"})  # the HTTP server closes it, since Starlette raises the error again

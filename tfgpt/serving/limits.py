@@ -18,6 +18,8 @@ class Limits:
     """Of a prompt or text."""
     max_new_tokens: int = 0
     """That a request may ask for; 0 = what the model's context holds."""
+    max_stops: int = 16
+    """Stop strings of a row."""
     request_seconds: float = 300.0
     """Until a request that is not answered ends with an error."""
     max_body_bytes: int = 16 * 2**20
@@ -28,7 +30,7 @@ class Limits:
     """Of lists and objects inside each other in a request over HTTP; a deeper one is refused with 400."""
 
     def __post_init__(self):
-        for name in ("max_rows", "max_waiting", "max_batch", "max_prompt_bytes", "max_body_bytes", "max_json_depth"):
+        for name in ("max_rows", "max_waiting", "max_batch", "max_prompt_bytes", "max_stops", "max_body_bytes", "max_json_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} lets no request through; give 1 or more")
         if self.max_new_tokens < 0:

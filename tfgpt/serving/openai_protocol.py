@@ -76,8 +76,9 @@ class Sampling(BaseModel):
         if "" in stops:
             raise BadRequestError("stop: an empty text; give texts of one character at least")
         stop = tuple(text.encode("utf-8", "replace") for text in stops)
+        banned = self._banned()
         seeds = ((seed + number + 2**63) % 2**64 - 2**63 for number in range(self.n or 1))
-        return [Prompt(text, controls | {"seed": of_row}, stop, self._banned(), top=top) for of_row in seeds for text in texts]
+        return [Prompt(text, controls | {"seed": of_row}, stop, banned, top=top) for of_row in seeds for text in texts]
 
     def _banned(self):
         for token, bias in (self.logit_bias or {}).items():

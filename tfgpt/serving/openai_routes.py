@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from tfgpt.serving.access import caller_of
-from tfgpt.serving.batched import BatchedModel
+from tfgpt.serving.batched import BatchedModel, check_rows
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
 from tfgpt.serving.http_errors import json_response, refusal
@@ -49,8 +49,8 @@ def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
 
 async def _answered(request, body, catalog, metrics, kind):
     """Return the answer to a request, or OpenAI's body for what went wrong before anything of it was sent."""
-    with contextlib.ExitStack() as held:
-        try:
+    try:
+        with contextlib.ExitStack() as held:  # inside of the `try`, so that the metrics learn of the error
             name, version, label = _named(body.model)
             if (caller := caller_of(request.scope)) is not None:
                 caller.check_model(name)
@@ -68,15 +68,15 @@ async def _answered(request, body, catalog, metrics, kind):
             async for _ in waiter.changes(ticket, request):
                 pass
             return json_response(answer.whole(ticket.result()))
-        except ServingError as error:
-            return refusal(request.url.path, error)
+    except ServingError as error:
+        return refusal(request.url.path, error)
 
 
 def _named(model):
     """Return the name of a model, its version and its label: NAME, NAME:3 or NAME:stable."""
     name, _, which = model.partition(":")
     if which.isascii() and which.isdecimal():
-        return name, min(int(which), 2**63 - 1), None
+        return name, min(int(which[:20]), 2**63 - 1), None  # Python refuses to read thousands of digits
     return name, None, which or None
 
 
@@ -114,7 +114,8 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._ticket.cancel()
-            self._held.close()
+            error = self._ticket.error if self._ticket.ended else self._ticket.reason
+            self._held.__exit__(error and type(error), error, None)  # as if the error had ended the block, so that the metrics count it
 
 
 @dataclass
@@ -198,12 +199,13 @@ class Completion(Answer):
         """Return the rows: a choice of each prompt, then the next of each.
 
         Raises:
-            BadRequestError: a prompt of tokens that there are not.
+            BadRequestError: a prompt of tokens that there are not, or more rows than a request may have.
         """
         given = self.body.prompt
         given = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
         if not given:
             raise BadRequestError("prompt: an empty list; give a text")
+        check_rows(len(given) * (self.body.n or 1), self.loaded.limits, "prompt")  # before they are made
         self._texts = [self._text_of(prompt) for prompt in given]
         most = self._limited(DEFAULT_TOKENS) if self.body.max_tokens is None else self.body.max_tokens
         return self.body.prompts(self._texts, most, self.body.logprobs)

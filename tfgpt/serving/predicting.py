@@ -28,6 +28,8 @@ def run_signature(loaded: BatchedModel, signature: str, inputs: dict[str, np.nda
         raise BadRequestError(error.args[0]) from error
     except tf.errors.ResourceExhaustedError as error:
         raise ResourceExhaustedError(_reason(error)) from error
+    except MemoryError as error:
+        raise ResourceExhaustedError("There is too little memory for these inputs") from error
     except (tf.errors.InvalidArgumentError, TypeError, ValueError) as error:
         raise BadRequestError(_reason(error)) from error
 
