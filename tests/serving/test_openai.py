@@ -1,4 +1,6 @@
 """OpenAI's protocol, asked over a socket by OpenAI's own Python client and by plain HTTP."""
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 
 from tests.serving.served import serving
 from tfgpt.serving.client import Client, ServerError
+from tfgpt.serving.openai_routes import _Stream
+from tfgpt.serving.scheduler import Prompt, Ticket
 from tfgpt.text.chat import chat_prompt
 
 TURNS = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is a tuple?"}]
@@ -227,3 +231,22 @@ def test_the_command_prints_a_stream(url, text_model):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert done.stdout == text_model.generate(["It was"], 9)[0].text + "\n"
+
+
+def test_a_stream_that_nobody_reads_lets_go_of_its_model_after_a_while():
+    ticket, held, ended = Ticket([Prompt(b"x")], None, lambda: None), contextlib.ExitStack(), []
+    held.callback(ended.append, True)
+
+    async def events():
+        yield "data: 1\n\n"
+
+    async def full(message):  # the connection's buffers are, and stay so
+        await asyncio.Event().wait()
+
+    async def silent():
+        await asyncio.Event().wait()
+
+    stream = _Stream(events(), ticket, held, seconds=0.05)
+    asyncio.run(asyncio.wait_for(stream({"type": "http", "asgi": {"spec_version": "2.3"}}, silent, full), 10))
+
+    assert ended == [True] and ticket.is_over

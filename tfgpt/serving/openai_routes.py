@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,7 @@ from tfgpt.serving.openapi import OPENAI_ERROR, errors_of
 from tfgpt.serving.scheduler import Ticket, Writing
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_prompt
 
+LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 """Between two looks whether the client is still there."""
 MOST_TOKENS = 2**31 - 1
@@ -55,7 +57,8 @@ async def _answered(request, body, catalog, metrics, kind):
             if (caller := caller_of(request.scope)) is not None:
                 caller.check_model(name)
             held.enter_context(metrics.request(name, kind.api, "REST"))
-            served = held.enter_context(catalog.lease(name, version, label))
+            # In a thread, since a gateway asks another server; entered there, so that nothing that ends this one meanwhile loses it.
+            served = await run_in_threadpool(held.enter_context, catalog.lease(name, version, label))
             if not served.loaded.writes:
                 raise PreconditionError(f"model {body.model} has no signature that writes texts in pieces; export it again with this version of tfgpt")
             body.check()
@@ -63,7 +66,8 @@ async def _answered(request, body, catalog, metrics, kind):
             answer = kind(body, served.loaded)
             ticket = served.loaded.submit(await run_in_threadpool(answer.prompts), notify=waiter.wake)
             if body.stream:
-                return _Stream(answer.events(ticket, waiter), ticket, held.pop_all())
+                limits = served.loaded.limits
+                return _Stream(answer.events(ticket, waiter), ticket, held.pop_all(), limits.request_seconds + limits.body_seconds)
             held.callback(ticket.cancel)  # whatever ends this before its end, the server's own included
             async for _ in waiter.changes(ticket, request):
                 pass
@@ -102,16 +106,19 @@ class _Waiter:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events that hold a model until they end, and give its work up when the client goes away before."""
+    """Server-sent events that hold a model until they end, and give its work up when the client goes away before, or does not read them for so long."""
 
-    def __init__(self, events, ticket, held):
+    def __init__(self, events, ticket, held, seconds):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._ticket, self._held = ticket, held
+        self._ticket, self._held, self._seconds = ticket, held, seconds
 
     async def __call__(self, scope, receive, send) -> None:
         """Send the events."""
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:  # the connection ends with this, since the answer is not whole
+            LOG.warning("a client did not read its stream within %g s, and was cut off", self._seconds)
         finally:
             self._ticket.cancel()
             error = self._ticket.error if self._ticket.ended else self._ticket.reason
