@@ -18,7 +18,7 @@ MOST_WAYS = 8
 """Ways on that are looked at together."""
 MOST_PIECES = 4
 """Tokens of a word."""
-LEAST_SHARE = 1e-4
+LEAST_SHARE = 1e-3
 """Of the likeliest way's probability; less likely ways are not followed."""
 
 

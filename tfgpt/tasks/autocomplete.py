@@ -23,10 +23,12 @@ SHOWN = 3
 """Words that are suggested at a time."""
 PHRASE_STEPS = 6
 """Tokens behind the likeliest word of which a phrase is made."""
-LEAST_PHRASE = 0.1
-"""Probability of the words behind the likeliest one, below which a phrase ends before them."""
+LEAST_PHRASE = 0.02
+"""Probability of the words behind the likeliest one, below which no phrase reaches."""
+LEAST_WORD = 0.1
+"""Probability of the likeliest word, below which it is no beginning of a phrase."""
 RANKED = 10
-"""Words among which the right next word is looked for."""
+"""Words among which the right next word is looked for, and those that are suggested are chosen."""
 
 
 class Suggestion(NamedTuple):
@@ -84,12 +86,15 @@ class Session:
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
-        """The likeliest words that begin with what is typed of the last one, or that may come next, the likeliest first."""
+        """The words that begin with what is typed of the last one, or that may come next, and save the most letters; the likeliest comes first.
+
+        What a word saves counts as often as it is meant.
+        """
         return self._words
 
     @property
     def phrase(self) -> Suggestion | None:
-        """The likeliest word with the words that are then likely; `None` where none is likely enough."""
+        """The likeliest word with as many of the words that are then likely as save the most letters; `None` where that is the word alone."""
         return self._phrase
 
     def type(self, characters: str) -> tuple[Suggestion, ...]:
@@ -117,17 +122,20 @@ class Session:
         return self.type(suggestion.rest + " ")
 
     def next_words(self, most: int) -> list[str]:
-        """Return more of the words that are suggested, the likeliest first."""
-        return [found.text for found in self._found(most)[1]]
+        """Return the likeliest words, whatever they save, the likeliest first."""
+        return [one.text.strip() for one in self._found(most)[1]]
 
     def _found(self, most):
+        """Return what is typed of the last word, and what it may be."""
         typed, found = self._completer.words(self.text, most + 2)                        # some may be no words, or be typed already
-        words = [one for one in found if kind_of(one.text[-1]) in (LETTER, NUMBER) and len(one.text) > len(typed)][:most]
-        return typed, [Suggestion(one.text.strip(), one.text[len(typed) :], one.probability) for one in words], words[:1]
+        return typed, [one for one in found if kind_of(one.text[-1]) in (LETTER, NUMBER) and len(one.text) > len(typed)][:most]
 
     def _suggest(self):
-        typed, words, best = self._found(self._most)
-        self._words, self._phrase = tuple(words), self._continued(typed, words[0], best[0]) if words else None
+        typed, found = self._found(max(self._most, RANKED))
+        words = [Suggestion(one.text.strip(), one.text[len(typed) :], one.probability) for one in found]
+        saving = sorted(words, key=lambda word: -word.probability * len(word.rest))[: self._most]
+        self._words = tuple(word for word in words if word in saving)
+        self._phrase = self._continued(typed, words[0], found[0]) if words and words[0].probability > LEAST_WORD else None
 
     def _continued(self, typed, word: Suggestion, expected: Expected):
         """Return the phrase that goes on behind a word."""
@@ -139,7 +147,8 @@ class Session:
             text, log_prob = text + piece, log_prob + of_token
             if not piece or "\n" in piece or "\ufffd" in piece or math.exp(log_prob) < LEAST_PHRASE:
                 break
-        whole, log_prob = next(((one, of) for one, of in reversed(ends) if kind_of(one[-1]) in (LETTER, NUMBER)), (expected.text, 0.0))
+        whole, log_prob = max(((one, of) for one, of in ends if kind_of(one[-1]) in (LETTER, NUMBER)), default=(expected.text, 0.0),
+                              key=lambda end: math.exp(end[1]) * (len(end[0]) - len(typed)))
         if whole == expected.text:
             return None
         return Suggestion(whole.strip(), whole[len(typed) :], word.probability * math.exp(log_prob))
@@ -190,17 +199,20 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
 
 
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance) -> list[dict]:
-    session, answers = AutoCompleter(text_model).session(), []
+    session, answers, offered = AutoCompleter(text_model).session(), [], {}
 
     def offers(typed):
-        session.text = typed
-        session.type("")
-        return [*(found.rest for found in session.suggestions), *([session.phrase.rest] if session.phrase else [])]
+        if typed not in offered:
+            session.text = typed
+            session.type("")
+            offered[typed] = [*(found.rest for found in session.suggestions), *([session.phrase.rest] if session.phrase else [])]
+        return offered[typed]
 
     for record in records:
         ranks = []
+        offered.clear()
         for before, word in _words_of(record["text"]):
-            session.text = before
+            offers(before)                                                                # while what is behind it has been read
             ranks.append(_rank(session.next_words(RANKED), word))
         answers.append({"text": record["text"], "keystrokes": keystrokes(record["text"], offers), "ranks": ranks})
         advance(1)
