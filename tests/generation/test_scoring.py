@@ -117,3 +117,30 @@ def test_a_token_is_weighed_as_it_was_written(text_model, tokenizer, prompts):
 def test_answers_that_cannot_be_chosen_from_are_told(text_model, answers, message):
     with pytest.raises(ValueError, match=message):
         text_model.choose(["x"], answers)
+
+
+@pytest.mark.parametrize("prompt", ["The sky is", "", "The with statement is "])
+def test_targets_behind_one_prompt_have_the_likelihood_that_each_has_alone(text_model, torch_model, tokenizer, prompt):
+    """Read once for all or with each of them; beside PyTorch's sum over the tokens of each."""
+    targets = [" blue", " naïve café", "", " a statement of the language", "x"]
+
+    together, alone = (text_model.score_targets([prompt] * 5, targets, batch_size) for batch_size in (5, 1))
+
+    is_graph = hasattr(text_model.model, "states")  # with LiteRT both are the same way
+    assert text_model.reads_once([prompt] * 5, longest=20) == is_graph and not text_model.reads_once([prompt], 20)
+    np.testing.assert_allclose([score.log_prob for score in together], [score.log_prob for score in alone], atol=1e-3)  # fp32 sums of terms up to 40
+    for target, score in zip(targets, together):
+        before, ids = tokenizer(prompt).input_ids or [tokenizer.eos_token_id], tokenizer(target).input_ids
+        with torch.no_grad():
+            log_probs = torch.log_softmax(torch_model(torch.tensor([before + ids])).logits[0], dim=-1)
+        expected = sum(log_probs[len(before) - 1 + place, token].item() for place, token in enumerate(ids))
+        assert score.log_prob == pytest.approx(expected, abs=2e-3) and score.token_count == len(ids)
+
+
+def test_a_shared_prompt_without_room_is_cut_for_each_target_by_itself(text_model):
+    prompt, targets = "The with statement is used to wrap it. " * 4, [" blue", " a statement of the language"]
+
+    together, alone = (text_model.score_targets([prompt] * 2, targets, batch_size) for batch_size in (2, 1))
+
+    assert not text_model.reads_once([prompt] * 2, longest=10)
+    assert [score.log_prob for score in together] == pytest.approx([score.log_prob for score in alone], abs=1e-3)

@@ -91,7 +91,7 @@ def test_a_file_of_two_or_three_columns_is_one_exchange_a_row(tmp_path):
 
 @pytest.mark.parametrize(("more", "message"), [
     ([], "chats.jsonl:41: no turn is the assistant's; give it one at least, of role assistant, or set data.bad_records to skip"),
-    (["--task.columns.messages", "chat"], "no column 'chat' (columns: messages); set task.columns.messages to one of them"),
+    (["--task.columns.messages", "chat"], "no column 'chat' (columns: messages); set task.columns.messages to the column of the turns, or task.columns.user"),
     (["--task.template", "{user}"], "task.template: '{user}', and dialogue has no prompt that a template makes; leave it out"),
 ])
 def test_a_record_that_cannot_be_used_is_refused_before_any_training(chats, tmp_path, more, message):

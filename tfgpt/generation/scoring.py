@@ -64,6 +64,28 @@ def score_continuations(model, prompts: tf.RaggedTensor, continuations: tf.Ragge
     return -tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
 
 
+def score_candidates(model, prompt: tf.RaggedTensor, candidates: tf.RaggedTensor, end_of_text: int) -> tf.Tensor:
+    """Return what `score_continuations` does of several continuations of one prompt, float32 [candidates]: the prompt is read once for all of them.
+
+    Args:
+        model: a `GPTLMHeadModel` without an encoder.
+        prompt: int32 [1, (tokens)], read as the end-of-text token if it is empty.
+        candidates: int32 [candidates, (tokens)]; with the longest of them the prompt fits the context.
+        end_of_text: id of that token.
+    """
+    ids = begun(prompt, end_of_text).to_tensor()                                          # [1, length]
+    targets = candidates.to_tensor(end_of_text)                                           # [candidates, longest]
+    length, (count, longest) = tf.shape(ids)[1], tf.unstack(tf.shape(targets))
+    first, cache = model.read(ids, tf.range(length)[tf.newaxis], length[tf.newaxis, tf.newaxis] - 1, model.empty_cache(1, length + longest))
+    width = tf.maximum(longest - 1, 0)
+    places = tf.broadcast_to(tf.range(width), [count, width])
+    behind, _ = model.read(targets[:, :width], length + places, places, tf.nest.map_structure(lambda layer: tf.repeat(layer, count, axis=0), cache))
+    logits = tf.concat([tf.repeat(first, count, axis=0), behind], axis=1)[:, :longest]    # [candidates, longest, vocab]
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+    counted = tf.range(longest) < tf.cast(candidates.row_lengths(), tf.int32)[:, tf.newaxis]
+    return -tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
+
+
 def _logits(model, ids, first, sources=None):
     """Return the logits behind each token from `first` on, float32 [batch, width - first, vocab], of rows of tokens, int32 [batch, width]."""
     batch, width = tf.unstack(tf.shape(ids))

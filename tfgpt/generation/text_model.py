@@ -18,7 +18,7 @@ from tfgpt.generation.judging import TextJudge, check_texts
 from tfgpt.generation.results import Choice, Classification, Continuation, Score, Token
 from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
 from tfgpt.generation.sampling import Constraints
-from tfgpt.generation.scoring import score, score_continuations
+from tfgpt.generation.scoring import score, score_candidates, score_continuations
 from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS, TOP_SPEC, Stepper
 from tfgpt.generation.stops import first_stop, sure_text
 from tfgpt.text.graph import GraphTokenizer, as_unicode
@@ -352,7 +352,7 @@ class TextModel(tf.Module):
             sources: sources or prompts, any text, read as `generate` reads them; a prompt that leaves too little room for its target keeps its last tokens.
             targets: one for each. With an encoder a target is whole: its end-of-text token counts, so `token_count` is one more than its own tokens. Without
                 one it is tokenized apart from the prompt, so if it begins a word it wants its space (" yes"), and ends where it ends.
-            batch_size: targets that are scored together.
+            batch_size: targets that are scored together; a prompt that all of them share is read once.
 
         Raises:
             ValueError: one text and not a list, or not as many of one as of the other; a target longer than the context.
@@ -367,9 +367,15 @@ class TextModel(tf.Module):
         scores = []
         for start in range(0, len(targets), batch_size):
             rows = slice(start, start + batch_size)
-            of_batch = self.weigh_graph(tf.constant(sources[rows]), tf.constant(targets[rows])).numpy().tolist()
+            weigh = self.weigh_behind_one_graph if self.reads_once(sources[rows], max(counts[rows])) else self.weigh_graph
+            of_batch = weigh(tf.constant(sources[rows]), tf.constant(targets[rows])).numpy().tolist()
             scores += [Score(log_prob, count, float(np.exp(-log_prob / max(count, 1)))) for log_prob, count in zip(of_batch, counts[rows])]
         return scores
+
+    def reads_once(self, prompts: list[str], longest: int) -> bool:
+        """Tell whether prompts of several targets are one and the same, which is then read once for all: if it leaves room for the longest, in tokens."""
+        return (len(prompts) > 1 and len(set(prompts)) == 1 and self.model.encoder is None and hasattr(self.model, "states")  # which LiteRT does not tell
+                and len(self.python_tokenizer(prompts[0], verbose=False).input_ids) + longest <= self.model.config.n_positions)
 
     def _checked_lengths(self, what, texts, least):
         """Return how many tokens each text has to the model, the end of a whole target among them; one that does not fit the context is refused."""
@@ -476,6 +482,11 @@ class TextModel(tf.Module):
         if sources is not None:
             answers = tf.concat([answers, tf.fill([answers.nrows(tf.int32), 1], end)], axis=1)
         return score_continuations(self.model, prompts, answers, end, sources)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
+    def weigh_behind_one_graph(self, prompt, answer):
+        """Return what `weigh_graph` does where all prompts are the same, and fit the context with their answers, without an encoder."""
+        return score_candidates(self.model, self.tokenizer.tokenize(prompt[:1]), self.tokenizer.tokenize(answer), self.tokenizer.end_of_text)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
     def score_graph(self, text, stride):

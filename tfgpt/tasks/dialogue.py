@@ -117,7 +117,11 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
 
 
 def _chat_of(fields):
-    turns = fields.value("messages")
+    try:
+        turns = fields.value("messages")
+    except UnusableError as error:
+        raise UnusableError(error.reason, error.problem, "set task.columns.messages to the column of the turns, or task.columns.user and task.columns.reply to "
+                            "those of an exchange") from error
     turns = turns.tolist() if hasattr(turns, "tolist") else turns
     if not isinstance(turns, list | tuple) or not turns:
         raise UnusableError("no chat", f"column {fields.name('messages')!r} holds no list of turns",
