@@ -84,7 +84,7 @@ def with_errors(text: str, seed: int = 1, errors: float = ERRORS) -> str:
         errors: share of the words that get one, where there is any for them.
 
     >>> with_errors("It is taken from the list.", errors=1.0)
-    'It his taken form they lsit.'
+    'Ist ist taked form ths ist.'
     """
     draw = random.Random(f"{seed} {text}")
 

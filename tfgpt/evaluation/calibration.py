@@ -25,7 +25,7 @@ def fit_temperature(outputs: np.ndarray, right: np.ndarray) -> float:
 
     >>> outputs = np.array([[4.0, 0.0]] * 4)                       # as if 98 % sure, and right in three of four
     >>> temperature = fit_temperature(outputs, np.array([0, 0, 0, 1]))
-    >>> round(1 / (1 + np.exp(-4.0 / temperature)), 3)
+    >>> round(float(1 / (1 + np.exp(-4.0 / temperature))), 3)
     0.75
     """
     outputs, sigmoids = np.asarray(outputs, np.float64), right.ndim == 2
