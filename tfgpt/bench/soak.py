@@ -31,7 +31,7 @@ SHARES = {"warm-up": 0.2, "steady": 0.5, "swaps": 0.3}
 """Of the requests, part by part. The versions are swapped in the last, and once in the warm-up: the first time that two versions are in memory at once
 takes more of it for good, as the first request of each kind does, and neither tells whether memory goes on growing."""
 SWAP_SECONDS = 120.0
-"""Until a version that is not available has failed."""
+"""Until a version that is not loaded, or not unloaded, has failed."""
 MOST_NAMED = 5
 """Answers that were wrong or lost and are told of."""
 SCORE_TOLERANCE = 1e-3
@@ -153,16 +153,9 @@ class Soak:
         source, old = self.versions[(number + 1) % len(self.versions)], number + 1
         with whole_folder(base / str(old + 1)) as partial:
             await asyncio.to_thread(shutil.copytree, source, partial, dirs_exist_ok=True)
-        limit = time.monotonic() + SWAP_SECONDS
-        while True:
-            response = await http.get(f"/v1/models/{server.model}/versions/{old + 1}")
-            state = response.json()["model_version_status"][0] if response.status_code == httpx.codes.OK else None
-            if state is not None and state["state"] == "AVAILABLE":
-                break
-            if (state is not None and state["state"] == "END") or time.monotonic() > limit:
-                raise RuntimeError(f"{BENCH}: version {old + 1} does not become available: {state or response.text}")
-            await asyncio.sleep(0.1)
+        await _reach(http, server, old + 1, "AVAILABLE")
         await asyncio.to_thread(shutil.rmtree, base / str(old))
+        await _reach(http, server, old, "END")  # until then both are in memory
 
     def _call(self, server, kind, number):
         ask: Callable = getattr(self, f"_ask_{kind}")
@@ -227,6 +220,23 @@ class Soak:
         path, body = unknown(server.model)[number % len(unknown(server.model))]
         response = await http.post(path, content=body, headers={"Content-Type": "application/json"})
         return _not_refused("unknown", response, (404,), f"{path} {body}")
+
+
+async def _reach(http, server, version, wanted):
+    """Wait until a version is in a state.
+
+    Raises:
+        RuntimeError: it ends instead, or takes too long.
+    """
+    limit = time.monotonic() + SWAP_SECONDS
+    while True:
+        response = await http.get(f"/v1/models/{server.model}/versions/{version}")
+        state = response.json()["model_version_status"][0]["state"] if response.status_code == httpx.codes.OK else None
+        if state == wanted:
+            return
+        if state == "END" or time.monotonic() > limit:
+            raise RuntimeError(f"{BENCH}: version {version} does not become {wanted}: {response.text}")
+        await asyncio.sleep(0.1)
 
 
 def cases_of(versions: Sequence[Path], texts: Sequence[str], count: int = CASES) -> list[Case]:

@@ -162,7 +162,9 @@ class Scheduler:
         self._entering: list[_Running] = []
         self._rows = None
         self._closing = self._deferred = False
-        self._step_seconds, self._row_seconds = CHUNK_SECONDS, 1.0
+        self._row_seconds = 1.0
+        self._step_seconds: dict[int, float] = {}
+        """Of a token of every row, by how many binary digits the number of rows has: 16 rows take twice as long as one."""
         self._thread = threading.Thread(target=self._run, name=f"scheduler-{name}", daemon=True)
         self._thread.start()
 
@@ -290,14 +292,17 @@ class Scheduler:
 
     def _write(self):
         """Write all rows on for about `CHUNK_SECONDS`."""
-        rounds = int(np.clip(CHUNK_SECONDS / self._step_seconds, 1, MOST_ROUNDS))
+        size = len(self._running).bit_length()
+        step = self._step_seconds.get(size, CHUNK_SECONDS)
+        rounds = int(np.clip(CHUNK_SECONDS / step, 1, MOST_ROUNDS))
         begin = time.monotonic()
         self._rows, told = self._stepper.advance(self._rows, np.int32(rounds))
         going = _note(self._running, told)
-        self._step_seconds += 0.2 * ((time.monotonic() - begin) / rounds - self._step_seconds)
+        step += 0.2 * ((time.monotonic() - begin) / rounds - step)
+        self._step_seconds[size] = step
         ended = [row.writing.token_count for row, goes in zip(self._running, going) if not goes]
         for count in ended:
-            self._row_seconds += 0.1 * (count * self._step_seconds - self._row_seconds)
+            self._row_seconds += 0.1 * (count * step - self._row_seconds)
         self._keep(going)
 
     def _keep(self, going):
