@@ -4,10 +4,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tfgpt.recipe_checks import check
+from tfgpt.recipe_checks import check, check_at_least
 
 TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling", "summarisation",
-                   "translation"]  # fmt: skip
+                   "translation", "verse"]  # fmt: skip
 """The applications; each is a file of tfgpt/tasks."""
 
 
@@ -36,6 +36,17 @@ class ClassificationConfig:
 
 
 @dataclass(frozen=True)
+class VerseConfig:
+    """How verse is written."""
+
+    candidates: int = 16
+    """Lines that are drawn for one that is taken, by what the head hears of its rhyme and its stresses."""
+
+    def __post_init__(self):
+        check_at_least("task.verse.candidates", self.candidates, 1)
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """The application that a model is trained for, measured in and asked by."""
 
@@ -49,6 +60,7 @@ class TaskConfig:
     """What is done with a prompt too long for data.length: window = it is read in overlapping pieces, cut = it keeps its last tokens, refuse = the record
     is one that cannot be used (data.bad_records); auto = as the task does it best. What is cut or refused is counted in data/stats.json."""
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+    verse: VerseConfig = field(default_factory=VerseConfig)
 
     def __post_init__(self):
         given = self.columns or self.template or self.long_text != "auto"
@@ -57,5 +69,6 @@ class TaskConfig:
         of_words = self.kind == "classification" and self.classification.by == "words"
         check(self.kind == "classification" or self.classification == ClassificationConfig(), f"task.classification: given, and task.kind is {self.kind}; "
               "leave it out")
+        check(self.kind == "verse" or self.verse == VerseConfig(), f"task.verse: given, and task.kind is {self.kind}; leave it out")
         check(self.kind != "classification" or of_words or not self.template, f"task.template: {self.template!r}, and a head reads the text alone; leave it "
               "out, or set task.classification.by to words")

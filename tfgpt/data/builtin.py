@@ -18,6 +18,7 @@ from tfgpt.data.date_words import date_words
 from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
 from tfgpt.data.made_reviews import made_reviews
+from tfgpt.data.made_verse import made_verse
 from tfgpt.data.python_sentences import all_sentences
 from tfgpt.data.summaries import function_summaries
 from tfgpt.files import file_of_package
@@ -137,5 +138,6 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "python-summaries": lambda: (({"text": source, "summary": summary}, place) for source, summary, place in function_summaries(stdlib_files())),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
     "made-reviews": lambda: ((row, f"made-reviews {number}") for number, row in enumerate(made_reviews(), 1)),
+    "made-verse": lambda: ((row, f"made-verse {number}") for number, row in enumerate(made_verse(), 1)),
 }
 """The corpora that are no files: each yields its records, columns and place."""
