@@ -8,7 +8,7 @@ from typing import Literal
 from tfgpt.recipe_checks import check, check_at_least
 
 BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "numbers-and-dates",
-                    "made-questions", "made-dialogues", "made-reviews", "made-verse", "python-summaries", "gensim-news")
+                    "made-questions", "made-dialogues", "made-reviews", "made-verse", "made-commands", "python-summaries", "gensim-news")
 """Corpora that every machine with Python has, makes (numbers and dates with the package num2words), or gets with a package (gensim-news, with gensim)."""
 
 PERSONAL_DATA = ("email", "phone", "card", "iban", "ip", "key")
@@ -19,7 +19,7 @@ JUDGED = ("labels", "numbers", "tags", "choice")
 
 Kind = Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "tfrecord", "hf", "tfds", "python-docs", "python-stdlib", "python-docstrings",
                "library-docstrings", "python-sentences", "number-words", "numbers-and-dates", "made-questions", "made-dialogues", "made-reviews", "made-verse",
-               "python-summaries", "gensim-news"]  # fmt: skip
+               "made-commands", "python-summaries", "gensim-news"]  # fmt: skip
 Unit = Literal["file", "block", "line"]
 Examples = Literal["text", "pairs", "chat", "labels", "numbers", "tags", "choice", "translation"]
 LongPairs = Literal["pieces", "cut", "window", "refuse"]
@@ -125,7 +125,8 @@ class DataConfig:
     number-words (20,000 numbers with columns digits, en and de: in English and in German words), numbers-and-dates (these, and 12,000 dates),
     made-questions (40,800 questions with passages and answers),
     made-dialogues (8,000 dialogues whose last reply needs what was said before), made-reviews (10,000 short reviews with their sentiment),
-    made-verse (6,000 couplets that rhyme and scan), python-summaries (6,400 functions of Python's library with the sentence that says what each does),
+    made-verse (6,000 couplets that rhyme and scan), made-commands (6,000 spoken commands with the intent of each),
+    python-summaries (6,400 functions of Python's library with the sentence that says what each does),
     gensim-news (300 news articles, with gensim)."""
     sources: tuple[SourceConfig, ...] = ()
     """Several sources, instead of data.path."""

@@ -6,8 +6,8 @@ from typing import Literal
 
 from tfgpt.recipe_checks import check, check_at_least
 
-TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "spelling", "summarisation",
-                   "translation", "verse"]  # fmt: skip
+TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "speech", "spelling",
+                   "summarisation", "translation", "verse"]  # fmt: skip
 """The applications; each is a file of tfgpt/tasks."""
 
 
@@ -47,6 +47,24 @@ class VerseConfig:
 
 
 @dataclass(frozen=True)
+class SpeechConfig:
+    """How a recogniser's lists are rescored."""
+
+    intents: bool = True
+    """Whether records have intents, which a head learns (adapt.head.kind: classes, adapt.head.weight below 1); false = lists are rescored alone."""
+    kept: float = 0.1
+    """Share of the records for training that are not trained on, but show how much the language model is to count beside the recogniser, and how sure the
+    head may be; 0 = none: both count alike, and probabilities are as the training leaves them."""
+    spoken: int = 0
+    """Where no record has a list of hypotheses: of how many texts, evenly from those that are held out or kept, one is made by espeak-ng and pocketsphinx,
+    a second of work each; the others of them are trained on. 0 = none."""
+
+    def __post_init__(self):
+        check(0 <= self.kept < 1, f"task.speech.kept: {self.kept} is not in [0, 1); 0.1 keeps a tenth, 0 none")
+        check(self.spoken >= 0, f"task.speech.spoken: {self.spoken} is negative; give a number of texts, or 0")
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """The application that a model is trained for, measured in and asked by."""
 
@@ -61,6 +79,7 @@ class TaskConfig:
     is one that cannot be used (data.bad_records); auto = as the task does it best. What is cut or refused is counted in data/stats.json."""
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
     verse: VerseConfig = field(default_factory=VerseConfig)
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
 
     def __post_init__(self):
         given = self.columns or self.template or self.long_text != "auto"
@@ -69,6 +88,7 @@ class TaskConfig:
         of_words = self.kind == "classification" and self.classification.by == "words"
         check(self.kind == "classification" or self.classification == ClassificationConfig(), f"task.classification: given, and task.kind is {self.kind}; "
               "leave it out")
-        check(self.kind == "verse" or self.verse == VerseConfig(), f"task.verse: given, and task.kind is {self.kind}; leave it out")
+        for kind, config, default in (("verse", self.verse, VerseConfig()), ("speech", self.speech, SpeechConfig())):
+            check(self.kind == kind or config == default, f"task.{kind}: given, and task.kind is {self.kind}; leave it out")
         check(self.kind != "classification" or of_words or not self.template, f"task.template: {self.template!r}, and a head reads the text alone; leave it "
               "out, or set task.classification.by to words")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfgpt.data.date_words import date_words
+from tfgpt.data.made_commands import made_commands
 from tfgpt.data.made_dialogues import made_dialogues
 from tfgpt.data.made_questions import made_questions
 from tfgpt.data.made_reviews import made_reviews
@@ -137,6 +138,7 @@ BUILT_IN_RECORDS: dict[str, Callable[[], Iterator[tuple[dict[str, object], str]]
     "made-questions": lambda: ((row, f"made-questions {number}") for number, row in enumerate(made_questions(), 1)),
     "python-summaries": lambda: (({"text": source, "summary": summary}, place) for source, summary, place in function_summaries(stdlib_files())),
     "made-dialogues": lambda: (({"messages": turns}, f"made-dialogues {number}") for number, turns in enumerate(made_dialogues(), 1)),
+    "made-commands": lambda: ((row, f"made-commands {number}") for number, row in enumerate(made_commands(), 1)),
     "made-reviews": lambda: ((row, f"made-reviews {number}") for number, row in enumerate(made_reviews(), 1)),
     "made-verse": lambda: ((row, f"made-verse {number}") for number, row in enumerate(made_verse(), 1)),
 }

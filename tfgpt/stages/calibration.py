@@ -24,7 +24,7 @@ def calibrated(model, recipe: Recipe, folder: Path):
         return model
     records, size = read_records(folder, "calibration"), recipe.evaluate.batch_size
     if not records:
-        console.print("train: no records are left for calibration (task.classification.calibration); probabilities are as the training leaves them")
+        console.print("train: no records are left for calibration; probabilities are as the training leaves them")
         return model
     judge, outputs = TextModel(model, load_tokenizer(folder / "tokenizer")).judge, []
     with progress_bar("train: calibration", total=len(records), unit="records") as advance:

@@ -21,6 +21,7 @@ from tfgpt.stages.plan import (
     check_start,
     encoder_of,
     is_adapted,
+    is_language_model,
     is_pretrained,
     measures_loss_of_knowledge,
     source_length,
@@ -59,6 +60,8 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
     judged = has_records(recipe) and recipe.data.examples in JUDGED
     check(not judged or recipe.adapt.head.kind != "none", f"adapt.head.kind: none, and {recipe.task.kind} is learned by a head; set it to "
           + " or ".join(kind for kind, wanted in EXAMPLES_OF.items() if wanted == recipe.data.examples))
+    check(not has_records(recipe) or not task_of(recipe.task).reads_likelihood or is_language_model(recipe), f"adapt.head.weight: {recipe.adapt.head.weight} "
+          f"trains the head alone, and {recipe.task.kind} (task.kind) asks the language model; set it below 1, such as 0.5")
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)

@@ -27,6 +27,8 @@ from tfgpt.tasks.measuring import ANSWERS, measure_task, write_answers
 from tfgpt.tasks.task import task_of
 from tfgpt.text.bpe import is_byte_level, load_tokenizer
 
+TUNED = "tuned.json"
+"""How the model answers best, in a run's folder (see `Task.tuned`)."""
 MOST_TRAIN = 100_000
 """Records that the baselines of a task learn from, evenly from all."""
 
@@ -102,7 +104,8 @@ def _language_evaluation(recipe, folder, model):
 
 def evaluation_outputs(recipe: Recipe) -> list[str]:
     """Return what `evaluate_model` writes, relative to the run's folder."""
-    return ["evaluation.json", "report.html", "logs/evaluation", *([ANSWERS] if has_records(recipe) else [])]
+    return ["evaluation.json", "report.html", "logs/evaluation", *([ANSWERS] if has_records(recipe) else []),
+            *([TUNED] if has_records(recipe) and task_of(recipe.task).tuned else [])]
 
 
 def _with_task(recipe, folder, model, evaluation):
@@ -110,13 +113,24 @@ def _with_task(recipe, folder, model, evaluation):
     task, settings = task_of(recipe.task), recipe.evaluate
     held_out, text_model = read_records(folder, "validation", settings.answers), TextModel(model, load_tokenizer(folder / "tokenizer"))
     with progress_bar(f"evaluate: {recipe.task.kind}", total=len(held_out), unit="answers") as advance:
-        answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance, **read_learned(folder, task))
+        learned = read_learned(folder, task) | _tuned(recipe, folder, task, text_model)
+        answers = task.answers(text_model, held_out, recipe.task, settings.batch_size, advance, **learned)
     write_answers(folder, held_out, answers)
     with progress_bar("evaluate: baselines of the task"):
         found = measure_task(task, recipe.task, text_model, read_records(folder, "train", MOST_TRAIN), held_out, answers, recipe.seed)
     name, first = next(iter(found["baselines"].items()))
     return evaluation | {"task": found, "metrics": evaluation.get("metrics", {}) | found["metrics"],
                          "baseline": evaluation.get("baseline", {"name": name}) | {"metrics_of": name, "metrics": first["metrics"]}}
+
+
+def _tuned(recipe, folder, task, text_model):
+    """Return, by the name `tuned`, how the model answers best, and write tuned.json; nothing if the task tunes nothing."""
+    if task.tuned is None:
+        return {}
+    kept = read_records(folder, "calibration") if task.calibration(recipe.task) else []
+    tuned = task.tuned(text_model, kept, recipe.task, recipe.evaluate.batch_size)
+    write_json(folder / TUNED, tuned)
+    return {"tuned": tuned}
 
 
 def _validation_batches(recipe, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,8 @@ def make_records(recipe: Recipe, folder: Path) -> None:
                 advance()
         if unseen := {label: place for label, place in others.items() if label not in shown}:
             _without_unseen([partial / name for name in files], task, unseen, intake, counts)
+        if task.completed:
+            _complete(partial, names, task, recipe, counts, advance)
         if task.learned:
             write_json(partial / Path(LEARNED).name, task.learned(_of_split(partial / Path(RECORDS).name, "train")))
         account = intake.account
@@ -92,6 +95,17 @@ def make_records(recipe: Recipe, folder: Path) -> None:
 def read_learned(folder: Path, task: Task) -> dict[str, object]:
     """Return, by the name `learned`, what a task keeps for its answers in the folder of a run; nothing if it keeps nothing."""
     return {"learned": json.loads((folder / LEARNED).read_text("utf-8"))} if task.learned else {}
+
+
+def _complete(folder, names, task: Task, recipe: Recipe, counts, advance):
+    """Give the records that are held out what the task says of these alone."""
+    records = [json.loads(line) for name in dict.fromkeys(names.values()) for line in (folder / name).read_text("utf-8").splitlines()]
+    completed = iter(task.completed([record for record in records if record["split"] != "train"], recipe.task, advance))
+    records = [record if record["split"] == "train" else next(completed) for record in records]
+    counts.update(dict.fromkeys(counts, 0) | Counter(record["split"] for record in records))
+    for name in set(names.values()):
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records if names[record["split"]] == name)
+        (folder / name).write_text("".join(lines), "utf-8")
 
 
 def _of_split(path, split):

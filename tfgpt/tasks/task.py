@@ -39,7 +39,7 @@ class Task:
     of a group then belong to one split. Raises `UnusableError` for one that cannot be used."""
     answers: Callable[..., list[dict]]
     """Gives the model's answer to each record; takes the `TextModel`, the records, the `TaskConfig`, how many are answered together, and an `Advance` to be
-    called with how many were answered since. With `learned` it takes what that gave by this name."""
+    called with how many were answered since. With `learned` or `tuned` it takes what that gave by this name."""
     metrics: Callable[[Sequence[dict], Sequence[dict]], dict[str, Metric]]
     """Gives the metrics of answers to records."""
     baselines: Callable[[TextModel, Sequence[dict], Sequence[dict], TaskConfig], dict[str, list[dict]]]
@@ -62,6 +62,14 @@ class Task:
     """Gives what a record must not have unless a training record has it too, since it could never be found."""
     calibration: Callable[[TaskConfig], float] = lambda config: 0.0
     """Gives the share of the records for training that are kept for calibration, in a file of their own."""
+    completed: Callable[[Sequence[dict], TaskConfig, Callable[[], None]], list[dict]] | None = None
+    """Gives, of all records that are held out or kept for calibration, what is to be known of these alone, since it takes long; one whose `split` it makes
+    train is trained on. Takes what is to be called after each that took long."""
+    tuned: Callable[[TextModel, Sequence[dict], TaskConfig, int], object] | None = None
+    """Gives, of the trained model and the records kept for calibration, how it answers best, of what JSON holds; takes how many are read together. It is kept
+    in tuned.json, and `answers` takes it by this name."""
+    reads_likelihood: bool = False
+    """Whether it asks the language model even where a head is trained, whose weight must then be below 1."""
     learned: Callable[[Sequence[dict]], object] | None = None
     """Gives, of the records for training, what its answers need beside the model, of what JSON holds; it is kept in records/learned.json."""
 

@@ -258,5 +258,6 @@ TASK = Task(
     shown="stress accuracy",
     packages=("pronouncing",),
     long_text=("cut",),
+    reads_likelihood=True,
     labels=lambda record: record["label"].split(SEPARATOR),
 )
