@@ -47,7 +47,7 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "short.yaml").write_text(RECIPE.format(path=table, bad="skip", more=""))
-    done = tfgpt_run(folder / "short.yaml", "--output", folder / "run")
+    done = tfgpt_run(folder / "short.yaml", "--output", folder / "run", "--adapt.pretrain.steps", "2")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 

@@ -36,11 +36,11 @@ def unlabelled_data(data: DataConfig, pretrain: PretrainConfig) -> DataConfig:
     """
     if not (pretrain.path or pretrain.sources):
         sources = tuple(dataclasses.replace(source, examples=None, replay=None) for source in data.sources)
-        return dataclasses.replace(data, sources=sources, examples="text", split="hash", test=0.0)
+        return dataclasses.replace(data, sources=sources, examples="text", long_pairs="pieces", split="hash", test=0.0)
     sources = tuple(dataclasses.replace(source, documents=source.documents or pretrain.documents) for source in pretrain.sources)
     split = data.split if data.examples == "text" else "auto"
-    return dataclasses.replace(data, path=pretrain.path, sources=sources, kind="auto", documents=pretrain.documents, examples="text", column_names=(),
-                               dataset_config="", dataset_split="train", split=split, test=0.0)
+    return dataclasses.replace(data, path=pretrain.path, sources=sources, kind="auto", documents=pretrain.documents, examples="text", long_pairs="pieces",
+                               column_names=(), dataset_config="", dataset_split="train", split=split, test=0.0)
 
 
 def check_unlabelled(data: DataConfig, pretrain: PretrainConfig) -> None:

@@ -50,7 +50,7 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
         RecipeError: a corpus, tokenizer or starting model that is not there, or one that does not fit the rest; a package that is missing.
     """
     input_files(recipe.data)
-    corpus, recipe = recipe.data, with_records(recipe, folder)  # the task's records are not there yet
+    recipe = with_records(recipe, folder)  # which are not there yet
     if has_records(recipe):
         check_packages(task_of(recipe.task).packages, f"task.kind: {recipe.task.kind}")
     Cleaner(recipe.data.clean, Account())
@@ -74,7 +74,7 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
     if measures_loss_of_knowledge(recipe):
         next(general_texts(recipe))  # what cannot be measured on is known at once
     if is_pretrained(recipe):
-        check_unlabelled(corpus, recipe.adapt.pretrain)
+        check_unlabelled(recipe.data, recipe.adapt.pretrain)
         check(not starts_with_encoder(recipe), f"adapt.pretrain.steps: {recipe.adapt.pretrain.steps}, and {recipe.model.init} (model.init) has an encoder, "
               "for which text without labels has nothing to read; set it to 0")
     if recipe.adapt.embeddings.vectors:
