@@ -81,7 +81,7 @@ def test_a_model_is_found_once_as_its_production_or_else_its_newest_version(shel
     assert names(shelf, "python") == ["code.small"]
 
 
-@pytest.mark.parametrize("words", ["' OR 1=1 --", "\"; DROP TABLE models; --", "name:*", "NEAR(a b)", "a* OR b", "^", ")(", "railway:* | zz", "\\", "%", "\0", "☃"])
+@pytest.mark.parametrize("words", ["' OR 1=1", "\"; DROP TABLE models", "name:*", "NEAR(a b)", "a* OR b", "^", ")(", "railway:* | zz", "\\", "%", "\0", "☃"])
 def test_a_query_language_in_the_words_is_not_one(shelf, words):
     assert names(shelf, words) == []
     assert len(names(shelf)) == 4

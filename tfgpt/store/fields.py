@@ -19,9 +19,9 @@ WORDS = {
     "owner": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"), "1 to 64 letters, digits and . _ @ + -, such as jane or jane@example.org"),
     "task": (re.compile(r"[a-z0-9][a-z0-9_-]{0,63}"), "1 to 64 small letters, digits, _ and -, such as text-generation"),
     "licence": (re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}"), "1 to 64 letters, digits and . + _ -, such as apache-2.0"),
-    "languages": (re.compile(r"[a-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}"), "codes such as en, de or pt-BR"),
+    "languages": (re.compile(r"[a-z]{2,12}(-[A-Za-z0-9]{1,8}){0,3}"), "codes such as en, de or pt-BR"),
     "tags": (re.compile(r"[a-z0-9][a-z0-9._-]{0,49}"), "1 to 50 small letters, digits and . _ - each, such as support or low-rank"),
-    "base_model": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}"), "a store:// reference, a hub id such as gpt2, or random"),
+    "base_model": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}"), "a store:// reference, a hub id such as gpt2, or random, local, unknown"),
 }
 MARKUP = re.compile(r"<(?!https?://[^\s<>]+>)[A-Za-z/!?]|&#|\]\(\s*(?!https?://|mailto:|#|[\w./-]+[\s)])", re.IGNORECASE)
 """HTML, a character written as its number, or a link of Markdown that leads to a script."""
@@ -49,13 +49,13 @@ class Description:
     def __post_init__(self):
         for key in ("task", "base_model"):
             check_word(key, getattr(self, key))
-        if self.licence:
+        if self.licence != "":
             check_word("licence", self.licence)
         for key in ("languages", "tags"):
             _check_labels(key, getattr(self, key))
         for key in ("data_sha256", "recipe_sha256"):
             value = getattr(self, key)
-            if value and not (isinstance(value, str) and HEX.fullmatch(value)):
+            if value != "" and not (isinstance(value, str) and HEX.fullmatch(value)):
                 raise StoreError(f"{key}: {_shown(value)} is no sha256; give 64 hex digits")
         check_text("card", self.card, MOST_CARD_BYTES)
 
@@ -116,8 +116,8 @@ def check_figures(figures: dict) -> None:
         StoreError: the first one that is not.
     """
     for name, value in figures.items():
-        if not isinstance(name, str) or not 0 < len(name) <= 200 or re.search(r"[<>&\"'`\\;\x00-\x1f\x7f]", name):
-            raise StoreError(f"evaluation.json: {_shown(name)} cannot name a figure; use letters, digits, spaces, - _ / and .")
+        if not isinstance(name, str) or not 0 < len(name) <= 200 or re.search(r"[<>\x00-\x1f\x7f]", name):
+            raise StoreError(f"evaluation.json: {_shown(name)} cannot name a figure; leave < and > and control characters out")
         if type(value) not in (int, float) or not abs(value) < float("inf"):
             raise StoreError(f"evaluation.json: {name} is {_shown(value)}; figures are finite numbers")
 

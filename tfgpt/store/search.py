@@ -119,9 +119,9 @@ def _ids(session, statement, query, words, rank):
 def _filtered(query):
     statement = select(Version.id).join(Model, Model.id == Version.model_id)
     statement = statement.where(Version.stage == query.stage if query.stage else Version.shown)
-    for column, value in ((Version.task, query.task), (Version.licence, query.licence), (Version.base_model, query.base_model), (Model.owner, query.owner)):
+    for field, value in ((Version.task, query.task), (Version.licence, query.licence), (Version.base_model, query.base_model), (Model.owner, query.owner)):
         if value:
-            statement = statement.where(column == value)
+            statement = statement.where(field == value)
     for kind, values in (("language", query.languages), ("tag", query.tags)):
         for value in values:
             statement = statement.where(exists().where(Label.version_id == Version.id, Label.kind == kind, Label.value == value))
