@@ -14,6 +14,7 @@ from tfgpt.store.catalog import Entry, entry_of
 from tfgpt.store.database import Database
 from tfgpt.store.errors import StoreError
 from tfgpt.store.fields import check_word
+from tfgpt.store.orders import ORDERS
 from tfgpt.store.reference import STAGES
 from tfgpt.store.schema import Label, Model, Version
 
@@ -27,8 +28,7 @@ SORTS = {
     "rating": (case((Model.rating_count > 0, Model.rating_sum * 1.0 / Model.rating_count), else_=-1.0).desc(), Model.rating_count.desc()),
     "size": (Version.size_bytes,), "loss": (Version.loss,), "perplexity": (Version.perplexity,), "bits_per_byte": (Version.bits_per_byte,),
 }  # fmt: skip
-"""Best first, by name; figures that were not measured come last."""
-ORDERS = tuple(SORTS)
+"""How each of `ORDERS` is sorted."""
 
 
 @dataclass(frozen=True)

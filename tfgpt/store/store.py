@@ -157,7 +157,7 @@ class Store:
             for file in details.files:
                 check_path(file.path)
                 if wanted(file.path):
-                    self.artifacts.fetch(file, partial / _place_of(file.path, exact))
+                    self.artifacts.fetch(file, partial / place_in_pulled(file.path, exact))
             write_json(partial / PULLED, {"reference": str(exact), "content_sha256": details.content_sha256})
         catalog.count_download(self.database, exact)
         return exact
@@ -228,7 +228,7 @@ def _listed(name, path):
     return StoredFile(name, whole.hexdigest(), size, tuple(sha256 for sha256, _ in pieces)), pieces
 
 
-def _place_of(path, reference):
+def place_in_pulled(path, reference):
     """Return where a stored file is put in a pulled folder."""
     return path.replace("export/", f"export/{reference.name}/{reference.version}/", 1) if path.startswith("export/") else path
 
