@@ -70,7 +70,7 @@ def store(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; auto-complete: `complete`; its server: `serve`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; its own parts: `complete`, `serve`, `store`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)

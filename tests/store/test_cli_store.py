@@ -84,7 +84,8 @@ def test_a_pulled_model_can_be_published_again_with_what_it_came_from(store, run
     ([], "nothing is no action; give init or publish"), (["publish"], "is missing"), (["publish", "nowhere", "--name", "x"], "nowhere is no folder"),
     (["publish", "RUN", "--name", "Not Small"], "name: 'Not Small' cannot name a model"), (["show", "nothing"], "there is no model nothing"),
     (["publish", "RUN", "--name", "x", "--version", "7"], "version: 7 of x would leave numbers out; the next is 1"),
-    (["publish", "RUN", "--name", "x", "--stage", "live"], "stage"), (["publish", "RUN", "--name", "x", "--card", "nowhere.md"], "--card nowhere.md is not there"),
+    (["publish", "RUN", "--name", "x", "--stage", "live"], "stage"),
+    (["publish", "RUN", "--name", "x", "--card", "nowhere.md"], "--card nowhere.md is not there"),
     (["pull", "../x"], "name: '../x' cannot name a model"), (["search", "--limit", "0"], "limit: 0 is no number of rows"),
     (["rate", "x", "--stars", "six"], "--stars: six is not a whole number"), (["gc", "--grace-hours", "-1"], "grace_hours: -1.0 is no time"),
     (["list", "--store", "nowhere"], "nowhere: there is no store; tfgpt store init --store nowhere makes one")])  # fmt: skip
@@ -122,7 +123,8 @@ def test_what_is_printed_for_people_names_everything(store, run, capsys):
     cli.main(["store", "publish", str(run), "--name", "tickets", "--licence", "mit"])
     capsys.readouterr()
 
-    for arguments, parts in ((["list"], ["tickets", "draft", "1.2500"]), (["show", "tickets"], ["licence       mit", "model/model.safetensors", "publish   version 1"]),
+    for arguments, parts in ((["list"], ["tickets", "draft", "1.2500"]),
+                             (["show", "tickets"], ["licence       mit", "model/model.safetensors", "publish   version 1"]),
                              (["search", "xylophone"], ["nothing found"]), (["compare", "tickets", "tickets:1"], ["difference", "+0.0000"]),
                              (["gc"], ["removed 0 blobs of 0 bytes"])):  # fmt: skip
         assert cli.main(["store", *arguments]) == 0
