@@ -204,8 +204,41 @@ def gc(arguments: list[str]) -> int:
     return DONE
 
 
+def import_(arguments: list[str]) -> int:
+    """Publish what a repository of a Hugging Face hub holds: safetensors, tokenizer, card. Prints the version."""
+    parser = _parser("import", import_.__doc__, by="Who publishes, and owns the name if it is new")
+    parser.add_argument("repository", type=str, help="OWNER/NAME on the hub, such as openai-community/gpt2.")
+    parser.add_argument("--name", type=str, required=True, help="Of the model here.")
+    parser.add_argument("--revision", type=str, default="", help="A branch, tag or commit; default the newest of main.")
+    parser.add_argument("--card", type=str, default="", metavar="FILE", help="Markdown in place of the repository's card, such as where that has HTML.")
+    _add_description(parser)
+    given = parse(parser, arguments)
+    from tfgpt.store.hub import import_model
+
+    card = _text_of(given.card) if given.card else None
+    done = import_model(open_store(given.store), given.repository, given.name, user_of(given.by), _said(given), given.revision or None, card)
+    return _tell_published(given, done)
+
+
+def export(arguments: list[str]) -> int:
+    """Put a version's weights, tokenizer, card, recipe and figures into a repository of a Hugging Face hub. Prints the commit's address.
+
+    Which hub it is and who asks, huggingface_hub knows: by HF_ENDPOINT, and `hf auth login` or HF_TOKEN.
+    """
+    parser = _parser("export", export.__doc__)
+    parser.add_argument("reference", type=str, help=REFERENCE)
+    parser.add_argument("repository", type=str, help="OWNER/NAME on the hub; made if there is none.")
+    parser.add_argument("--public", action="store_true", help="A new repository is one that everybody reads.")
+    given = parse(parser, arguments)
+    from tfgpt.store.hub import export_model
+
+    url = export_model(open_store(given.store), parse_reference(given.reference), given.repository, not given.public)
+    _print(given, {"commit": url}, url)
+    return DONE
+
+
 ACTIONS = {"init": init, "publish": publish, "list": list_, "search": search_, "show": show, "pull": pull, "compare": compare, "promote": promote,
-           "rollback": rollback, "rate": rate, "archive": archive, "gc": gc}  # fmt: skip
+           "rollback": rollback, "rate": rate, "archive": archive, "gc": gc, "import": import_, "export": export}  # fmt: skip
 
 
 def _parser(action, description, by=""):

@@ -11,7 +11,7 @@ def test_searches_are_timed_and_find_something(capsys):
     result = json.loads(capsys.readouterr().out)
 
     assert (result["database"], result["models"], result["searches"]) == ("SQLite", 20, 40)
-    assert result["found"] > 40 and 0 < result["p50_milliseconds"] <= result["p95_milliseconds"] <= result["most_milliseconds"]
+    assert result["found"] > 0 and 0 < result["p50_milliseconds"] <= result["p95_milliseconds"] <= result["most_milliseconds"]
 
 
 @pytest.mark.parametrize("key", ["models", "searches"])
