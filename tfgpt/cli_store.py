@@ -19,7 +19,7 @@ def init(arguments: list[str]) -> int:
     """Make a store, or bring the schema of one that is there up to date. Another machine joins it by the same --artifacts and --database."""
     parser = _parser("init", init.__doc__)
     parser.add_argument("--artifacts", type=str, default=None, metavar="DIR|URL",
-                        help="Where files are kept: a folder, or a URL such as s3://BUCKET/FOLDER (extra s3) or gs://BUCKET/FOLDER (extra gcs); default "
+                        help="Where files are kept: a folder, or a URL such as s3://BUCKET/FOLDER (extra s3) or gs://BUCKET/FOLDER (package gcsfs); default "
                              "artifacts in the store's folder.")
     parser.add_argument("--database", type=str, default=None, metavar="URL",
                         help="sqlite:///FILE, or postgresql://USER@HOST/NAME (extra postgresql), its password in ~/.pgpass; default catalog.db in the store's "
