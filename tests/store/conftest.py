@@ -3,7 +3,9 @@ import glob
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -13,15 +15,13 @@ POSTGRES = shutil.which("initdb") or next(iter(sorted(glob.glob("/usr/lib/postgr
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory, worker_id):
+def postgres():
     """The URL of a server's database `postgres`; the server is this session's own, behind a socket."""
     if POSTGRES is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    folder, programs = tmp_path_factory.mktemp("pg"), os.path.dirname(POSTGRES)
+    folder, programs = Path(tempfile.mkdtemp(prefix="tfgpt-postgresql-")), os.path.dirname(POSTGRES)  # pytest's own folders are closed to other users
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []  # PostgreSQL does not run as root
     if user:
-        for path in (folder, *list(folder.parents)[:2]):
-            path.chmod(0o755)
         shutil.chown(folder, "postgres")
     subprocess.run([*user, f"{programs}/initdb", "-D", folder / "data", "-U", "tests", "-A", "trust", "--no-sync"], check=True, capture_output=True)
     options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
@@ -29,6 +29,7 @@ def postgres(tmp_path_factory, worker_id):
     subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
     yield f"postgresql://tests@/postgres?host={folder}"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -49,9 +50,3 @@ def database(database_url):
     database = Database(database_url, create=True)
     yield database
     database.close()
-
-
-@pytest.fixture(scope="session")
-def worker_id(request):
-    """Of pytest-xdist's processes, each of which has a server of its own."""
-    return getattr(request.config, "workerinput", {}).get("workerid", "master")
