@@ -15,7 +15,8 @@ def tfgpt(*arguments, **options):
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], [], ["--version"],
-     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["export"], ["serve"], ["client"], ["client", "generate"], ["client", "score"]))],
+     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["export"], ["serve"], ["client"], ["client", "generate"], ["client", "score"],
+                                                ["store"], ["store", "publish"], ["store", "search"]))],
 )
 def test_help_imports_no_tensorflow(arguments):
     code = f"""
@@ -59,7 +60,7 @@ def test_help_gives_units_and_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense is no command; the commands are run, train, data, evaluate, generate, export, serve, client, bench"),
+        (["nonsense"], "nonsense is no command; the commands are run, train, data, evaluate, generate, export, serve, client, store, bench"),
         (["run"], "the recipe is missing"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
         (["run", "pipelines/quickstart.yaml", "--train.step", "4"], "--train.step: no such key (4); did you mean --train.steps?"),

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib
 
+from tfgpt import sqlite  # noqa: F401  before TensorFlow, which the names below import
+
 __version__ = "0.1.0"
 
 _PUBLIC = {

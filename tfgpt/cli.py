@@ -13,6 +13,7 @@ from tfgpt.cli_serve_options import HOST, PORT
 from tfgpt.cli_support import DONE, FAILED, USAGE, UsageError, import_tensorflow_quietly, parse, parser_of, recipe_and_folder
 from tfgpt.interrupts import EXIT_CODE, TerminatedError
 from tfgpt.recipe import RecipeError
+from tfgpt.store.errors import StoreError
 
 
 def run(arguments: list[str]) -> int:
@@ -37,9 +38,11 @@ def train(arguments: list[str]) -> int:
         import_tensorflow_quietly()
         from tfgpt import pipeline
         from tfgpt.stages.plan import training_estimate, vocabulary_of
+        from tfgpt.stages.publish import with_folders
 
         recipe, folder = given
         if "--dry-run" in arguments:
+            recipe = with_folders(recipe)
             vocab = vocabulary_of(recipe)
             _print_estimate(recipe, vocab, training_estimate(recipe, vocab))
         elif pipeline.run(recipe, folder, until="train"):
@@ -59,8 +62,15 @@ def client(arguments: list[str]) -> int:
     return _act("client", client.__doc__, {"generate": _client_generate, "score": _client_score, "classify": _client_classify}, arguments)
 
 
+def store(arguments: list[str]) -> int:
+    """Publish, find, pull and promote models: the GPT store, with `tfgpt store init`, `publish`, `search`, `pull`, `promote`, `rollback` and more."""
+    from tfgpt import cli_store
+
+    return _act("store", store.__doc__, cli_store.ACTIONS, arguments)
+
+
 def bench(arguments: list[str]) -> int:
-    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; auto-complete: `complete`; its server: `serve`."""
+    """Time this package beside its peers on this machine: `tfgpt bench data`, `train`, `generate`; its own parts: `complete`, `serve`, `store`."""
     from tfgpt import cli_bench
 
     return _act("bench", bench.__doc__, cli_bench.ACTIONS, arguments)
@@ -68,7 +78,7 @@ def bench(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run, "train": train, "data": data, "evaluate": cli_evaluate.evaluate, "generate": cli_generate.generate, "export": cli_export.export,
-    "serve": cli_serve.serve, "client": client, "bench": bench,
+    "serve": cli_serve.serve, "client": client, "store": store, "bench": bench,
 }  # fmt: skip
 
 
@@ -92,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"tfgpt: {arguments[0]} is no command; the commands are {', '.join(COMMANDS)}")
         return COMMANDS[arguments[0]](arguments[1:])
-    except (RecipeError, UsageError, FileNotFoundError) as error:
+    except (RecipeError, UsageError, StoreError, FileNotFoundError) as error:
         return _say_error(error, USAGE)
     except (RuntimeError, OSError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("failed", exc_info=True)

@@ -184,4 +184,27 @@ def complete(arguments: list[str]) -> int:
     return DONE
 
 
-ACTIONS = {"data": data, "train": train, "generate": generate, "serve": serve, "complete": complete}
+def store(arguments: list[str]) -> int:
+    """Time searches in a store of many models, which are made up, with words, filters and orders of all kinds."""
+    parser = parser_of("bench store", store.__doc__)
+    parser.add_argument("--models", type=int, default=10_000, help="That are published first.")
+    parser.add_argument("--searches", type=int, default=1000, help="That are timed.")
+    parser.add_argument("--database", type=str, default="", metavar="URL",
+                        help="Of an empty database of PostgreSQL; SQLite in a temporary folder when not given.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    given = parse(parser, arguments)
+    for key in ("models", "searches"):
+        if given[key] < 1:
+            raise UsageError(f"tfgpt bench store: --{key} {given[key]} is too small; give 1 or more")
+    from tfgpt.bench import store as bench
+
+    result = bench.run(given.models, given.searches, given.database)
+    if given.json:
+        print(json.dumps(result))
+        return DONE
+    print(f"{result['database']}, {result['models']:,} models published in {result['publish_seconds']:,.0f} s; {result['searches']:,} searches: "
+          f"p50 {result['p50_milliseconds']:.1f} ms, p95 {result['p95_milliseconds']:.1f} ms, the longest {result['most_milliseconds']:.1f} ms")
+    return DONE
+
+
+ACTIONS = {"data": data, "train": train, "generate": generate, "serve": serve, "complete": complete, "store": store}

@@ -57,7 +57,9 @@ def inspect(arguments: list[str]) -> int:
         import_tensorflow_quietly()
         from tfgpt import pipeline
         from tfgpt.data.prepare import read_stats
+        from tfgpt.stages.publish import with_folders
 
+        recipe = with_folders(recipe)
         pipeline.run(recipe, folder, until="data")
         _check_shards(folder)
         stats = read_stats(folder / "data")

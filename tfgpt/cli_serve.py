@@ -8,12 +8,15 @@ import os
 import re
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from tfgpt.cli_serve_options import COMMAND, check, doors_of, limits_of, new_key, open_door, serve_parser
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse
 from tfgpt.interrupts import termination
 from tfgpt.serving.config import BasePaths, ServableConfig, read_config
+from tfgpt.store.place import open_store
+from tfgpt.store.reference import is_reference, parse_reference
 
 LAST_SECONDS = 1.0
 """For those who were cut off to leave what they are in."""
@@ -33,9 +36,19 @@ def serve(arguments: list[str]) -> int:
         return _serve_backend(given, limits, keys, tls)
     try:
         seen = b"" if file is None or not file.is_file() else file.read_bytes()
-        configs = [_config_of(text) for text in given.model] if file is None else read_config(file)
+        named = [_name_and_place(text) for text in given.model or ()]
+        configs = [] if file is None else read_config(file)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        published = _from_store(given, named, stack)
+        configs += [ServableConfig(name, published[name].base if name in published else Path(place)) for name, place in named]
+        _serve(given, configs, list(published.values()), file, seen, limits, keys, tls)
+    return DONE
+
+
+def _serve(given, configs, published, file, seen, limits, keys, tls):
+    """Serve until the end is asked for."""
     base_paths = None if given.allow_reload_paths else BasePaths(configs)
     import_tensorflow_quietly()
     logging.getLogger("tfgpt.serving").setLevel(logging.INFO)
@@ -43,6 +56,7 @@ def serve(arguments: list[str]) -> int:
     from tfgpt.serving.drain import Drain
     from tfgpt.serving.metrics import Metrics
     from tfgpt.serving.server import config_watcher, create_app, run_until_asked
+    from tfgpt.store.following import following
 
     listener, drain, catalog = _listener(given.host, given.port), Drain(given.drain_seconds), None
     if warning := open_door(listener.getsockname()[0], keys, tls):
@@ -53,6 +67,7 @@ def serve(arguments: list[str]) -> int:
         metrics = Metrics(catalog)
         if file is not None:
             running.enter_context(config_watcher(catalog, file, given.model_config_file_poll_wait_seconds, seen, base_paths))
+        running.enter_context(following(published, given.file_system_poll_wait_seconds))
         if given.grpc_port >= 0:
             port = running.enter_context(_grpc(given, catalog, metrics, limits, base_paths, keys, tls, drain))
             print(f"serving grpc{'' if tls is None else 's'}://{_in_url(given.host)}:{port}", file=sys.stderr, flush=True)
@@ -62,7 +77,6 @@ def serve(arguments: list[str]) -> int:
         run_until_asked(catalog, create_app(catalog, metrics, limits, keys, given.cors), listener, asked, drain, tls, limits.body_seconds)
     if catalog is not None:  # else it was stopped while models were loaded
         _leave(catalog)
-    return DONE
 
 
 def _leave(catalog):
@@ -144,8 +158,22 @@ def _in_url(host):
     return f"[{host}]" if ":" in host else host
 
 
-def _config_of(text):
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder) or "/" in name:
-        raise ValueError(f"--model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart")
-    return ServableConfig(name, Path(folder))
+def _name_and_place(text):
+    name, equals, place = text.partition("=")
+    if not (name and equals and place) or "/" in name or ":" in name:
+        raise ValueError(f"--model {text} is not NAME=DIR, such as quickstart=runs/quickstart/export/quickstart, or NAME=store://MODEL")
+    return name, place
+
+
+def _from_store(given, named, stack):
+    """Return, by name, what follows the models that are given as store://, each pulled once already; their base paths go with the stack."""
+    references = {name: parse_reference(place) for name, place in named if is_reference(place)}
+    if not references:
+        return {}
+    from tfgpt.store.following import Follower
+
+    store, folder = open_store(given.store), Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tfgpt-serve-")))
+    followers = {name: Follower(store, reference, folder / name) for name, reference in references.items()}
+    for follower in followers.values():
+        follower.look()
+    return followers

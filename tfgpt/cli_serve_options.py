@@ -34,7 +34,10 @@ def serve_parser(description: str):
     """Return the parser of `tfgpt serve`."""
     parser = parser_of("serve", description)
     parser.add_argument("--model", action="append", metavar="NAME=DIR",
-                        help="A model and its base path, which holds the numbered versions; the newest is served. May be given again.")
+                        help="A model and its base path, which holds the numbered versions; the newest is served. Or NAME=store://MODEL[:VERSION|@STAGE], a "
+                             "published model, which is pulled; a promotion or roll back is followed without a restart. May be given again.")
+    parser.add_argument("--store", type=str, default="", metavar="DIR",
+                        help="The store's folder for store://; default the environment's TFGPT_STORE, else ~/.tfgpt/store.")
     parser.add_argument("--backend", type=str, default="",
                         help="grpc://HOST:PORT of a TensorFlow Serving whose models are served over HTTP here, OpenAI's protocol among it; --model is then "
                              "NAME alone.")

@@ -1,4 +1,4 @@
-"""Run a recipe's stages in order: records (of a task), tokenizer, data, model, pretrain, adapt, train, evaluate, export.
+"""Run a recipe's stages in order: records (of a task), tokenizer, data, model, pretrain, adapt, train, evaluate, export, publish.
 
 A stage is done again when its settings, its inputs or a stage before it have changed; a stage that was interrupted goes on where it can.
 What each stage ran with stands in `stages.json` of the run's folder.
@@ -26,6 +26,7 @@ from tfgpt.stages.evaluation import evaluate_model, evaluation_outputs
 from tfgpt.stages.export import export_model, export_outputs
 from tfgpt.stages.model import adapt_model, make_model
 from tfgpt.stages.plan import is_adapted, is_pretrained
+from tfgpt.stages.publish import PUBLISHED, check_publish, is_published, pinned, publish_model, with_folders
 from tfgpt.stages.records import has_records, make_records, with_records
 from tfgpt.stages.text import make_data, make_tokenizer
 from tfgpt.stages.training import pretrain_model, train_model
@@ -63,10 +64,11 @@ STAGES = (
           grows=("model", "adapter", "checkpoints/steps", *LOGS)),
     Stage("evaluate", evaluate_model, settings.of_evaluate, evaluation_outputs),
     Stage("export", export_model, lambda recipe: (recipe.export, recipe.name), export_outputs),
+    Stage("publish", publish_model, lambda recipe: recipe.publish, lambda recipe: [PUBLISHED], wanted=is_published),
 )
 
 
-def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Callable[..., dict] = prepare) -> bool:
+def run(recipe: Recipe, folder: Path, until: str = "publish", prepare_data: Callable[..., dict] = prepare) -> bool:
     """Bring a run's folder up to date with its recipe.
 
     Where several workers train together, each calls this with the same folder: the chief does all stages, the others wait and train along.
@@ -84,16 +86,20 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
         RecipeError: a setting or the data cannot be used.
         RuntimeError: a worker is gone.
     """
+    told = pinned(recipe)
+    recipe = with_folders(told)
+    if until == "publish":
+        check_publish(recipe)
     check_before_work(recipe, training=until != "data", folder=folder)
     if until == "data":
-        _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}})
+        _bring_folder_up_to_date(recipe, told, folder, until, {"data": {"prepare": prepare_data}})
         return True
     devices = Devices(recipe.train.strategy)
     devices.check_batch(recipe.train)
     with devices.lost_workers_told():
         if devices.is_chief:
             shared = {stage: {"devices": devices} for stage in SHARED_STAGES}
-            _bring_folder_up_to_date(recipe, folder, until, {"data": {"prepare": prepare_data}} | shared)
+            _bring_folder_up_to_date(recipe, told, folder, until, {"data": {"prepare": prepare_data}} | shared)
             devices.dismiss()
         else:
             while stage := devices.wait_for_call():
@@ -101,14 +107,15 @@ def run(recipe: Recipe, folder: Path, until: str = "export", prepare_data: Calla
     return devices.is_chief
 
 
-def _bring_folder_up_to_date(recipe, folder, until, further):
+def _bring_folder_up_to_date(recipe, told, folder, until, further):
+    """Bring the folder up to date with a recipe, which is `told` with published models by their names."""
     _make_writable(folder)
     for place in (folder, *(folder / part for part in ("checkpoints", "checkpoints/steps", "checkpoints/pretrain-steps", f"export/{recipe.name}"))):
         remove_partial(place)
     with _as_it_was_if_refused(folder):
         fingerprint = _run_stages(recipe, folder, STAGES[:1], "", until, further)
         fingerprint = _run_stages(with_records(recipe, folder), folder, STAGES[1:3], fingerprint, until, further)
-        write_text(folder / "recipe.yaml", resolved_yaml(recipe))  # what can be wrong with the corpus is known now: the recipe stands
+        write_text(folder / "recipe.yaml", resolved_yaml(told))  # what can be wrong with the corpus is known now: the recipe stands
     if until != "data":
         _run_stages(with_records(recipe, folder), folder, STAGES[3:], fingerprint, until, further)
 

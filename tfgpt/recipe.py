@@ -24,13 +24,14 @@ from tfgpt.recipe_checks import RecipeError, check, check_at_least
 from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 from tfgpt.recipe_export import ExportConfig, ExportDevice, Weights
 from tfgpt.recipe_model import ModelConfig
+from tfgpt.recipe_publish import PublishConfig
 from tfgpt.recipe_task import TaskConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "JUDGED", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
            "EmbeddingsConfig", "EncoderConfig", "Engine", "EvaluateConfig", "ExportConfig", "ExportDevice", "HeadConfig", "HeadKind", "LoraConfig",
-           "ModelConfig", "PrefixConfig", "PretrainConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TaskConfig", "TokenizerConfig",
-           "TrainConfig", "Weights"]
+           "ModelConfig", "PrefixConfig", "PretrainConfig", "PublishConfig", "Recipe", "RecipeError", "ScheduleConfig", "SourceConfig", "TaskConfig",
+           "TokenizerConfig", "TrainConfig", "Weights"]
 
 
 Engine = Literal["graph", "lite"]
@@ -42,7 +43,7 @@ class TokenizerConfig:
     """A byte-level BPE as GPT-2's, or one of characters: trained on the training part, or loaded."""
 
     init: str = "train"
-    """train, or a folder with vocab.json and merges.txt (or tokenizer.json), or a hub id such as gpt2."""
+    """train, or a folder with vocab.json and merges.txt (or tokenizer.json), or a hub id such as gpt2, or a published model's, store://NAME."""
     vocab: int = 4096
     """Tokens in a trained vocabulary: 256 bytes, end-of-text and the merges. Not used with a loaded tokenizer, or with characters."""
     kind: Literal["bpe", "char"] = "bpe"
@@ -106,6 +107,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self):
         check(re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None,

@@ -44,7 +44,8 @@ class ModelConfig:
     """The shape of a new model, or the model to start from."""
 
     init: str = "random"
-    """random, or a folder, or a hub id such as gpt2; the shape below is for random alone."""
+    """random, or a folder, or a hub id such as gpt2, or a published model: store://NAME, store://NAME:VERSION, store://NAME@production (see `tfgpt store`). The
+    shape below is for random alone."""
     size: Literal["tiny", "small", "base", "gpt1", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-small", "gpt3-medium", "gpt3-large", "gpt3-xl",
                   "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b", "gpt3-175b"] = "small"  # fmt: skip
     """A shape by name; the numbers below, where they are given, count instead of its own. The vocabulary is the tokenizer's."""
