@@ -14,6 +14,8 @@ from transformers import GPT2Config
 
 import tfgpt
 from tests.serving.served import serving
+from tfgpt.models.surgery import add_head
+from tfgpt.recipe import HeadConfig
 from tfgpt.recipe_file import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +47,8 @@ def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run in {"quickstart", *re.findall(r'load_text_model\("runs/(\w+)"\)', "".join(others))}:
         tokenizer.save_pretrained(f"runs/{run}/tokenizer")
-        model.save_pretrained(f"runs/{run}/model")
+        hears = add_head(model, HeadConfig("labels"), ["beat 2|rhyme AY T|syllables 2"]) if run == "verse" else model
+        hears.save_pretrained(f"runs/{run}/model")
 
     exec(first.replace("length=256", f"length={model.config.n_positions}"), {})  # the test's model has a shorter context
     with serving("--model", "quickstart=export/my-model") as server:
