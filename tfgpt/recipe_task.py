@@ -55,12 +55,16 @@ class SpeechConfig:
     kept: float = 0.1
     """Share of the records for training that are not trained on, but show how much the language model is to count beside the recogniser, and how sure the
     head may be; 0 = none: both count alike, and probabilities are as the training leaves them."""
+    misheard: float = 0.3
+    """Share of the words that are wrong in a second copy of each record for training, from which the head learns to read intents in spite of errors; 0 = no
+    such copies. With intents alone."""
     spoken: int = 0
     """Where no record has a list of hypotheses: of how many texts, evenly from those that are held out or kept, one is made by espeak-ng and pocketsphinx,
     a second of work each; the others of them are trained on. 0 = none."""
 
     def __post_init__(self):
         check(0 <= self.kept < 1, f"task.speech.kept: {self.kept} is not in [0, 1); 0.1 keeps a tenth, 0 none")
+        check(0 <= self.misheard < 1, f"task.speech.misheard: {self.misheard} is not in [0, 1); 0.3 mishears three words in ten, 0 none")
         check(self.spoken >= 0, f"task.speech.spoken: {self.spoken} is negative; give a number of texts, or 0")
 
 

@@ -16,6 +16,7 @@ from tests.test_pipeline import tfgpt_run
 from tfgpt import pipeline
 from tfgpt.data import spoken
 from tfgpt.data.made_commands import TEMPLATES, made_commands
+from tfgpt.data.mishearings import misheard
 from tfgpt.data.spoken import RATE, hypotheses_of, read_wav
 from tfgpt.generation.loading import load_text_model
 from tfgpt.generation.results import Score
@@ -200,7 +201,11 @@ def test_what_has_no_list_is_trained_on_and_what_is_kept_tunes_alone(finished):
     records, kept = lines_of(folder / "records" / "records.jsonl"), lines_of(folder / "records" / "calibration.jsonl")
     stats = json.loads((folder / "records" / "stats.json").read_text())
 
-    without = [record for record in records if "hypotheses" not in record]
+    copies = [record for record in records if "misheard" in record]
+    without = [record for record in records if "hypotheses" not in record and "misheard" not in record]
+    of_group = {record["group"]: record for record in records if "misheard" not in record}
+    assert len(copies) > 100 and all(record["split"] == "train" and of_group[record["group"]]["split"] == "train" for record in copies)
+    assert all(record["text"] == misheard(record["group"], 0.3) != record["group"] for record in copies)
     assert len(without) == 60 and {record["split"] for record in without} == {"train"}
     assert all("hypotheses" in record for record in kept) and not {row["text"] for row in kept} & {row["text"] for row in records}
     assert stats["records"] == {split: sum(row["split"] == split for row in records + kept) for split in ("train", "validation", "calibration")}
@@ -228,6 +233,7 @@ def test_a_rescorer_of_the_run_answers_as_the_run_did(finished):
     (["--adapt.head.kind", "none"], "adapt.head.kind: none, and speech is learned by a head; set it to classes or labels"),
     (["--adapt.head.weight", "1.0"], "adapt.head.weight: 1.0 trains the head alone, and speech (task.kind) asks the language model"),
     (["--task.speech.kept", "1"], "task.speech.kept: 1.0 is not in [0, 1)"),
+    (["--task.speech.misheard", "1"], "task.speech.misheard: 1.0 is not in [0, 1)"),
     (["--task.speech.spoken", "-1"], "task.speech.spoken: -1 is negative"),
     (["--data.bad_records", "skip", "--task.columns.hypotheses", "nbest"], "task.columns.hypotheses: no record that is held out has a list of hypotheses "
      "(column 'nbest'), so none can be rescored; give lists"),
@@ -268,6 +274,16 @@ def test_made_commands_are_the_same_everywhere_and_in_words():
     assert min(shares) > 0.04 and max(shares) < 0.12
 
 
+def test_as_many_words_are_misheard_as_is_asked_for():
+    words = [f"word{number}" for number in range(4000)]
+
+    heard = misheard(" ".join(words), 0.3).split()
+
+    kept = len(set(words) & set(heard)) / len(words)
+    assert abs(kept - 0.7) < 0.03  # 4,000 draws spread by 0.007
+    assert misheard("a", 1.0) != "a" and misheard("", 0.5) == ""
+
+
 @pytest.mark.parametrize(("hidden", "message"), [
     ("espeak-ng", "task.speech.spoken: needs the program espeak-ng, which is not installed; apt-get install espeak-ng"),
     ("pocketsphinx", r"task.speech.spoken: needs the package pocketsphinx, which is not installed; pip install 'tfgpt\[speech\]'"),
@@ -305,7 +321,8 @@ def test_texts_are_spoken_where_no_record_has_a_list(tmp_path):
     rows = [{"said": row["text"], "intent": row["intent"]} for row in made_commands()[:120]]
     (tmp_path / "heard.yaml").write_text(RECIPE.format(path=write(tmp_path / "rows.jsonl", rows), bad="skip"))
 
-    recipe = load_recipe(tmp_path / "heard.yaml", ["--task.speech.spoken", "6", "--data.validation", "0.1", "--task.speech.kept", "0.1"])[0]
+    recipe = load_recipe(tmp_path / "heard.yaml", ["--task.speech.spoken", "6", "--data.validation", "0.1", "--task.speech.kept", "0.1",
+                                                      "--task.speech.misheard", "0"])[0]
     pipeline.run(recipe, tmp_path / "run", until="data")
 
     records, kept = lines_of(tmp_path / "run" / "records" / "records.jsonl"), lines_of(tmp_path / "run" / "records" / "calibration.jsonl")

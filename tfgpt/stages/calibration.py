@@ -20,7 +20,7 @@ from tfgpt.text.bpe import load_tokenizer
 
 def calibrated(model, recipe: Recipe, folder: Path):
     """Return a trained model whose head tells calibrated probabilities, if the recipe's task keeps records for that."""
-    if not (has_records(recipe) and has_head(recipe) and task_of(recipe.task).calibration(recipe.task)):
+    if not (has_records(recipe) and has_head(recipe)) or not (task := task_of(recipe.task)).calibration(recipe.task):
         return model
     records, size = read_records(folder, "calibration"), recipe.evaluate.batch_size
     if not records:
@@ -29,7 +29,7 @@ def calibrated(model, recipe: Recipe, folder: Path):
     judge, outputs = TextModel(model, load_tokenizer(folder / "tokenizer")).judge, []
     with progress_bar("train: calibration", total=len(records), unit="records") as advance:
         for start in range(0, len(records), size):
-            texts = [record["text"] for record in records[start : start + size]]
+            texts = [task.calibrated_on(record) for record in records[start : start + size]]
             outputs.append(judge.logits_graph(tf.constant(texts)).numpy())
             advance(len(texts))
     right = targets_of(model.adaptation.head, [record["label"] for record in records])

@@ -100,8 +100,8 @@ def read_learned(folder: Path, task: Task) -> dict[str, object]:
 def _complete(folder, names, task: Task, recipe: Recipe, counts, advance):
     """Give the records that are held out what the task says of these alone."""
     records = [json.loads(line) for name in dict.fromkeys(names.values()) for line in (folder / name).read_text("utf-8").splitlines()]
-    completed = iter(task.completed([record for record in records if record["split"] != "train"], recipe.task, advance))
-    records = [record if record["split"] == "train" else next(completed) for record in records]
+    trained = [record for record in records if record["split"] == "train"]
+    records = trained + task.completed([record for record in records if record["split"] != "train"], recipe.task, advance)
     counts.update(dict.fromkeys(counts, 0) | Counter(record["split"] for record in records))
     for name in set(names.values()):
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records if names[record["split"]] == name)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfgpt.data.examples import SEPARATOR, Example, Fields, UnusableError
+from tfgpt.data.mishearings import misheard
 from tfgpt.data.spoken import Recogniser, check_speech, hypotheses_of, read_wav
 from tfgpt.evaluation.metrics import Metric, mean
 from tfgpt.evaluation.text_baselines import linear
@@ -267,11 +268,14 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
         except ValueError as error:
             raise UnusableError("no hypotheses", f"column {fields.name('hypotheses')!r}: {str(error).split('; ')[0]}", str(error).split("; ", 1)[1]) from error
         record["hypotheses"] = [one.text if one.score is None else one._asdict() for one in found]
-    return [record]
+    wrong = misheard(text, config.speech.misheard) if config.speech.intents else text
+    copies = [{"text": wrong, "group": text, "label": record["label"], "misheard": True}] if wrong not in ("", text) else []
+    return [record, *copies]
 
 
 def _completed(records: Sequence[dict], config: TaskConfig, advance: Callable[[], None]) -> list[dict]:
     """Return held-out records with their lists: their own or, where none has one, lists of what is spoken; what has none is trained on."""
+    records = [record for record in records if "misheard" not in record]
     if not any("hypotheses" in record for record in records):
         if not config.speech.spoken:
             raise RecipeError(f"task.columns.hypotheses: no record that is held out has a list of hypotheses (column "
@@ -326,6 +330,7 @@ def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[
     firsts = [hypotheses_from(record["hypotheses"])[0].text for record in held_out]
     if not config.speech.intents:
         return {"the recogniser's first": [{"text": text} for text in firsts]}
+    train = [record for record in train if "misheard" not in record]
     head = Head("classes", tuple(sorted({record["label"] for record in train})))
     _, findings = linear(head, _examples(train, [record["text"] for record in train]), _examples(held_out, map(as_spoken, firsts)))
     return {"the recogniser's first, TF-IDF": [{"text": text, "intent": head.labels[int(scores.argmax())], "probability": float(scores.max())}
@@ -350,6 +355,7 @@ TASK = Task(
     labels=lambda record: [record["label"]] if "label" in record else (),
     calibration=lambda config: config.speech.kept,
     completed=_completed,
+    calibrated_on=lambda record: as_spoken(hypotheses_from(record["hypotheses"])[0].text),
     tuned=_tuned,
     reads_likelihood=True,
 )

@@ -62,9 +62,11 @@ class Task:
     """Gives what a record must not have unless a training record has it too, since it could never be found."""
     calibration: Callable[[TaskConfig], float] = lambda config: 0.0
     """Gives the share of the records for training that are kept for calibration, in a file of their own."""
+    calibrated_on: Callable[[dict], str] = lambda record: record["text"]
+    """Gives the text of a record kept for calibration by which a head is made as sure as it is right."""
     completed: Callable[[Sequence[dict], TaskConfig, Callable[[], None]], list[dict]] | None = None
-    """Gives, of all records that are held out or kept for calibration, what is to be known of these alone, since it takes long; one whose `split` it makes
-    train is trained on. Takes what is to be called after each that took long."""
+    """Gives all records that are held out or kept for calibration, with what is to be known of these alone, since it takes long, and without those that are
+    there for training alone; one whose `split` it makes train is trained on. Takes what is to be called after each that took long."""
     tuned: Callable[[TextModel, Sequence[dict], TaskConfig, int], object] | None = None
     """Gives, of the trained model and the records kept for calibration, how it answers best, of what JSON holds; takes how many are read together. It is kept
     in tuned.json, and `answers` takes it by this name."""
