@@ -55,7 +55,7 @@ def _serve(given, configs, published, file, seen, limits, keys, tls):
     logging.basicConfig(format="%(message)s")
     from tfgpt.serving.drain import Drain
     from tfgpt.serving.metrics import Metrics
-    from tfgpt.serving.server import config_watcher, create_app, run_until_asked
+    from tfgpt.serving.server import config_watcher, create_app, run_until_asked, spare_collector
     from tfgpt.store.following import following
 
     listener, drain, catalog = _listener(given.host, given.port), Drain(given.drain_seconds), None
@@ -63,6 +63,7 @@ def _serve(given, configs, published, file, seen, limits, keys, tls):
         print(warning, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how a server is stopped
         asked = running.enter_context(termination())
+        spare_collector()
         catalog = _catalog(given, configs, limits)
         metrics = Metrics(catalog)
         if file is not None:
@@ -96,12 +97,13 @@ def _serve_backend(given, limits, keys, tls):
     import_tensorflow_quietly()
     from tfgpt.serving.drain import Drain
     from tfgpt.serving.gateway import Gateway
-    from tfgpt.serving.server import create_app, run_until_asked
+    from tfgpt.serving.server import create_app, run_until_asked, spare_collector
 
     listener = _listener(given.host, given.port)
     if warning := open_door(listener.getsockname()[0], keys, tls):
         print(warning, file=sys.stderr, flush=True)
     with termination() as asked, contextlib.suppress(KeyboardInterrupt):
+        spare_collector()
         gateway = Gateway(given.backend.removeprefix("grpc://"), given.model, limits)
         listener.listen()
         for name in gateway.names():

@@ -105,6 +105,16 @@ def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DR
         thread.join()
 
 
+def spare_collector() -> None:
+    """Keep Python's garbage collector from looking through what is there now, before any model is loaded.
+
+    That is half a million objects of the imported modules, which take it 0.2 s each time, while nobody is answered. Called later, it would spare the graph of
+    a loaded version too, which is then never freed.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, asked: threading.Event, drain: Drain, tls: Tls | None = None,
                     header_seconds: float = Limits.body_seconds) -> None:
     """Serve until `asked` is set, then let what has begun end, for as long as `drain` lasts; see `http_server` for the arguments.
@@ -112,8 +122,6 @@ def run_until_asked(catalog: Catalog, app: FastAPI, listener: socket.socket, ask
     Raises:
         RuntimeError: the HTTP server ended by itself.
     """
-    gc.collect()
-    gc.freeze()  # half a million objects of the imported modules: looking through them takes the collector 0.2 s each time, while nobody is answered
     try:
         with http_server(app, listener, drain, tls, header_seconds) as thread:
             while not asked.wait(0.1):
