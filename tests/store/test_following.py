@@ -42,6 +42,17 @@ def test_a_base_path_follows_promotions_and_roll_backs(store, tmp_path):
     assert seen == [(name, weights(run / "export" / "tickets" / "1")) for name, run in expected]
 
 
+def test_a_look_that_changes_nothing_reads_no_files(store, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tfgpt.store.following.cached", lambda *arguments: asked.append(arguments) or cached(*arguments))
+    follower = Follower(store, Reference("tickets", stage="production"), tmp_path / "base")
+
+    for _ in range(3):
+        follower.look()
+
+    assert len(asked) == 1
+
+
 def test_a_reference_with_a_number_stays_where_it_is(store, tmp_path):
     follower = Follower(store, Reference("tickets", 1), tmp_path / "base")
     follower.look()

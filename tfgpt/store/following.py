@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tfgpt.store.cache import cached, exported
+from tfgpt.store.catalog import resolve
 from tfgpt.store.errors import StoreError
 from tfgpt.store.reference import Reference
 from tfgpt.store.store import Store
@@ -41,9 +42,10 @@ class Follower:
         Raises:
             StoreError, DamagedError, RuntimeError, OSError: there is no such version, or it cannot be pulled; the base path stays as it is.
         """
-        exact, folder = cached(self._store, self._reference, "export")
+        exact = resolve(self._store.database, self._reference)
         link = self.base / str(exact.version)
-        if not link.is_symlink():
+        if not link.is_symlink():  # else it was pulled and compared already, which takes long where the files are large
+            _, folder = cached(self._store, exact, "export")
             link.symlink_to(exported(folder, exact).resolve(), target_is_directory=True)
         for other in self.base.iterdir():
             if other != link:
