@@ -43,6 +43,8 @@ class Ear:
 
 def _labels(text):
     right = scan(text)
+    if right is None:
+        return set()
     return {f"rhyme {right.rhyme}", f"syllables {len(right.stresses)}", *(f"beat {place}" for place, one in enumerate(right.stresses, 1) if one == "1")}
 
 
@@ -61,6 +63,12 @@ def test_the_line_is_taken_that_rhymes_scans_and_is_likely():
 
 def test_without_candidates_nothing_is_chosen():
     assert Poet(Ear(*DRAWN), 1).answer("a silent night").text == "upon the sea"
+
+
+def test_a_couplet_begins_with_a_line_that_has_words():
+    assert Poet(Ear(("", -0.1), ("...", -0.2), ("upon the sea", -1.0)), 3).couplets(1)[0][0] == "upon the sea"
+    with pytest.raises(ValueError, match="none of 2 lines that were drawn to begin with has words"):
+        Poet(Ear(("", -0.1), ("...", -0.2)), 2).couplets(1)
 
 
 def test_the_head_tells_what_it_hears():

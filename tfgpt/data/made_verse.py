@@ -5,9 +5,11 @@ Nothing but the sound of a word decides whether it may end a couplet's second li
 from __future__ import annotations
 
 import functools
+import importlib.util
 import random
 from collections import defaultdict
 
+from tfgpt.recipe import RecipeError
 from tfgpt.text.prosody import scan
 
 COUPLETS = 6_000
@@ -48,6 +50,9 @@ SENTENCES = ("determiner noun verb preposition determiner end", "determiner adje
 def made_verse() -> tuple[dict[str, str], ...]:
     """Return couplets as records with a `text` of two lines, no two alike, the same on each machine.
 
+    Raises:
+        RecipeError: pronouncing is not installed.
+
     >>> rows = made_verse()
     >>> len(rows), len({row["text"] for row in rows})
     (6000, 6000)
@@ -55,6 +60,8 @@ def made_verse() -> tuple[dict[str, str], ...]:
     Soft canoe forgets this ball,
     Silver leaf forgets his shawl.
     """
+    if importlib.util.find_spec("pronouncing") is None:
+        raise RecipeError("data.path: made-verse needs the package pronouncing, which is not installed; pip install 'tfgpt[tasks]'")
     maker, found = _Maker(random.Random(5)), {}
     while len(found) < COUPLETS:
         found[maker.couplet()] = None

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfgpt.data.examples import SEPARATOR, Fields, UnusableError
 from tfgpt.evaluation.metrics import Metric, ratio
+from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.recipe_task import VerseConfig
@@ -107,10 +108,16 @@ class Poet:
         return self.ranked([line], [seed], temperature, top_p)[0][0]
 
     def couplets(self, count: int, seed: int = 0, temperature: float = TEMPERATURE, top_p: float = TOP_P) -> list[tuple[str, str]]:
-        """Write couplets from nothing; see `answer` for the arguments."""
+        """Write couplets from nothing; see `answer` for the arguments.
+
+        Raises:
+            ValueError: the model draws no words to begin with; a control out of its range.
+        """
         seeds = [seed + number * self._candidates for number in range(count)]
-        drawn = self._text_model.generate([""] * count, WRITTEN_TOKENS, stop=["\n"], seed=seeds, temperature=temperature, top_p=top_p, min_new_tokens=2)
-        first = [one.text.strip() for one in drawn]
+        drawn = drawn_lines(self._text_model, [""] * count, seeds, self._candidates, temperature, top_p)
+        first = [next((one.text for one in of_line if words_of(one.text)), "") for of_line in drawn]
+        if not all(first):
+            raise ValueError(f"poet: none of {self._candidates} lines that were drawn to begin with has words; give more candidates, or another seed")
         return [(line, answers[0].text) for line, answers in zip(first, self.ranked(first, seeds, temperature, top_p))]
 
     def ranked(self, lines: Sequence[str], seeds: Sequence[int], temperature: float = TEMPERATURE, top_p: float = TOP_P,
@@ -139,10 +146,12 @@ class Poet:
         return scores[self._places[label]] if label in self._places else 0.0
 
 
-def drawn_lines(text_model: TextModel, lines: Sequence[str], seeds: Sequence[int], candidates: int, temperature: float = TEMPERATURE, top_p: float = TOP_P):
-    """Return so many `Continuation`s of each line, as the language model alone draws them."""
-    drawn = text_model.generate([f"{line}\n" for line in lines], WRITTEN_TOKENS, samples=candidates, stop=["\n"], seed=list(seeds), temperature=temperature,
-                                top_p=top_p, min_new_tokens=2)
+def drawn_lines(text_model: TextModel, lines: Sequence[str], seeds: Sequence[int], candidates: int, temperature: float = TEMPERATURE,
+                top_p: float = TOP_P) -> list[list[Continuation]]:
+    """Return so many lines behind each line, or to begin with behind an empty one, as the language model alone draws them."""
+    prompts = [f"{line}\n" if line else "" for line in lines]
+    drawn = text_model.generate(prompts, WRITTEN_TOKENS, samples=candidates, stop=["\n"], seed=list(seeds), temperature=temperature, top_p=top_p,
+                                min_new_tokens=2)
     drawn = [one._replace(text=one.text.strip()) for one in drawn]
     return [drawn[start : start + candidates] for start in range(0, len(drawn), candidates)]
 
