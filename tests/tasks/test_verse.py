@@ -159,6 +159,20 @@ def test_what_cannot_be_scanned_is_an_error_that_names_the_word(poems, tmp_path)
     assert "no line can be scanned, since the dictionary has no word 'zorblat'" in done.stderr
 
 
+@pytest.mark.parametrize(("more", "message"), [
+    (["--adapt.head.kind", "classes"], "adapt.head.kind: classes, and verse is learned by a head; set it to labels"),
+    (["--adapt.head.kind", "none"], "adapt.head.kind: none, and verse is learned by a head; set it to labels"),
+    (["--adapt.head.weight", "1.0"], "adapt.head.weight: 1.0 trains the head alone, and verse (task.kind) asks the language model"),
+])
+def test_a_head_that_hears_nothing_is_refused_before_any_work(poems, tmp_path, more, message):
+    (tmp_path / "poems.yaml").write_text(RECIPE.format(path=poems, bad="skip"))
+
+    done = tfgpt_run(tmp_path / "poems.yaml", "--output", tmp_path / "run", *more)
+
+    assert done.returncode == 2 and message in done.stderr
+    assert not (tmp_path / "run" / "records").exists()
+
+
 def test_settings_of_verse_are_checked():
     with pytest.raises(RecipeError, match="task.verse.candidates: 0"):
         VerseConfig(candidates=0)

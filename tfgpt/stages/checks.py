@@ -57,11 +57,8 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
     vocab = None if recipe.tokenizer.init == "train" else len(tokenizer_of(recipe.tokenizer.init))
     if not training:
         return
-    judged = has_records(recipe) and recipe.data.examples in JUDGED
-    check(not judged or recipe.adapt.head.kind != "none", f"adapt.head.kind: none, and {recipe.task.kind} is learned by a head; set it to "
-          + " or ".join(kind for kind, wanted in EXAMPLES_OF.items() if wanted == recipe.data.examples))
-    check(not has_records(recipe) or not task_of(recipe.task).reads_likelihood or is_language_model(recipe), f"adapt.head.weight: {recipe.adapt.head.weight} "
-          f"trains the head alone, and {recipe.task.kind} (task.kind) asks the language model; set it below 1, such as 0.5")
+    if has_records(recipe):
+        _check_head_of_task(recipe, task_of(recipe.task))
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)
@@ -90,6 +87,15 @@ def _check_vectors(recipe):
             (load_word_vectors if is_pretrained(recipe) else check_word_vectors)(source)
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         raise RecipeError(str(error)) from error
+
+
+def _check_head_of_task(recipe, task):
+    """Refuse a head that the task does not learn by."""
+    head, heads = recipe.adapt.head, task.heads or tuple(kind for kind, wanted in EXAMPLES_OF.items() if wanted == recipe.data.examples)
+    check(recipe.data.examples not in JUDGED or head.kind in heads, f"adapt.head.kind: {head.kind}, and {recipe.task.kind} is learned by a head; set it to "
+          + " or ".join(heads))
+    check(not task.reads_likelihood or is_language_model(recipe), f"adapt.head.weight: {head.weight} trains the head alone, and {recipe.task.kind} (task.kind) "
+          "asks the language model; set it below 1, such as 0.5")
 
 
 def _check_examples(examples, head):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tfgpt.data.examples import Fields
 from tfgpt.evaluation.metrics import Metric
-from tfgpt.recipe import RecipeError, TaskConfig
+from tfgpt.recipe import HeadKind, RecipeError, TaskConfig
 from tfgpt.recipe_data import Examples, LongPairs
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Task:
     tuned: Callable[[TextModel, Sequence[dict], TaskConfig, int], object] | None = None
     """Gives, of the trained model and the records kept for calibration, how it answers best, of what JSON holds; takes how many are read together. It is kept
     in tuned.json, and `answers` takes it by this name."""
+    heads: tuple[HeadKind, ...] = ()
+    """Kinds of the head that it is learned by, where not all do that fit its examples."""
     reads_likelihood: bool = False
     """Whether it asks the language model even where a head is trained, whose weight must then be below 1."""
     learned: Callable[[Sequence[dict]], object] | None = None

@@ -267,6 +267,7 @@ TASK = Task(
     shown="stress accuracy",
     packages=("pronouncing",),
     long_text=("cut",),
+    heads=("labels",),
     reads_likelihood=True,
     labels=lambda record: record["label"].split(SEPARATOR),
 )
