@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import re
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from tfgpt.cli_serve_options import COMMAND, check, doors_of, limits_of, new_key
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse
 from tfgpt.interrupts import termination
 from tfgpt.serving.config import BasePaths, ServableConfig, read_config
+from tfgpt.serving.http_server import listening
 from tfgpt.store.place import open_store
 from tfgpt.store.reference import is_reference, parse_reference
 
@@ -147,13 +147,10 @@ def _grpc(given, catalog, metrics, limits, base_paths, keys, tls, drain):
 
 
 def _listener(host, port):
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        return listening(host, port)
     except (OSError, OverflowError) as error:
         raise UsageError(f"{COMMAND}: cannot listen on --host {host} --port {port} ({error}); choose another") from error
-    return listener
 
 
 def _in_url(host):

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from tfgpt import cli_store_access, cli_store_serve
 from tfgpt.cli_support import DONE, parse, parser_of
 from tfgpt.store.errors import StoreError
 from tfgpt.store.place import DEFAULT, VARIABLE, open_store, place_of, user_of
@@ -50,6 +51,7 @@ def publish(arguments: list[str]) -> int:
     parser.add_argument("--name", type=str, required=True, help="Of the model: small letters, digits, '.', '_' and '-'.")
     parser.add_argument("--version", type=int, default=None, help="The number that is expected; any other is refused. Default: whichever is next.")
     parser.add_argument("--stage", type=str, default="draft", choices=STAGES_TO, help="The stage that it has from the beginning.")
+    parser.add_argument("--private", action="store_true", help="A new model is private from the beginning; see tfgpt store access.")
     parser.add_argument("--export", type=str, default="", metavar="DIR",
                         help="The version folder of the SavedModel; none = publish none; default the newest of the run's export/.")
     parser.add_argument("--card", type=str, default="", metavar="FILE", help="Markdown; default README.md of the folder, or else a page is written.")
@@ -59,7 +61,8 @@ def publish(arguments: list[str]) -> int:
 
     card = _text_of(given.card) if given.card else None
     export = None if given.export == "none" else Path(given.export) if given.export else newest_export(Path(given.folder))
-    done = open_store(given.store).publish(given.folder, given.name, user_of(given.by), _said(given), export, card, given.version, given.stage)
+    done = open_store(given.store).publish(given.folder, given.name, user_of(given.by), _said(given), export, card, given.version, given.stage,
+                                           given.private)
     return _tell_published(given, done)
 
 
@@ -238,7 +241,8 @@ def export(arguments: list[str]) -> int:
 
 
 ACTIONS = {"init": init, "publish": publish, "list": list_, "search": search_, "show": show, "pull": pull, "compare": compare, "promote": promote,
-           "rollback": rollback, "rate": rate, "archive": archive, "gc": gc, "import": import_, "export": export}  # fmt: skip
+           "rollback": rollback, "rate": rate, "archive": archive, "gc": gc, "import": import_, "export": export,
+           **cli_store_access.ACTIONS, **cli_store_serve.ACTIONS}  # fmt: skip
 
 
 def _parser(action, description, by=""):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tests.serving.conftest import LIMITS
 from tfgpt.serving.http_errors import OPENAI_PATHS
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.openapi import ERROR, OPENAI_ERROR
-from tfgpt.serving.server import create_app, http_server
+from tfgpt.serving.server import create_app
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed; pip install schemathesis")
 

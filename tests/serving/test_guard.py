@@ -20,9 +20,10 @@ from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.config import BasePaths, ServableConfig
 from tfgpt.serving.errors import PermissionDeniedError
 from tfgpt.serving.guard import json_fault
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.manifest import verify_manifest
-from tfgpt.serving.server import create_app, http_server, threads_for
+from tfgpt.serving.server import create_app, threads_for
 
 PREDICT, COMPLETIONS, CHAT = "/v1/models/tiny:predict", "/v1/completions", "/v1/chat/completions"
 

@@ -22,9 +22,10 @@ from tfgpt.serving.client import Client, ServerError
 from tfgpt.serving.config import BasePaths
 from tfgpt.serving.errors import ResourceExhaustedError, UnauthenticatedError
 from tfgpt.serving.grpc_services import grpc_server
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.keys import KeyEntry, Keys, add_key, read_keys
 from tfgpt.serving.metrics import Metrics
-from tfgpt.serving.server import create_app, http_server
+from tfgpt.serving.server import create_app
 from tfgpt.serving.tls import Tls
 
 SECONDS = 20

@@ -12,9 +12,10 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tests.serving.conftest import LIMITS, until
 from tfgpt.serving.gateway import Gateway
 from tfgpt.serving.grpc_services import grpc_server
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.presence import Presence
-from tfgpt.serving.server import create_app, http_server
+from tfgpt.serving.server import create_app
 
 SOON_SECONDS = 3.0
 """Half of what a text takes; a row that is given up leaves at the next token, after 0.5 s."""

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from tfgpt.serving.client import Client, ServerError
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.saved_model import LoadedModel
-from tfgpt.serving.server import http_server
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from google.protobuf.message import DecodeError
 
 from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.config import ServableConfig
+from tfgpt.serving.drain import DRAIN_SECONDS
 from tfgpt.serving.errors import BadRequestError, NotServedError, PreconditionError, UnavailableError
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-DRAIN_SECONDS = 30.0
 # What reading a SavedModel brings up where one of its files is cut short or of another kind.
 DAMAGE = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, ImportError, MemoryError,
           StopIteration, DecodeError, tf.errors.OpError)  # fmt: skip

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+DRAIN_SECONDS = 30.0
+
 
 class Drain:
     """One time limit for all that a server has to end, which runs from the moment that the end begins. Thread-safe.

@@ -28,9 +28,9 @@ from tensorflow_serving.apis import (
 
 from tfgpt.serving import examples
 from tfgpt.serving.access import KeyInterceptor
-from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
+from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.config import BasePaths, configs_of
-from tfgpt.serving.drain import Drain
+from tfgpt.serving.drain import DRAIN_SECONDS, Drain
 from tfgpt.serving.errors import BadRequestError, DeadlineError, PreconditionError, ResourceExhaustedError, ServingError
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits

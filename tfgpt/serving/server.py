@@ -10,18 +10,17 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import anyio.to_thread
-import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from tfgpt.serving.access import KeyGuard
-from tfgpt.serving.catalog import DRAIN_SECONDS, Catalog
+from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.config import BasePaths, read_config
 from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
 from tfgpt.serving.http_errors import add_error_handlers
-from tfgpt.serving.impatience import impatient
+from tfgpt.serving.http_server import http_server
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits
 from tfgpt.serving.metrics import Metrics
@@ -72,37 +71,6 @@ def threads_for(limits: Limits, models: int) -> int:
     A model has two: of texts to be written, and of other calls.
     """
     return OTHER_THREADS + 2 * models * (limits.max_rows + limits.max_waiting)
-
-
-@contextlib.contextmanager
-def http_server(app: FastAPI, listener: socket.socket, drain: float | Drain = DRAIN_SECONDS, tls: Tls | None = None,
-                header_seconds: float = Limits.body_seconds) -> Iterator[threading.Thread]:
-    """Serve an application in a thread while the block runs; at its end accept nothing more and answer what has begun.
-
-    Args:
-        app: the application.
-        listener: a listening socket.
-        drain: how long what has begun may take, in seconds; then it is cut off.
-        tls: the certificate; `None` = HTTP without encryption.
-        header_seconds: how long the headers of a request may take.
-
-    Yields:
-        The thread, which ends by itself only if the server fails.
-    """
-    files = {} if tls is None else {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", http=impatient(header_seconds), **files)
-    server = uvicorn.Server(config)
-    # asyncio sets this only where a socket names TCP as its protocol, which sockets by default do not. Without it the end of an answer waits for the client
-    # to acknowledge its beginning, about 40 ms. Connections inherit it.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tfgpt-http")  # outside of the main thread it takes no signals
-    thread.start()
-    try:
-        yield thread
-    finally:
-        config.timeout_graceful_shutdown = Drain.of(drain).left()  # read when the server ends, and of any kind of number
-        server.should_exit = True
-        thread.join()
 
 
 def spare_collector() -> None:

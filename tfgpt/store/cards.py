@@ -13,8 +13,9 @@ from tfgpt.store.fields import Description, check_figures
 
 HUB_TASKS = {
     "classification": "text-classification", "question_answering": "question-answering", "summarisation": "summarization", "translation": "translation",
+    "verse": "text-generation",
 }  # fmt: skip
-"""The hub's names for our tasks; the others write text."""
+"""The hub's names for our tasks; of the others those with a head judge texts, and the rest write."""
 FIGURES = ("loss", "perplexity", "bits_per_byte", "tokens", "judged", "answered")
 HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
 PULLED = "pulled.json"

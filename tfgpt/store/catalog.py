@@ -1,7 +1,8 @@
 """What is published: versions under names, who owns them, what is said of them, which files they have.
 
-A version becomes visible by one transaction, after its files are stored, and is never changed. Names belong to whoever published them first; a store knows
-people by the names that they give, so that is against mistakes and not against malice: who may reach the database is for its own access control.
+A version becomes visible by one transaction, after its files are stored, and is never changed. Names belong to whoever published them first. An actor or
+reader is a `Caller` where somebody asks over the network, with the rights that go with that. A plain name, or no reader, is somebody who has the database
+itself: a name is then against mistakes and not against malice.
 """
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from tfgpt.store.access.rights import Caller, check_may_change, name_of, visible_to
 from tfgpt.store.database import Database
-from tfgpt.store.errors import StoreError
-from tfgpt.store.fields import Description, check_figures, check_word, owner_of
+from tfgpt.store.errors import ForbiddenError, NotFoundError, StoreError
+from tfgpt.store.fields import Description, check_figures, check_word
 from tfgpt.store.reference import STAGES, Reference, check_name
 from tfgpt.store.schema import Event, File, Label, Model, Piece, Version, now
 
@@ -62,6 +64,8 @@ class Entry:
     rating: float | None
     """Mean of the model's stars; `None` = nobody has rated it."""
     rating_count: int
+    private: bool
+    """Whether the model is shown over the network to its owner, the groups that are granted it, and administrators alone."""
 
     @property
     def reference(self) -> Reference:
@@ -96,8 +100,8 @@ class Published:
     """False: this version had the same files and description already, and nothing was added."""
 
 
-def publish(database: Database, name: str, actor: str, description: Description, files: Sequence[StoredFile], figures: dict[str, float],
-            version: int | None = None, stage: str = "draft") -> Published:
+def publish(database: Database, name: str, actor: str | Caller, description: Description, files: Sequence[StoredFile], figures: dict[str, float],
+            version: int | None = None, stage: str = "draft", private: bool = False) -> Published:
     """Make a version of stored files visible, under the next number of its name.
 
     Args:
@@ -109,23 +113,25 @@ def publish(database: Database, name: str, actor: str, description: Description,
         figures: numbers of evaluation.json by name.
         version: the number that is expected; `None` = whichever is next.
         stage: which it has from the beginning.
+        private: whether a model that is new by its name is private from the beginning; one that is there stays as it is.
 
     Returns:
         The version; the one that is there, where the model has one of the same content.
 
     Raises:
-        StoreError: a field that is not allowed, another's name, a number that is not the next.
+        StoreError: a field that is not allowed, a number that is not the next.
+        ForbiddenError: another's name.
         RuntimeError: bytes that the files need were removed by gc meanwhile.
     """
     check_name(name)
-    check_word("owner", actor)
+    check_word("owner", name_of(actor))
     check_figures(figures)
     Reference(name, version, stage)
     if stage == "archived":
         raise StoreError(f"stage: a version is not published as archived; give one of {', '.join(STAGES[:-1])}")
     content = content_sha256(description, files, figures)
     with database.writing() as session:
-        model = _own_model(session, database, name, actor)
+        model = _own_model(session, database, name, actor, private)
         if (same := session.scalar(select(Version.number).where(Version.model_id == model.id, Version.content_sha256 == content))) is not None:
             if version not in (None, same):
                 raise StoreError(f"version: {version} of {name} is not published, since version {same} has the same content")
@@ -153,13 +159,13 @@ def content_sha256(description: Description, files: Sequence[StoredFile], figure
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def find(session: Session, reference: Reference) -> Version:
+def find(session: Session, reference: Reference, reader: Caller | None = None) -> Version:
     """Return the row that a reference leads to.
 
     Raises:
-        StoreError: no such model or version, or none in that stage.
+        NotFoundError: no such model or version, or none in that stage, or none that the reader may see, which is told in the same words.
     """
-    rows = select(Version).where(Version.name == reference.name)
+    rows = select(Version).join(Model, Model.id == Version.model_id).where(Version.name == reference.name, visible_to(reader))
     if reference.version is not None:
         row = session.scalar(rows.where(Version.number == reference.version))
     elif reference.stage is not None:
@@ -168,33 +174,33 @@ def find(session: Session, reference: Reference) -> Version:
         row = session.scalar(rows.where(Version.shown))
     if row is not None:
         return row
-    newest = session.scalar(select(func.max(Version.number)).where(Version.name == reference.name))
+    newest = session.scalar(rows.with_only_columns(func.max(Version.number)))
     if newest is None:
-        raise StoreError(f"{reference}: there is no model {reference.name}; tfgpt store search finds those that there are")
+        raise NotFoundError(f"{reference}: there is no model {reference.name}; tfgpt store search finds those that there are")
     if reference.version is not None:
-        raise StoreError(f"{reference}: there is no such version; the newest is {newest}")
-    raise StoreError(f"{reference}: no version of {reference.name} is in {reference.stage}; tfgpt store promote {reference.name}:{newest} --to "
+        raise NotFoundError(f"{reference}: there is no such version; the newest is {newest}")
+    raise NotFoundError(f"{reference}: no version of {reference.name} is in {reference.stage}; tfgpt store promote {reference.name}:{newest} --to "
                      f"{reference.stage} would put the newest there")
 
 
-def resolve(database: Database, reference: Reference) -> Reference:
+def resolve(database: Database, reference: Reference, reader: Caller | None = None) -> Reference:
     """Return the reference that names the same version by its number.
 
     Raises:
-        StoreError: as `find`.
+        NotFoundError: as `find`.
     """
     with database.reading() as session:
-        return Reference(reference.name, find(session, reference).number)
+        return Reference(reference.name, find(session, reference, reader).number)
 
 
-def details_of(database: Database, reference: Reference) -> Details:
+def details_of(database: Database, reference: Reference, reader: Caller | None = None) -> Details:
     """Return all that is known of a version.
 
     Raises:
-        StoreError: as `find`.
+        NotFoundError: as `find`.
     """
     with database.reading() as session:
-        row = find(session, reference)
+        row = find(session, reference, reader)
         model = session.get(Model, row.model_id)
         from tfgpt.store.ratings import reviews_of  # which builds on this module
 
@@ -202,18 +208,28 @@ def details_of(database: Database, reference: Reference) -> Details:
                        files_of(session, row.id), reviews_of(session, model.id), events_of(session, model.id))
 
 
-def versions_of(database: Database, name: str) -> list[Entry]:
+def versions_of(database: Database, name: str, reader: Caller | None = None) -> list[Entry]:
     """Return a model's versions, the newest first, at most 1,000 of them.
 
     Raises:
-        StoreError: no such model.
+        NotFoundError: no such model, or none that the reader may see.
     """
     check_name(name)
     with database.reading() as session:
-        found = session.execute(select(Version, Model).join(Model, Model.id == Version.model_id).where(Version.name == name)
+        found = session.execute(select(Version, Model).join(Model, Model.id == Version.model_id).where(Version.name == name, visible_to(reader))
                                 .order_by(Version.number.desc()).limit(MOST_LISTED)).all()
         if not found:
-            find(session, Reference(name))
+            find(session, Reference(name), reader)
+        return [entry_of(row, model) for row, model in found]
+
+
+def trained_from(database: Database, name: str, reader: Caller | None = None) -> list[Entry]:
+    """Return versions that say they were trained from a version of a model, the newest first, at most 100 of them."""
+    base = str(Reference(name))
+    with database.reading() as session:
+        found = session.execute(select(Version, Model).join(Model, Model.id == Version.model_id)
+                                .where(or_(Version.base_model == base, Version.base_model.startswith(f"{base}:", autoescape=True)), visible_to(reader))
+                                .order_by(Version.published_at.desc()).limit(100)).all()  # fmt: skip
         return [entry_of(row, model) for row, model in found]
 
 
@@ -225,17 +241,19 @@ def count_download(database: Database, reference: Reference) -> None:
         session.execute(update(Version).where(Version.id == row.id).values(downloads=Version.downloads + 1))
 
 
-def locked_model(session: Session, reference: Reference, actor: str) -> Model:
+def locked_model(session: Session, reference: Reference, actor: str | Caller) -> Model:
     """Return a model's row, which nobody else changes until the transaction ends.
 
     Raises:
-        StoreError: no such model, or another's.
+        NotFoundError: no such model, or none that the actor may see.
+        ForbiddenError: another's.
     """
-    check_word("owner", actor)
-    model = session.scalar(select(Model).where(Model.name == reference.name).with_for_update())
+    check_word("owner", name_of(actor))
+    reader = actor if isinstance(actor, Caller) else None
+    model = session.scalar(select(Model).where(Model.name == reference.name, visible_to(reader)).with_for_update())
     if model is None:
-        find(session, reference)
-    owner_of(reference, model.owner, actor)
+        find(session, reference, reader)
+    check_may_change(session, model, actor)
     return model
 
 
@@ -248,9 +266,10 @@ def show_one(session: Session, model_id: int) -> None:
     session.execute(update(Version).where(Version.id == chosen).values(shown=True))
 
 
-def log(session: Session, actor: str, action: str, model_id: int | None, version: int | None, details: dict) -> None:
-    """Add a line to the log."""
-    session.add(Event(at=now(), actor=actor, action=action, model_id=model_id, version=version, details=details))
+def log(session: Session, actor: str | Caller, action: str, model_id: int | None, version: int | None, details: dict) -> None:
+    """Add a line to the log, with where the actor's request came from, if it came over the network."""
+    origin = dict(actor.origin) if isinstance(actor, Caller) else {}
+    session.add(Event(at=now(), actor=name_of(actor), action=action, model_id=model_id, version=version, details=details | origin))
 
 
 def events_of(session: Session, model_id: int) -> list[dict]:
@@ -273,7 +292,8 @@ def entry_of(row: Version, model: Model) -> Entry:
     own = {key: getattr(row, key) for key in ("name", "stage", "publisher", "published_at", "task", "licence", "languages", "tags", "base_model", "size_bytes",
                                               "file_count", *FIGURES)}  # fmt: skip
     rating = model.rating_sum / model.rating_count if model.rating_count else None
-    return Entry(version=row.number, owner=model.owner, downloads=model.downloads, rating=rating, rating_count=model.rating_count, **own)
+    return Entry(version=row.number, owner=model.owner, downloads=model.downloads, rating=rating, rating_count=model.rating_count,
+                 private=model.private, **own)
 
 
 def entry_as_dict(entry: Entry) -> dict:
@@ -281,19 +301,22 @@ def entry_as_dict(entry: Entry) -> dict:
     return {"reference": str(entry.reference)} | asdict(entry)
 
 
-def _own_model(session, database, name, actor):
+def _own_model(session, database, name, actor, private):
     """Return the model's row, made if there is none, locked until the transaction ends."""
     insert = sqlite.insert if database.is_sqlite else postgresql.insert
-    new = {"name": name, "owner": actor, "created_at": now(), "downloads": 0, "rating_count": 0, "rating_sum": 0}
+    new = {"name": name, "owner": name_of(actor), "created_at": now(), "private": private, "downloads": 0, "rating_count": 0, "rating_sum": 0}
     session.execute(insert(Model).values(**new).on_conflict_do_nothing(index_elements=["name"]))
-    return locked_model(session, Reference(name), actor)
+    try:
+        return locked_model(session, Reference(name), actor)
+    except NotFoundError as error:  # there is one, since this has just been seen to
+        raise ForbiddenError(f"name: {name} is taken; choose another name") from error
 
 
 def _version_of(model, number, actor, description, files, figures, content):
     said = description.as_dict()
     words = " ".join([model.owner, *said["languages"], *said["tags"], said["base_model"]])
     return Version(
-        model_id=model.id, name=model.name, number=number, stage="draft", shown=False, publisher=actor, published_at=now(), downloads=0, words=words,
+        model_id=model.id, name=model.name, number=number, stage="draft", shown=False, publisher=name_of(actor), published_at=now(), downloads=0, words=words,
         content_sha256=content, size_bytes=sum(file.size_bytes for file in files), file_count=len(files), figures=figures,
         **{key: figures.get(key) for key in FIGURES}, **said,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from tfgpt.store.errors import StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0002"
+NEWEST = "0003"
 """The revision that this code wants."""
 WAIT_SECONDS = 60
 """How long a writer waits for another in SQLite, which has one at a time."""

@@ -9,7 +9,6 @@ import unicodedata
 from dataclasses import dataclass, fields
 
 from tfgpt.store.errors import StoreError
-from tfgpt.store.reference import Reference
 
 MOST_LABELS = 32
 MOST_CARD_BYTES = 256 * 1024
@@ -120,16 +119,6 @@ def check_figures(figures: dict) -> None:
             raise StoreError(f"evaluation.json: {_shown(name)} cannot name a figure; leave < and > and control characters out")
         if type(value) not in (int, float) or not abs(value) < float("inf"):
             raise StoreError(f"evaluation.json: {name} is {_shown(value)}; figures are finite numbers")
-
-
-def owner_of(reference: Reference, owner: str, actor: str) -> None:
-    """Refuse a change of a model by anyone but its owner.
-
-    Raises:
-        StoreError: whose it is.
-    """
-    if owner != actor:
-        raise StoreError(f"name: {reference.name} belongs to {owner}, and {actor} is not its owner; choose another name, or ask {owner}")
 
 
 def _check_labels(key, values):

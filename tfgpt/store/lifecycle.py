@@ -7,6 +7,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tfgpt.store.access.rights import Caller
 from tfgpt.store.catalog import find, locked_model, log, show_one
 from tfgpt.store.database import Database
 from tfgpt.store.errors import StoreError
@@ -14,13 +15,13 @@ from tfgpt.store.reference import Reference
 from tfgpt.store.schema import Event, Version
 
 
-def promote(database: Database, reference: Reference, actor: str, stage: str = "production") -> Reference:
+def promote(database: Database, reference: Reference, actor: str | Caller, stage: str = "production") -> Reference:
     """Put a version into a stage; of two in production the old one is archived.
 
     Args:
         database: the catalog's.
         reference: of the version; without a number the newest that is not archived.
-        actor: who does it: the model's owner.
+        actor: who does it: the model's owner, or one of a group that is granted it.
         stage: `draft`, `staging` or `production`.
 
     Returns:
@@ -42,7 +43,7 @@ def promote(database: Database, reference: Reference, actor: str, stage: str = "
         return Reference(row.name, row.number)
 
 
-def roll_back(database: Database, name: str, actor: str) -> tuple[Reference, int | None]:
+def roll_back(database: Database, name: str, actor: str | Caller) -> tuple[Reference, int | None]:
     """Undo the last change of what is in production; done again it undoes the one before.
 
     Returns:
@@ -63,7 +64,7 @@ def roll_back(database: Database, name: str, actor: str) -> tuple[Reference, int
         return Reference(name, before), None if current is None else current.number
 
 
-def archive(database: Database, reference: Reference, actor: str) -> Reference:
+def archive(database: Database, reference: Reference, actor: str | Caller) -> Reference:
     """Put a version out of use: it is no longer shown, and can still be pulled by its number.
 
     Raises:
@@ -82,7 +83,7 @@ def archive(database: Database, reference: Reference, actor: str) -> Reference:
         return own
 
 
-def move(session: Session, model_id: int, row: Version, stage: str, actor: str, action: str) -> None:
+def move(session: Session, model_id: int, row: Version, stage: str, actor: str | Caller, action: str) -> None:
     """Change a version's stage within a transaction, and log it with what is in production before and after."""
     current, before = _in_production(session, model_id), row.stage
     if stage == "production" and current is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from tfgpt.store.access.rights import Caller, name_of
 from tfgpt.store.catalog import MOST_LISTED, find, log
 from tfgpt.store.database import Database
 from tfgpt.store.fields import check_review, check_word
@@ -11,7 +12,7 @@ from tfgpt.store.reference import Reference
 from tfgpt.store.schema import Model, Rating, now
 
 
-def rate(database: Database, reference: Reference, actor: str, stars: int, review: str = "") -> Reference:
+def rate(database: Database, reference: Reference, actor: str | Caller, stars: int, review: str = "") -> Reference:
     """Rate a version of a model, in place of what the same person said of the model before.
 
     Args:
@@ -24,13 +25,14 @@ def rate(database: Database, reference: Reference, actor: str, stars: int, revie
     Raises:
         StoreError: no such version, or a rating that is not allowed.
     """
-    check_word("owner", actor)
+    rater = name_of(actor)
+    check_word("owner", rater)
     check_review(stars, review)
     with database.writing() as session:
-        row = find(session, reference)
+        row = find(session, reference, actor if isinstance(actor, Caller) else None)
         model = session.scalar(select(Model).where(Model.id == row.model_id).with_for_update())
-        old = session.get(Rating, (model.id, actor))
-        rating = old or Rating(model_id=model.id, rater=actor)
+        old = session.get(Rating, (model.id, rater))
+        rating = old or Rating(model_id=model.id, rater=rater)
         rating.version, rating.stars, rating.review, rating.rated_at = row.number, stars, review, now()
         session.add(rating)
         session.flush()

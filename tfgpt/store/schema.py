@@ -36,6 +36,8 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(96), unique=True)
     owner: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[str] = mapped_column(String(27))
+    private: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
+    """Shown over the network to its owner, the groups that are granted it, and administrators alone."""
     downloads: Mapped[int] = mapped_column(Integer, default=0)
     rating_count: Mapped[int] = mapped_column(Integer, default=0)
     rating_sum: Mapped[int] = mapped_column(Integer, default=0)
@@ -148,3 +150,66 @@ class Event(Base):
     model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"), index=True)
     version: Mapped[int | None] = mapped_column(Integer)
     details: Mapped[dict] = mapped_column(JSON)
+
+
+class User(Base):
+    """Somebody who can sign in."""
+
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    folded: Mapped[str] = mapped_column(String(64), unique=True)
+    """The name in small letters: Jane and jane are not two."""
+    password_hash: Mapped[str] = mapped_column(String(200))
+    role: Mapped[str] = mapped_column(String(10))
+    disabled: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[str] = mapped_column(String(27))
+
+
+class Group(Base):
+    """Users who are granted models together."""
+
+    __tablename__ = "groups"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class Member(Base):
+    """A user of a group."""
+
+    __tablename__ = "members"
+    group_id: Mapped[int] = mapped_column(ForeignKey("groups.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
+
+
+class Grant(Base):
+    """What a group may do with a model."""
+
+    __tablename__ = "grants"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    group_id: Mapped[int] = mapped_column(ForeignKey("groups.id"), primary_key=True)
+    right: Mapped[str] = mapped_column(String(10))
+
+
+class SignIn(Base):
+    """A browser in which somebody has signed in, by the sha256 of what its cookie holds."""
+
+    __tablename__ = "sign_ins"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    expires_at: Mapped[str] = mapped_column(String(27))
+
+
+class ApiKey(Base):
+    """A key that a program asks with, by its sha256: 32 random bytes need no slow hash."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list] = mapped_column(JSON)
+    created_at: Mapped[str] = mapped_column(String(27))
+    expires_at: Mapped[str] = mapped_column(String(27))
+    used_at: Mapped[str | None] = mapped_column(String(27))
+    revoked_at: Mapped[str | None] = mapped_column(String(27))

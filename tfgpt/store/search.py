@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import case, column, exists, func, literal_column, select, table
 from sqlalchemy.orm import Session
 
+from tfgpt.store.access.rights import Caller, visible_to
 from tfgpt.store.catalog import Entry, entry_of
 from tfgpt.store.database import Database
 from tfgpt.store.errors import StoreError
@@ -71,16 +72,43 @@ class Query:
             raise StoreError(f"offset, max_size_bytes: {self.offset}, {self.max_size_bytes} are no numbers to work with; give 0 or more")
 
 
-def search(database: Database, query: Query) -> list[Entry]:
-    """Return the versions that a query finds, the best first."""
+def search(database: Database, query: Query, reader: Caller | None = None) -> list[Entry]:
+    """Return the versions that a query finds and that the reader may see, the best first."""
     words = words_of(query.words)
     if query.words.strip() and not words:
         return []  # of signs alone, which no index holds
     with database.reading() as session:
-        ids = (_in_fts5 if database.is_sqlite else _in_tsvector)(session, query, words)
+        ids = (_in_fts5 if database.is_sqlite else _in_tsvector)(session, query, words, reader)
         rows = session.execute(select(Version, Model).join(Model, Model.id == Version.model_id).where(Version.id.in_(ids))).all() if ids else []
         by_id = {row.id: entry_of(row, model) for row, model in rows}
         return [by_id[number] for number in ids]
+
+
+@dataclass(frozen=True)
+class Facets:
+    """By what shown versions can be filtered: values that some of them have, in order."""
+
+    tasks: list[str]
+    languages: list[str]
+    tags: list[str]
+    """The 100 that most versions have."""
+    licences: list[str]
+
+
+def facets_of(database: Database, reader: Caller | None = None) -> Facets:
+    """Return by what one can filter what a reader may see."""
+    shown = (Version.shown, visible_to(reader))
+    with database.reading() as session:
+        def values(column):
+            statement = select(column).join(Model, Model.id == Version.model_id).where(column != "", *shown).distinct().order_by(column)
+            return list(session.scalars(statement))
+
+        def labels(kind):
+            statement = (select(Label.value).join(Version, Version.id == Label.version_id).join(Model, Model.id == Version.model_id)
+                         .where(Label.kind == kind, *shown).group_by(Label.value).order_by(func.count().desc(), Label.value).limit(100))  # fmt: skip
+            return sorted(session.scalars(statement))
+
+        return Facets(values(Version.task), labels("language"), labels("tag"), values(Version.licence))
 
 
 def words_of(given: str) -> list[str]:
@@ -92,16 +120,16 @@ def words_of(given: str) -> list[str]:
     return re.findall(r"[^\W_]+", given.lower())[:MOST_WORDS]
 
 
-def _in_fts5(session: Session, query, words):
-    statement = _filtered(query)
+def _in_fts5(session: Session, query, words, reader):
+    statement = _filtered(query, reader)
     if words:
         match = " ".join(f'"{word}"*' for word in words)
         statement = statement.join(FTS5, FTS5.c.rowid == Version.id).where(literal_column("version_words").op("MATCH")(match))
     return _ids(session, statement, query, words, literal_column(f"bm25(version_words, {WEIGHTS})"))
 
 
-def _in_tsvector(session: Session, query, words):
-    statement, rank = _filtered(query), None
+def _in_tsvector(session: Session, query, words, reader):
+    statement, rank = _filtered(query, reader), None
     if words:
         vector = literal_column("versions.search_words")
         wanted = func.to_tsquery(literal_column("'simple'::regconfig"), " & ".join(f"{word}:*" for word in words))
@@ -116,8 +144,8 @@ def _ids(session, statement, query, words, rank):
     return session.scalars(statement.order_by(*order, Version.id.desc()).limit(query.limit).offset(query.offset)).all()
 
 
-def _filtered(query):
-    statement = select(Version.id).join(Model, Model.id == Version.model_id)
+def _filtered(query, reader):
+    statement = select(Version.id).join(Model, Model.id == Version.model_id).where(visible_to(reader))
     statement = statement.where(Version.stage == query.stage if query.stage else Version.shown)
     for field, value in ((Version.task, query.task), (Version.licence, query.licence), (Version.base_model, query.base_model), (Model.owner, query.owner)):
         if value:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tfgpt.files import whole_folder, write_json
 from tfgpt.serving.manifest import verify_manifest
 from tfgpt.store import blobs, catalog
+from tfgpt.store.access.rights import Caller, name_of
 from tfgpt.store.artifacts import PIECE_BYTES, Artifacts
 from tfgpt.store.cards import PULLED, fields_of_head, fields_of_run, figures_of, make_card, split_card
 from tfgpt.store.catalog import Published, StoredFile
@@ -98,8 +99,8 @@ class Store:
         os.chmod(folder / CONFIG, 0o600)  # a URL may hold a password
         return cls(folder)
 
-    def publish(self, folder: str | Path, name: str, actor: str, said: dict | None = None, export: str | Path | None = None, card: str | None = None,
-                version: int | None = None, stage: str = "draft") -> Published:
+    def publish(self, folder: str | Path, name: str, actor: str | Caller, said: dict | None = None, export: str | Path | None = None,
+                card: str | None = None, version: int | None = None, stage: str = "draft", private: bool = False) -> Published:
         """Publish what a folder holds.
 
         Args:
@@ -111,6 +112,7 @@ class Store:
             card: Markdown, with or without a head; `None` = README.md of the folder if there is one, else a page is written.
             version: the number that is expected; `None` = whichever is next.
             stage: which it has from the beginning.
+            private: whether a new model is private from the beginning.
 
         Raises:
             FileNotFoundError: no model there.
@@ -118,7 +120,7 @@ class Store:
             RuntimeError: the export is not as its manifest says; a file changed meanwhile; the database cannot be reached.
         """
         check_name(name)
-        check_word("owner", actor)
+        check_word("owner", name_of(actor))
         folder, export = Path(folder), None if export is None else Path(export)
         files = packed_files(folder, export, self.config.limits)
         if export is not None:
@@ -129,7 +131,7 @@ class Store:
             files["README.md"] = Path(scratch) / "README.md"
             files["README.md"].write_text(description.card, "utf-8")
             stored = self._store(files)
-        return catalog.publish(self.database, name, actor, description, stored, figures, version, stage)
+        return catalog.publish(self.database, name, actor, description, stored, figures, version, stage, private)
 
     def pull(self, reference: Reference, target: str | Path, wanted: Callable[[str], bool] = lambda path: True) -> Reference:
         """Write a version's files to a folder, which appears when all of them are there and are those that were published.

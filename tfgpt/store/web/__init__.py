@@ -1,0 +1,1 @@
+"""The store's pages and its API over HTTP: `tfgpt store serve`."""
