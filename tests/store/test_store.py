@@ -261,7 +261,7 @@ def test_a_card_that_is_too_long_is_refused(shelf, run):
 def test_an_export_that_is_not_as_its_manifest_says_is_refused(shelf, run):
     (run / "export" / "tickets" / "1" / "saved_model.pb").write_bytes(b"another")
 
-    with pytest.raises(RuntimeError, match="saved_model.pb is changed"):
+    with pytest.raises(StoreError, match="export: .*saved_model.pb is changed"):
         publish(shelf, run)
 
 

@@ -116,15 +116,15 @@ class Store:
 
         Raises:
             FileNotFoundError: no model there.
-            StoreError: anything that is refused.
-            RuntimeError: the export is not as its manifest says; a file changed meanwhile; the database cannot be reached.
+            StoreError: anything that is refused, such as an export that is not as its manifest says.
+            RuntimeError: a file changed meanwhile; the database cannot be reached.
         """
         check_name(name)
         check_word("owner", name_of(actor))
         folder, export = Path(folder), None if export is None else Path(export)
         files = packed_files(folder, export, self.config.limits)
         if export is not None:
-            verify_manifest(export)
+            _check_manifest(export)
         figures = figures_of(folder)
         description = describe(folder, name, figures, said or {}, card)
         with tempfile.TemporaryDirectory() as scratch:
@@ -217,6 +217,13 @@ def describe(folder: Path, name: str, figures: dict[str, float], said: dict, car
     head, body = split_card(card or "")
     description = Description(**(fields_of_run(folder) | fields_of_head(head) | said))
     return replace(description, card=make_card(name, description, figures, body))
+
+
+def _check_manifest(export):
+    try:
+        verify_manifest(export)
+    except RuntimeError as error:
+        raise StoreError(f"export: {error}") from error
 
 
 def _listed(name, path):

@@ -111,7 +111,7 @@ def check_then(then: str) -> str:
     >>> check_then("/models/tickets"), check_then("//example.org"), check_then("https://example.org")
     ('/models/tickets', '/', '/')
     """
-    is_own = then.startswith("/") and not then.startswith(("//", "/\\\\")) and then.isprintable()
+    is_own = then.startswith("/") and not then.startswith(("//", "/\\")) and then.isprintable()
     return then if is_own else "/"
 
 

@@ -60,8 +60,11 @@ def _publish(form: FormData, visit, name):
         raise StoreError(f"version: {version[:20]!r} is no number; give the next one, or none")
     with tempfile.TemporaryDirectory(prefix="tfgpt-upload-") as scratch:
         folder = _unpacked(files, Path(scratch))
-        return visit.publish(folder, name, said, given.get("card") or None, version and int(version), given.get("stage") or "draft",
-                             given.get("private") in ("on", "true", "1"))
+        try:
+            return visit.publish(folder, name, said, given.get("card") or None, version and int(version), given.get("stage") or "draft",
+                                 given.get("private") in ("on", "true", "1"))
+        except (StoreError, FileNotFoundError) as error:  # of whose message the folder here is no part
+            raise type(error)(str(error).replace(f"{folder}/", "").replace(str(folder), FILES)) from error
 
 
 def _unpacked(files: Sequence[UploadFile], folder: Path) -> Path:
@@ -76,8 +79,8 @@ def _unpacked(files: Sequence[UploadFile], folder: Path) -> Path:
         if "/" in name and not name.startswith(FOLDERS) and name not in BESIDE:
             continue
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "xb") as written:
                 shutil.copyfileobj(file.file, written)
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
