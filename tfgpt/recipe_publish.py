@@ -22,6 +22,8 @@ class PublishConfig:
     """Who publishes, and owns the name if it is new; empty = the machine's user."""
     stage: PublishStage = "draft"
     """The stage of the version; production takes the place of the one that is there."""
+    private: bool = False
+    """Whether a new name is shown over the network to its owner, the groups that are granted it, and administrators alone."""
     version: int = 0
     """The number that is expected, any other is refused; 0 = whichever is next."""
     task: str = ""

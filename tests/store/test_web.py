@@ -249,6 +249,17 @@ def test_the_store_is_shown_and_searched_with_many_pages(site):
     assert browser.get("/?page=0").status_code == 400 and "Nothing found" in browser.get("/?page=9").text
 
 
+def test_what_one_can_filter_by_is_ones_own_and_new_within_a_minute(site, monkeypatch):
+    site.publish("open", said={"tags": ("first",)})
+    site.publish("secret", seed=2, private=True, said={"tags": ("hush",)})
+    jane, bob = site.browser("jane"), site.browser("bob")
+    assert [">hush<" in browser.get("/").text for browser in (jane, bob, jane)] == [True, False, True]
+
+    site.publish("third", seed=3, said={"tags": ("later",)})
+    monkeypatch.setattr("tfgpt.store.web.remembered.SECONDS", 0.0)
+    assert [">later</option>" in browser.get("/").text for browser in (jane, bob)] == [True, True]
+
+
 def test_somebody_whose_role_is_taken_has_lost_it_at_once(site):
     from tfgpt.store.access import users
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.store import blobs, catalog, lifecycle, ratings
+from tfgpt.store.access import groups, users
+from tfgpt.store.access.rights import Caller
 from tfgpt.store.database import Database
 from tfgpt.store.fields import Description
 from tfgpt.store.reference import Reference
@@ -21,13 +23,15 @@ SYLLABLES = ("ka", "lo", "mi", "ren", "sta", "tor", "ul", "vi", "wen", "zo", "br
 WORDS = 5000
 """Different ones on all cards, the first ones far more often than the last, as in a language."""
 CARD_WORDS = 150
+READER = Caller("reader", frozenset(["read"]))
+"""By whom every second search is made over the network: in a group that is granted half of the private models."""
 
 
 def run(models: int, searches: int, url: str = "") -> dict:
     """Publish made-up models, without files, and search them.
 
     Args:
-        models: that are published, some with a second version, some promoted and rated.
+        models: that are published, some with a second version, some promoted and rated, a tenth private.
         searches: that are timed, each with other words, filters and orders.
         url: of an empty database; empty = SQLite in a temporary folder.
 
@@ -43,9 +47,9 @@ def run(models: int, searches: int, url: str = "") -> dict:
         _fill(database, models, words, draw)
         publish_seconds = time.perf_counter() - started
         seconds, found = [], 0
-        for query in [_query(words, draw) for _ in range(searches)]:
+        for number, query in enumerate([_query(words, draw) for _ in range(searches)]):
             started = time.perf_counter()
-            found += len(search(database, query))
+            found += len(search(database, query, READER if number % 2 else None))
             seconds.append(time.perf_counter() - started)
         kind = "SQLite" if database.is_sqlite else "PostgreSQL"
         database.close()
@@ -57,6 +61,9 @@ def run(models: int, searches: int, url: str = "") -> dict:
 def _fill(database, models, words, draw):
     sha256 = "0" * 64
     blobs.touch(database, {sha256: 1})
+    users.add_user(database, READER.name, "not to sign in with", "reader", "bench")
+    groups.add_group(database, "team", "bench")
+    groups.set_member(database, "team", READER.name, True, "bench")
     frequency = [1 / rank for rank in range(1, len(words) + 1)]
     for number in range(models):
         name = f"{draw.choice(words)}-{draw.choice(words)}-{number}"
@@ -68,6 +75,8 @@ def _fill(database, models, words, draw):
             catalog.publish(database, name, "bench", said, files, {"loss": draw.uniform(1, 5)})
         if number % 3 == 0:
             lifecycle.promote(database, Reference(name, 1), "bench")
+        if number % 10 == 1:
+            groups.set_access(database, name, "bench", private=True, grants={"team": "read"} if number % 20 == 1 else {})
         if number % 10 == 0:
             ratings.rate(database, Reference(name), "bench", draw.randint(1, 5))
 

@@ -70,7 +70,7 @@ def publish_model(recipe: Recipe, folder: Path) -> None:
     card = Path(given.card).read_text("utf-8") if given.card else None
     store = open_store(given.store)
     try:
-        done = store.publish(folder, given.name, user_of(given.by), _said(given), export, card, given.version or None, given.stage)
+        done = store.publish(folder, given.name, user_of(given.by), _said(given), export, card, given.version or None, given.stage, given.private)
     except StoreError as error:
         raise RecipeError(f"publish.{error}") from error
     finally:

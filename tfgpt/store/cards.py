@@ -17,6 +17,8 @@ HUB_TASKS = {
 }  # fmt: skip
 """The hub's names for our tasks; of the others those with a head judge texts, and the rest write."""
 FIGURES = ("loss", "perplexity", "bits_per_byte", "tokens", "judged", "answered")
+OF_ONE_LABEL, MOST_LABELS = "F1 of ", 20
+"""Figures of single labels are left to evaluation.json where there are more of them than anybody would read."""
 HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
 PULLED = "pulled.json"
 """In a pulled folder: which version it is."""
@@ -139,8 +141,11 @@ def _figures(content, part):
     for name in FIGURES:
         if name in content:
             yield prefix + name, content[name]
-    for name, of in content.get("metrics", {}).items():
-        yield f"{prefix}metrics/{name}", of["value"]
+    metrics = content.get("metrics", {})
+    has_many = sum(name.startswith(OF_ONE_LABEL) for name in metrics) > MOST_LABELS
+    for name, of in metrics.items():
+        if not (has_many and name.startswith(OF_ONE_LABEL)):
+            yield f"{prefix}metrics/{name}", of["value"]
     if "baseline" in content:
         yield from _figures(content["baseline"], f"{prefix}baseline")
 

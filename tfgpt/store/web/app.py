@@ -18,6 +18,7 @@ from tfgpt.store.store import Store
 from tfgpt.store.web import account, api, forms, pages
 from tfgpt.store.web.guard import BodyLimit, CarefulHeaders, RateGuard, Rates
 from tfgpt.store.web.metrics import Counted, StoreMetrics
+from tfgpt.store.web.remembered import RememberedFacets
 from tfgpt.store.web.rendering import render
 from tfgpt.store.web.settings import WebSettings
 from tfgpt.store.web.trying import Trier
@@ -45,7 +46,7 @@ def create_app(store: Store, settings: WebSettings | None = None) -> FastAPI:
                   openapi_url=f"{API}openapi.json", lifespan=lifespan)
     metrics = StoreMetrics()
     app.state.store, app.state.settings, app.state.rates, app.state.metrics = store, settings, Rates(settings), metrics
-    app.state.trier = Trier(settings, metrics)
+    app.state.trier, app.state.facets = Trier(settings, metrics), RememberedFacets()
     _add_error_handlers(app)
     app.include_router(api.ROUTER, prefix=f"{API}v1")
     for router in (pages.ROUTER, forms.ROUTER, account.ROUTER):

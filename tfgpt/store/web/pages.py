@@ -31,8 +31,9 @@ def browse(request: Request, visit: Reading, q: str = "", task: str = "", langua
                          sort="" if sort == "relevance" and not q.strip() else sort, limit=ON_A_PAGE + 1, offset=(page - 1) * ON_A_PAGE)
     found = visit.search(query)
     link = "/?" + urlencode({key: value for key, value in given.items() if value} | {"page": ""})
-    return render(request, "browse.html", {"entries": found[:ON_A_PAGE], "given": given, "facets": visit.facets(), "orders": ORDERS, "stages": STAGES,
-                                           "page": page, "link": link, "has_more": len(found) > ON_A_PAGE})
+    return render(request, "browse.html", {
+        "entries": found[:ON_A_PAGE], "given": given, "facets": request.app.state.facets.of(visit), "orders": ORDERS, "stages": STAGES, "page": page,
+        "link": link, "has_more": len(found) > ON_A_PAGE})  # fmt: skip
 
 
 @ROUTER.get("/models/{name}")
@@ -100,7 +101,7 @@ def _best(every, figures):
     best = {}
     for name in figures:
         values = [details.figures[name] for details in every if name in details.figures]
-        if name.rpartition("/")[2] in ("loss", "perplexity", "bits_per_byte") and len(set(values)) > 1:
+        if "baseline/" not in name and name.rpartition("/")[2] in ("loss", "perplexity", "bits_per_byte") and len(set(values)) > 1:
             best[name] = min(values)
     return best
 

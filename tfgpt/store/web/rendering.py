@@ -35,7 +35,7 @@ def size_text(count: int) -> str:
 
 def number_text(value: float | None) -> str:
     """Return a figure for people."""
-    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _environment():

@@ -23,7 +23,7 @@ function show(pane, message) {
   }
   if (message.done) {
     const seconds = (performance.now() - pane.started) / 1000;
-    const count = message.done.token_count === undefined ? "" : `${message.done.token_count} tokens, ended by ${message.done.finish_reason}, `;
+    const count = message.done.token_count === undefined ? "" : `${message.done.token_count} token${message.done.token_count === 1 ? "" : "s"}, ended by ${message.done.finish_reason}, `;
     pane.querySelector(".state").textContent = `${count}${seconds.toFixed(1)} s`;
   }
 }
