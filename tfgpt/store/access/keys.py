@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
-from tfgpt.store.access.rights import ROLES, Caller, check_scopes
+from tfgpt.store.access.rights import ROLES, SCOPES, Caller, check_scopes
 from tfgpt.store.access.users import TOKEN_BYTES, digest_of, user_of
 from tfgpt.store.catalog import log
 from tfgpt.store.database import Database
@@ -56,6 +56,8 @@ def make_key(database: Database, owner: str, name: str, scopes: tuple[str, ...],
         raise StoreError(f"name: {str(name)[:70]!r} does not name a key; give 1 to 64 printable characters")
     if type(days) is not int or not 1 <= days <= MOST_DAYS:
         raise StoreError(f"days: {days!r}; a key lasts for 1 to {MOST_DAYS}")
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise StoreError(f"scopes: {str(unknown[0])[:40]!r} is none of {', '.join(SCOPES)}")
     if isinstance(actor, Caller):
         for scope in scopes:
             actor.require(scope)

@@ -16,7 +16,7 @@ import tfgpt
 from tfgpt.store.errors import DamagedError, ForbiddenError, NotFoundError, StoreError
 from tfgpt.store.store import Store
 from tfgpt.store.web import account, api, forms, pages
-from tfgpt.store.web.guard import BodyLimit, CarefulHeaders, RateGuard, Rates
+from tfgpt.store.web.guard import HEADERS, BodyLimit, CarefulHeaders, RateGuard, Rates
 from tfgpt.store.web.metrics import Counted, StoreMetrics
 from tfgpt.store.web.remembered import RememberedFacets
 from tfgpt.store.web.rendering import render
@@ -86,6 +86,12 @@ def _add_error_handlers(app):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         return _refusal(request, 400, f"{where or 'body'}: {first['msg']}")
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        response = _refusal(request, 500, f"The store failed ({type(error).__name__}); its administrator finds why in the server's log", HEADERS)
+        response.headers["Connection"] = "close"  # the HTTP server closes it, since Starlette raises the error again
+        return response
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
