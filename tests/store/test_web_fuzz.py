@@ -22,8 +22,8 @@ MODES = list(schemathesis.GenerationMode)
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
-    site = Site(tmp_path, monkeypatch, requests_per_minute=10**6, publishes_per_hour=10**6, tries_per_minute=10**6, try_models=0)
+def site(tmp_path, monkeypatch, database_url):
+    site = Site(tmp_path, monkeypatch, database_url, requests_per_minute=10**6, publishes_per_hour=10**6, tries_per_minute=10**6, try_models=0)
     site.publish()
     return site
 

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from tests.store.made import make_run
 from tfgpt.store.access import keys, passwords, users
 from tfgpt.store.access.rights import ROLES
-from tfgpt.store.store import Store
+from tfgpt.store.store import Store, StoreConfig
 from tfgpt.store.web.app import create_app
 from tfgpt.store.web.settings import WebSettings
 
@@ -20,10 +20,10 @@ HARMLESS = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 class Site:
     """A store with `PEOPLE`, whose pages nobody but this process reaches."""
 
-    def __init__(self, folder, monkeypatch, **settings):
+    def __init__(self, folder, monkeypatch, database="catalog.db", **settings):
         monkeypatch.setattr(passwords, "HASHER", HARMLESS)
         self.folder = folder
-        self.store = Store.create(folder / "store")
+        self.store = Store.create(folder / "store", StoreConfig(database=database))
         for name, role in PEOPLE.items():
             users.add_user(self.store.database, name, PASSWORD, role, "setup")
         self.app = create_app(self.store, WebSettings(**settings))

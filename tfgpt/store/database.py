@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.orm import Session
 
 from tfgpt.store.errors import StoreError
@@ -61,9 +61,11 @@ class Database:
 
     @contextlib.contextmanager
     def _told(self):
-        """Say in one line what the database cannot do."""
+        """Say in one line what the database cannot do, or what it cannot hold."""
         try:
             yield
+        except DataError as error:
+            raise StoreError(f"value: {' '.join(str(error.orig).split())}; give another") from error
         except DBAPIError as error:
             reason = " ".join(str(error.orig).split())
             raise RuntimeError(f"the database {self.url.render_as_string()}: {reason}") from error

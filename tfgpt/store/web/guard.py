@@ -27,6 +27,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }  # fmt: skip
+KEPT = {"Cache-Control": "max-age=600"}
+"""Of what is everybody's: a telephone fetches the style once, and not with every page."""
 HSTS = "max-age=31536000"
 """Only where the request came encrypted."""
 
@@ -121,7 +123,7 @@ class CarefulHeaders:
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in (HEADERS | (KEPT if scope["path"].startswith("/static/") else {})).items():
                     headers.setdefault(name, value)
                 if scope["scheme"] == "https":
                     headers.setdefault("Strict-Transport-Security", HSTS)
