@@ -160,10 +160,9 @@ def _print_rows(given, rows, columns):
     if given.json:
         print(json.dumps(rows, ensure_ascii=False))
         return DONE
-    cells = [columns] + [tuple(_cell(row[column]) for column in columns) for row in rows]
-    widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    from tfgpt.cli_store_text import print_table
+
+    print_table([columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)])
     return DONE
 
 

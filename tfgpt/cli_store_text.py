@@ -11,11 +11,17 @@ def print_entries(entries: Sequence[Entry]) -> None:
     rows = [("name", "version", "stage", "task", "languages", "loss", "size", "downloads", "rating")]
     rows += [(entry.name, str(entry.version), entry.stage, entry.task, " ".join(entry.languages) or "-", _number(entry.loss), _size(entry.size_bytes),
               f"{entry.downloads:,}", _stars(entry)) for entry in entries]  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if entries else ():
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    if not entries:
+    if entries:
+        print_table(rows)
+    else:
         print("nothing found")
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of as many cells each, the first of which is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def print_details(details: Details) -> None:
