@@ -85,8 +85,39 @@ def test_a_turn_that_is_too_long_is_an_error_in_one_line(run_folder):
     assert "the system text and the last turn ('word word" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_search_is_pytorchs(run_folder, torch_model, tokenizer, capsys):
+    ids = tokenizer("The with", return_tensors="pt")
+    end = tokenizer.eos_token_id
+    theirs = torch_model.generate(**ids, num_beams=4, length_penalty=0.5, early_stopping=True, no_repeat_ngram_size=2, max_new_tokens=9, do_sample=False,
+                                  pad_token_id=end, eos_token_id=end)[0, ids.input_ids.shape[1] :]  # fmt: skip
+
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2, "--beams", 4,
+                   "--length-penalty", 0.5, "--early-stopping")
+
+    assert out == tokenizer.decode(theirs, skip_special_tokens=True) + "\n"
+    assert out != lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2)
+
+
+def test_a_search_of_several_prompts_takes_stops_and_gives_objects(run_folder, text_model, capsys):
+    prompts, stop = ["The with", "def f(x):", "a"], text_model.search(["The with"], max_new_tokens=9)[0].text[2:5]
+
+    out = lines_of(capsys, "--model", run_folder, *(part for prompt in prompts for part in ("--prompt", prompt)), "--beams", 3, "--stop", stop, "--json",
+                   "--early-stopping", "never", "--max-new-tokens", 9, "--batch-size", 2)
+
+    expected = text_model.search(prompts, 3, 9, early_stopping="never", stop=[stop])
+    assert [json.loads(line)["text"] for line in out.split("\n")[:-1]] == [row.text for row in expected]
+    assert not any(stop in row.text for row in expected)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--prompt", "x"], "--model is missing"),
+    (["--model", "RUN", "--prompt", "x", "--length-penalty", "2"], "--length-penalty 2.0 is for a search; give --beams too"),
+    (["--model", "RUN", "--prompt", "x", "--early-stopping", "never"], "--early-stopping never is for a search"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "-1"], "--beams -1 is too small"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "4", "--temperature", "0.5"], "--temperature has no meaning in a search; leave it out, or --beams 4"),
+    (["--model", "RUN", "--beams", "4", "--chat"], "--chat has no meaning in a search"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "4", "--length-penalty", "11"], "length_penalty 11.0 is not a number from -10 to 10"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "1000000"], "beams 1000000 is no whole number from 1 to"),
     (["--model", "RUN"], "give one of --prompt TEXT, --prompts FILE and --chat"),
     (["--model", "RUN", "--prompt", "x", "--chat"], "give one of --prompt"),
     (["--model", "RUN", "--prompt", "x", "--system", "Be brief."], "--system 'Be brief.' is for a talk; give --chat"),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import get_args
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
-from tfgpt.generation.controls import CONTROLS, controls_of
+from tfgpt.generation.controls import CONTROLS, SEARCHED, controls_of
 from tfgpt.recipe import Engine, Weights
 
 COMMAND = "tfgpt generate"
+ENDS = {"false": False, "true": True, "never": "never"}
+"""What --early-stopping may say, and what `TextModel.search` then gets."""
 
 
 def generate(arguments: list[str]) -> int:
@@ -37,9 +39,11 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--banned-token", action="append", default=None, help="A text of one token that is never written; may be given again.")
     parser.add_argument("--forced-text", type=str, default="", help="Each continuation begins with it.")
     parser.add_argument("--log-probs", type=int, default=None, help="With --json: each token with its log-probability (nats), and so many of the likeliest.")
+    _add_search(parser)
     add_controls(parser, "")
     given = parse(parser, arguments)
     controls = checked_controls(given, COMMAND)
+    _check_search(given, controls)
     if [bool(given.prompt), bool(given.prompts), given.chat].count(True) != 1:
         raise UsageError(f"{COMMAND}: give one of --prompt TEXT, --prompts FILE and --chat")
     if given.system and not given.chat:
@@ -56,8 +60,8 @@ def generate(arguments: list[str]) -> int:
     if not prompts and not given.chat:
         raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
     text_model = _load(given)
-    options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text,
-                          "top_log_probs": given.log_probs}
+    options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text}
+    options |= _search_options(given) if given.beams else {"top_log_probs": given.log_probs}
     try:
         text_model.check(options)
     except ValueError as error:
@@ -67,6 +71,37 @@ def generate(arguments: list[str]) -> int:
     else:
         _continue(text_model, prompts, options, given)
     return DONE
+
+
+def _add_search(parser):
+    parser.add_argument("--beams", type=int, default=0,
+                        help="Search for the best text with so many beams, each of which costs what a prompt does; 0 = no search, token by token.")
+    parser.add_argument("--length-penalty", type=float, default=None,
+                        help="With --beams: a text's score is its log-probability by its tokens to this power, -10 to 10; 0 = the likeliest wins. Default 1.0.")
+    parser.add_argument("--early-stopping", type=str, default=None, nargs="?", const="true", choices=tuple(ENDS),
+                        help="With --beams: when to end once as many texts have ended as there are beams: true (the option alone) = at once, false "
+                             "(the default) = when the best that goes on is worse, never = when it can be no better at any length.")
+
+
+def _search_options(given):
+    """Return what `TextModel.search` takes beside what `TextModel.generate` does."""
+    options = {"beams": given.beams, "length_penalty": given.length_penalty, "early_stopping": ENDS.get(given.early_stopping)}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_search(given, controls):
+    """Refuse what does nothing, or makes no sense, in a search."""
+    if not given.beams:
+        for key in ("length_penalty", "early_stopping"):
+            if given[key] is not None:
+                raise UsageError(f"{COMMAND}: --{key.replace('_', '-')} {given[key]} is for a search; give --beams too, such as --beams 4")
+        return
+    if given.beams < 0:
+        raise UsageError(f"{COMMAND}: --beams {given.beams} is too small; give 1 or more, or 0 for no search")
+    without = {"--chat": given.chat, "--samples": given.samples > 1, "--log-probs": given.log_probs is not None, "--draft": bool(given.draft)}
+    idle = [f"--{name.replace('_', '-')}" for name in controls if name not in SEARCHED]
+    if refused := [option for option, is_given in without.items() if is_given] + idle:
+        raise UsageError(f"{COMMAND}: {refused[0]} has no meaning in a search; leave it out, or --beams {given.beams}")
 
 
 def add_controls(parser, otherwise: str) -> None:
@@ -132,12 +167,12 @@ def _continue(text_model, prompts, controls, given):
     """Print a continuation of each prompt as soon as its batch is done."""
     from tfgpt.progress import progress_bar
 
-    first = controls.pop("seed", CONTROLS["seed"].neutral)
+    first, write = controls.pop("seed", CONTROLS["seed"].neutral), text_model.search if given.beams else text_model.generate
     rows = [(prompt, sample) for prompt in prompts for sample in range(given.samples)]
     with progress_bar("generate", total=len(rows), unit="continuations") as advance:
         for start in range(0, len(rows), given.batch_size):
             batch = rows[start : start + given.batch_size]
-            answers = text_model.generate([prompt for prompt, _ in batch], seed=[first + sample for _, sample in batch], **controls)
+            answers = write([prompt for prompt, _ in batch], seed=[first + sample for _, sample in batch], **controls)
             for (prompt, sample), answer in zip(batch, answers):
                 print(json.dumps({"prompt": prompt, "sample": sample} | _record(answer), ensure_ascii=False) if given.json else answer.text, flush=True)
             advance(len(batch))

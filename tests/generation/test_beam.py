@@ -246,3 +246,32 @@ def test_settings_that_cannot_be_are_refused(text_model, given, message):
 def test_one_text_is_no_list_of_prompts(text_model):
     with pytest.raises(ValueError, match="search: prompts is one text"):
         text_model.search("one")
+
+
+@pytest.mark.parametrize("stop", [["t"], ["on", "e\n", " ="]])
+def test_stop_strings_end_texts_as_in_pytorch(text_model, torch_model, tokenizer, prompts, stop):
+    counts = set()
+    end = tokenizer.eos_token_id
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt", verbose=False)
+        if not 0 < ids.input_ids.shape[1] <= CONTEXT - NEW:
+            continue  # PyTorch takes neither
+        theirs = torch_model.generate(**ids, num_beams=3, stop_strings=stop, tokenizer=tokenizer, max_new_tokens=NEW, do_sample=False, length_penalty=0.5,
+                                      pad_token_id=end, eos_token_id=end)[0, ids.input_ids.shape[1] :].tolist()  # fmt: skip
+
+        ours = text_model.search([prompt], 3, NEW, stop=stop, length_penalty=0.5)[0]
+
+        text = tokenizer.decode(theirs, skip_special_tokens=True)
+        assert ours.text == text[: min((place for each in stop if (place := text.find(each)) >= 0), default=len(text))]
+        assert ours.token_count == len(theirs)
+        counts.add(ours.token_count)
+    assert len(counts) > 1 and min(counts) < NEW
+
+
+def test_one_beam_stops_where_greedy_does(text_model, prompts):
+    stop = ["t", "o"]
+
+    searched, greedy = text_model.search(prompts, 1, NEW, stop=stop), text_model.generate(prompts, NEW, stop=stop)
+
+    assert [(row.text, row.token_count, row.finish_reason) for row in searched] == [(row.text, row.token_count, row.finish_reason) for row in greedy]
+    assert {row.finish_reason for row in greedy} == {"stop", "length"}

@@ -1,4 +1,7 @@
 """Weights in bfloat16 and int8: the products' formulas, and what they cost a model."""
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +10,7 @@ from tfgpt.data.pipeline import pack_texts
 from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.build import load_model
-from tfgpt.models.stored import Bfloat16Matrix, Int8Matrix
+from tfgpt.models.stored import CHUNK, Bfloat16Matrix, Int8Matrix, int8_rows
 from tfgpt.models.transformer import segment_mask
 from tfgpt.serving.export import export
 from tfgpt.serving.saved_model import LoadedModel
@@ -87,3 +90,35 @@ def test_what_cannot_be_done_with_stored_weights_is_told(model_folder, tmp_path)
         model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="stored already"):
         model.store_weights("int8")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_nothing_stays_of_what_is_kept_in_fewer_bits(model_folder, kind):
+    loaded, model = load_model(model_folder, weights=kind), load_model(model_folder)
+    matrices = [weakref.ref(layer.weight) for layer in model.projections] + [weakref.ref(model.transformer.wte.embeddings)]
+
+    model.store_weights(kind)
+
+    gc.collect()
+    assert [matrix() for matrix in matrices] == [None] * len(matrices)
+    for ours, theirs in zip(model.all_variables, loaded.all_variables, strict=True):  # in whatever order they are made smaller
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_rows_of_a_long_matrix_are_scaled_each_by_itself():
+    values = numbers(2 * CHUNK + 3, 8, seed=6)
+
+    whole, scale = int8_rows(values)
+
+    np.testing.assert_array_equal(scale, np.abs(values).max(axis=1) / np.float32(127.0))
+    np.testing.assert_array_equal(whole, np.rint(values / scale[:, np.newaxis]))
+
+
+def test_a_table_whose_rows_are_looked_up_is_not_copied_when_it_is_read(model, tokenizer):
+    """What TensorFlow does to a variable that `tf.gather` was given: each reading of it then makes a copy."""
+    text_model = TextModel(model, tokenizer)
+    graph = text_model.generate_graph.get_concrete_function().graph.as_graph_def()
+
+    of_matrices = [node for function in graph.library.function for node in function.node_def if node.op == "ResourceGather"]
+
+    assert all("wpe" in node.name for node in of_matrices)  # which nothing else reads

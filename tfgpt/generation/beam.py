@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfgpt.generation.controls import Controls
 from tfgpt.generation.decoding import bucketed, first_cache, loop, placed
 from tfgpt.generation.sampling import Constraints, changed, forced_at
+from tfgpt.generation.stops import ends_in_stop
 from tfgpt.models.block import StaticCache
 
 EARLY_STOPPING = (False, True, "never")
@@ -65,7 +66,7 @@ class Searched(NamedTuple):
     log_prob: tf.Tensor
     """float32 [batch]; sum over the tokens of the model's own log-probability (nats), whatever the controls."""
     stopped: tf.Tensor
-    """bool [batch]; the row ended with the end-of-text token."""
+    """bool [batch]; the row ended with the end-of-text token or a stop string."""
     hypotheses: Hypotheses
     """All finished continuations, the best first, of which the others here are the first."""
 
@@ -86,7 +87,7 @@ class State(NamedTuple):
 
 
 def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Constraints, beams: tf.Tensor, length_penalty: tf.Tensor,
-           early_stopping: tf.Tensor, end_of_text: int, sources: tf.RaggedTensor | None = None) -> Searched:
+           early_stopping: tf.Tensor, end_of_text: int, sources: tf.RaggedTensor | None = None, texts: tf.Tensor | None = None) -> Searched:
     """Find the best continuation of each prompt, as far as so many beams reach.
 
     With one beam it is the greedy one, whatever the length penalty and the early stopping.
@@ -96,12 +97,14 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
         prompts: int32 [batch, (tokens)], 1 token at least; with its `max_new_tokens` each fits the context (see `fit_prompts`).
         controls: of each row; `max_new_tokens`, `min_new_tokens`, `no_repeat_ngram_size` and the penalties alone count. The penalties change
             log-probabilities here, and not logits.
-        constraints: of each row; stop strings do not count. A forced token's score is its log-probability without penalties.
+        constraints: of each row. A forced token's score is its log-probability without penalties. A stop string ends a text as the end-of-text token
+            does, with the token that completes it.
         beams: int32 [], 1 to the size of the vocabulary.
         length_penalty: float32 [batch]; the higher, the likelier a longer text wins; 0 = the likeliest text wins.
-        early_stopping: int32 [], a number in `EARLY_STOPPING`.
+        early_stopping: int32 [] or [batch], a number in `EARLY_STOPPING`.
         end_of_text: id of the token that ends a text.
         sources: int32 [batch, (tokens)], for a model with an encoder (see `framed_sources`).
+        texts: string [vocab], the bytes of each token, for stop strings; `None` = they do not count.
 
     Source: transformers 4.57, `GenerationMixin._beam_search`; for the penalty Wu et al. 2016, "Google's Neural Machine Translation System", section 7.
     """
@@ -116,11 +119,8 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
         origin=tf.repeat(tf.range(batch), beams),
         cache=_read(model, written.tokens, written.length, sources),
     )
-    of_beams = tf.nest.map_structure(
-        lambda of_rows: of_rows if of_rows.dtype == tf.string else tf.repeat(of_rows, beams, axis=0),  # texts to stop at are not looked at
-        (written, controls, constraints),
-    )
-    ends = _Ends(controls.max_new_tokens, length_penalty, early_stopping, end_of_text)
+    of_beams = tf.nest.map_structure(lambda of_rows: tf.repeat(of_rows, beams, axis=0), (written, controls, constraints))
+    ends = _Ends(controls.max_new_tokens, length_penalty, early_stopping, end_of_text, texts, constraints.stop)
 
     def step(number, state):
         candidates, parents, state = _continued(model, state, number, *of_beams, end_of_text)
@@ -128,7 +128,7 @@ def search(model, prompts: tf.RaggedTensor, controls: Controls, constraints: Con
 
     _, state = loop(lambda _, state: ~tf.reduce_all(state.done), step, [tf.constant(0), start])
     best = Hypotheses(*(field[:, 0] for field in state.finished))
-    stopped = tf.reduce_any((best.ids == end_of_text) & (tf.range(steps) < best.length[:, tf.newaxis]), axis=1)
+    stopped = ends.in_text(Hypotheses(*(field[:, :1] for field in state.finished)))[:, 0] & (best.length > 0)
     return Searched(best.ids, best.length, tf.where(best.length > 0, best.score, 0.0), best.log_prob, stopped, state.finished)
 
 
@@ -140,6 +140,21 @@ class _Ends(NamedTuple):
     length_penalty: tf.Tensor
     early_stopping: tf.Tensor
     end_of_text: int
+    texts: tf.Tensor | None
+    stop: tf.Tensor
+    """string [batch, stops]."""
+
+    def in_text(self, found):
+        """Tell which of these `Hypotheses` end with the end-of-text token or a stop string, bool [batch, n]."""
+        ids = tf.pad(found.ids, [[0, 0], [0, 0], [0, 1]], constant_values=self.end_of_text)  # one place at least, also where nothing may be written
+        batch, number, places = tf.unstack(tf.shape(ids))
+        last = tf.gather(ids, tf.maximum(found.length[:, :, tf.newaxis] - 1, 0), batch_dims=2)[:, :, 0]
+        ended = last == self.end_of_text
+        if self.texts is None:
+            return ended
+        rows, length = tf.reshape(ids, [batch * number, places]), tf.reshape(found.length, [-1])
+        stopped = ends_in_stop(self.texts, rows, tf.zeros_like(length), length, tf.repeat(self.stop, number, axis=0))
+        return ended | tf.reshape(stopped, [batch, number])
 
     def score(self, log_prob, length):
         """Return what texts of a length, int32 [batch], score, float32 [batch, n]."""
@@ -188,8 +203,7 @@ def _sorted_out(state, candidates, parents, ends):
     """Take the best candidates that have not ended as beams, and those among the first of all that have ended as finished texts."""
     batch, beams = tf.unstack(tf.shape(state.live.score))
     length = candidates.length[:, 0]                                                      # [batch]; alike in all
-    last = tf.gather(candidates.ids, candidates.length[:, :, tf.newaxis] - 1, batch_dims=2)[:, :, 0]
-    ended = (last == ends.end_of_text) | (length >= ends.most)[:, tf.newaxis]             # [batch, 2 * beams]
+    ended = ends.in_text(candidates) | (length >= ends.most)[:, tf.newaxis]               # [batch, 2 * beams]
 
     going, numbers = tf.math.top_k(tf.where(ended, float("-inf"), candidates.score), beams)
     live = candidates.at(numbers)._replace(score=going)

@@ -44,6 +44,8 @@ CONTROLS = {
                                                             "copies from its prompt, and the same text in the end; 0 = off."),
 }
 """In the order in which the graph takes them."""
+SEARCHED = ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "presence_penalty", "frequency_penalty")
+"""Those that count in a beam search; the others do nothing there."""
 
 Controls = namedtuple("Controls", CONTROLS)
 Controls.__doc__ = """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says."""

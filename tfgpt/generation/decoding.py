@@ -14,7 +14,7 @@ from tfgpt.generation.controls import Controls
 from tfgpt.generation.draft import Draft, drafted
 from tfgpt.generation.lookup import Lookup, guess, learned
 from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
-from tfgpt.generation.stops import first_stop
+from tfgpt.generation.stops import ends_in_stop
 from tfgpt.models.block import StaticCache
 from tfgpt.models.cross_attention import Encoded
 
@@ -183,20 +183,9 @@ class Decoder:
         ), chosen
 
     def _ends_in_stop(self, written, stop):
-        """Tell whether a stop string ends with the last token of each row, bool [batch]; it may have begun tokens before."""
         if self.texts is None:
             return tf.zeros_like(written.length, tf.bool)
-        sizes = tf.strings.length(stop)
-
-        def look():
-            back = tf.range(tf.reduce_max(sizes), 0, -1)[tf.newaxis]                      # as many tokens as the longest has bytes
-            place = written.length[:, tf.newaxis] - back                                  # [batch, tail]
-            ids = tf.gather(written.tokens, tf.clip_by_value(place, 0, tf.shape(written.tokens)[1] - 1), batch_dims=1)
-            known = (place >= written.prompt_length[:, tf.newaxis]) & (ids < tf.size(self.texts))
-            texts = tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), "")
-            return first_stop(tf.strings.reduce_join(texts, axis=1), stop) >= 0
-
-        return tf.cond(tf.reduce_any(sizes > 0), look, lambda: tf.zeros_like(written.length, tf.bool))
+        return ends_in_stop(self.texts, written.tokens, written.prompt_length, written.length, stop)
 
 
 def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:

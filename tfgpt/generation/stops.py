@@ -35,6 +35,29 @@ def first_stop(text: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
     return tf.where(first < most, first, -1)
 
 
+def ends_in_stop(texts: tf.Tensor, tokens: tf.Tensor, first: tf.Tensor, length: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+    """Tell whether a stop string ends with the last token of each row, bool [batch]; it may have begun tokens before.
+
+    Args:
+        texts: string [vocab], the bytes of each token.
+        tokens: int32 [batch, places].
+        first: int32 [batch]; what stands before this place does not count.
+        length: int32 [batch]; tokens in each row.
+        stop: string [batch, stops]; "" = none.
+    """
+    sizes = tf.strings.length(stop)
+
+    def look():
+        back = tf.range(tf.reduce_max(sizes), 0, -1)[tf.newaxis]                          # as many tokens as the longest has bytes
+        place = length[:, tf.newaxis] - back                                              # [batch, tail]
+        ids = tf.gather(tokens, tf.clip_by_value(place, 0, tf.shape(tokens)[1] - 1), batch_dims=1)
+        known = (place >= first[:, tf.newaxis]) & (ids < tf.size(texts))
+        tail = tf.where(known, tf.gather(texts, tf.where(known, ids, 0)), "")
+        return first_stop(tf.strings.reduce_join(tail, axis=1), stop) >= 0
+
+    return tf.cond(tf.reduce_any(sizes > 0), look, lambda: tf.zeros_like(length, tf.bool))
+
+
 def sure_text(text: bytes, stop: Sequence[str]) -> str:
     """Return what of an unfinished text stays as it is whatever follows: whole characters, and nothing that a stop string may begin with.
 

@@ -26,7 +26,7 @@ from tfgpt.text.graph import GraphTokenizer, as_unicode
 SEARCH_SPECS = (
     tf.TensorSpec([], tf.int32, name="beams"),
     tf.TensorSpec([None], tf.float32, name="length_penalty"),
-    tf.TensorSpec([], tf.int32, name="early_stopping"),
+    tf.TensorSpec([None], tf.int32, name="early_stopping"),
 )
 TOKEN_OUTPUTS = ("ids", "token_log_probs", "top_ids", "top_log_probs")
 
@@ -125,8 +125,10 @@ class TextModel(tf.Module):
         return self._continuations(self.generate_from_ids_graph(*rows, *given), top_log_probs)
 
     def check(self, options: dict) -> None:
-        """Raise the `ValueError` that `generate` would raise for these keywords with one prompt."""
+        """Raise the `ValueError` that `generate` would raise for these keywords with one prompt; or `search`, if `beams` are among them."""
         controls = dict(options)
+        if "beams" in controls:
+            self._search_numbers(1, **{name: controls.pop(name) for name in ("beams", "length_penalty", "early_stopping") if name in controls})
         lists = [controls.pop(name, ()) for name in ("stop", "banned_tokens", "forced_tokens")]
         self._settings(1, controls, *lists, controls.pop("samples", 1), controls.pop("top_log_probs", None))
 
@@ -201,9 +203,7 @@ class TextModel(tf.Module):
     def outputs(self, state, constraints):
         """Return what is written in rows so far: what `generate_graph` gives, and `bytes`, string [batch], which may end inside a character."""
         decoded = self.decoder.finish(state)
-        text = self.tokenizer.joined(decoded.ids)
-        cut = tf.cond(tf.size(constraints.stop) > 0, lambda: first_stop(text, constraints.stop), lambda: tf.fill(tf.shape(text), -1))
-        bytes_ = tf.strings.substr(text, tf.zeros_like(cut), tf.where(cut >= 0, cut, tf.strings.length(text)))
+        bytes_ = self._cut(decoded.ids, constraints.stop)
         return {
             "text": as_unicode(bytes_),
             "token_count": decoded.token_count,
@@ -211,6 +211,12 @@ class TextModel(tf.Module):
             "finish_reason": tf.where(decoded.stopped, "stop", "length"),
             "bytes": bytes_,
         } | {name: getattr(decoded, name) for name in TOKEN_OUTPUTS}
+
+    def _cut(self, ids, stop):
+        """Return the texts of tokens up to the first stop string, bytes, string [batch]."""
+        text = self.tokenizer.joined(ids)
+        cut = tf.cond(tf.size(stop) > 0, lambda: first_stop(text, stop), lambda: tf.fill(tf.shape(text), -1))
+        return tf.strings.substr(text, tf.zeros_like(cut), tf.where(cut >= 0, cut, tf.strings.length(text)))
 
     def stream(self, prompt: str, max_new_tokens: int = 64, *, rounds: int = 1, stop: Sequence[str] = (), banned_tokens: Sequence = (),
                forced_tokens: str | Sequence = (), **controls: float) -> Generator[str, None, Continuation]:
@@ -255,7 +261,7 @@ class TextModel(tf.Module):
         return Stepper(self)
 
     def search(self, prompts: list[str], beams: int = 4, max_new_tokens: int | Iterable[int] = 64, *, length_penalty: float | Iterable[float] = 1.0,
-               early_stopping: bool | str = False, banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
+               early_stopping: bool | str = False, stop: Sequence = (), banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
                **controls: float | Iterable[float]) -> list[Continuation]:
         """Continue each prompt with the best text that a beam search finds, as transformers' `generate(num_beams=...)` does.
 
@@ -268,6 +274,7 @@ class TextModel(tf.Module):
             length_penalty: -10 to 10, one number or one a prompt; the higher, the likelier a longer text wins; 0 = the likeliest text wins.
             early_stopping: when to end, once as many texts have ended as there are beams. `True` = at once; `False` = when the best text that goes on is
                 worse than all of them; `"never"` = when it will be at any length up to `max_new_tokens`.
+            stop: as in `generate`; the token that completes a stop string ends a text as the end-of-text token does.
             banned_tokens: as in `generate`.
             forced_tokens: as in `generate`.
             controls: as in `generate`; penalties, here on log-probabilities, `no_repeat_ngram_size` and `min_new_tokens` count, and the others do nothing.
@@ -281,18 +288,22 @@ class TextModel(tf.Module):
         >>> found.log_prob > greedy.log_prob
         True
         """
-        vocab, penalty = self.model.config.vocab_size, np.asarray(length_penalty, np.float32).reshape(-1)
         if isinstance(prompts, str):
             raise ValueError("search: prompts is one text and not a list; give a list of prompts, such as [text]")
+        numbers = self._search_numbers(len(prompts), beams, length_penalty, early_stopping)
+        given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
+        return self._continuations(self.search_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
+
+    def _search_numbers(self, rows, beams=4, length_penalty=1.0, early_stopping=False):
+        """Return what the graph of a search takes of these, checked."""
+        vocab, penalty = self.model.config.vocab_size, np.asarray(length_penalty, np.float32).reshape(-1)
         if not (isinstance(beams, Integral) and 1 <= beams <= vocab):
             raise ValueError(f"search: beams {beams!r} is no whole number from 1 to {vocab}, the tokens of the vocabulary")
         if early_stopping not in EARLY_STOPPING:
             raise ValueError(f"search: early_stopping {early_stopping!r} is not True, False or 'never'")
-        if len(penalty) not in (1, len(prompts)) or not np.all(np.abs(penalty) <= 10.0):
-            raise ValueError(f"search: length_penalty {length_penalty!r} is not a number from -10 to 10, or one for each of {len(prompts)} prompts")
-        given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, (), banned_tokens, forced_tokens, samples=1, top=None)
-        numbers = tf.constant(int(beams)), tf.constant(penalty), tf.constant(EARLY_STOPPING.index(early_stopping))
-        return self._continuations(self.search_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
+        if len(penalty) not in (1, rows) or not np.all(np.abs(penalty) <= 10.0):
+            raise ValueError(f"search: length_penalty {length_penalty!r} is not a number from -10 to 10, or one for each of {rows} prompts")
+        return tf.constant(int(beams)), tf.constant(penalty), tf.constant([EARLY_STOPPING.index(early_stopping)])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, *SEARCH_SPECS])
     def search_graph(self, prompt, controls, constraints, beams, length_penalty, early_stopping):
@@ -304,16 +315,17 @@ class TextModel(tf.Module):
             constraints: each [batch, n], or [1, n] for all rows alike.
             beams: int32 [].
             length_penalty: float32 [batch], or [1] for all rows alike.
-            early_stopping: int32 [], a number in `EARLY_STOPPING`.
+            early_stopping: int32 [batch], or [1] for all rows alike; a number in `EARLY_STOPPING`.
 
         Returns:
             `text` string, `token_count` int32, `log_prob` and `score` float32, `finish_reason` string, each [batch]; `ids` int32 [batch, steps].
         """
         prompts, controls, constraints, sources = self.fitted(self.tokenizer.tokenize(prompt), controls, constraints)
-        length_penalty = tf.broadcast_to(length_penalty, tf.shape(prompt))
-        found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, self.tokenizer.end_of_text, sources)
+        length_penalty, early_stopping = (tf.broadcast_to(each, tf.shape(prompt)) for each in (length_penalty, early_stopping))
+        end, texts = self.tokenizer.end_of_text, self.tokenizer.texts
+        found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, end, sources, texts)
         return {
-            "text": self.tokenizer.detokenize(found.ids),
+            "text": as_unicode(self._cut(found.ids, constraints.stop)),
             "token_count": found.token_count,
             "log_prob": found.log_prob,
             "score": found.score,

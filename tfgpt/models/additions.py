@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfgpt.models.dropout import Dropout
+from tfgpt.models.stored import rows_of
 
 
 class LowRank(tf_keras.layers.Layer):
@@ -41,7 +42,7 @@ class LowRank(tf_keras.layers.Layer):
 
     def rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Return rows of the change, float32 [..., nf]."""
-        return self._scale * tf.matmul(tf.gather(self.a, ids), self.b)
+        return self._scale * tf.matmul(rows_of(self.a, ids), self.b)
 
 
 class LearnedKeys(tf_keras.layers.Layer):

@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from transformers import GPT2Config
@@ -20,6 +21,7 @@ from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.cross_attention import CrossAttention, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
+from tfgpt.models.storing import forget
 
 FIRST_NAMED_SALT = 2**16
 """Of the dropouts that are told apart by a name; those of the blocks themselves are numbered from 0."""
@@ -119,10 +121,10 @@ class Projection(TFConv1D):
         """Return the matrix with the change that LoRA makes to it, float [nx, nf]."""
         return tf.convert_to_tensor(self.weight) if self.lora is None else self.weight + self.lora.change()
 
-    def store(self, kind: type) -> None:
-        """Keep the weights as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""
-        self._stored = kind(tf.transpose(self.matrix()))
-        del self.weight
+    def store(self, kind: type, weight: np.ndarray) -> None:
+        """Keep a weight, float32 [nx, nf], as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""
+        self._stored = kind((weight if self.lora is None else weight + self.lora.change().numpy()).T)
+        forget(self, "weight")
         self.lora = None
 
     def call(self, x, training=False):

@@ -8,10 +8,9 @@ from typing import get_args
 import numpy as np
 from transformers import GPT2Config, GPT2TokenizerFast
 
-from tfgpt.models import checkpoint
+from tfgpt.models import checkpoint, weights
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lite import LiteModel
-from tfgpt.models.weights import assign, initialize
 from tfgpt.recipe import Engine, ModelConfig, RecipeError
 
 
@@ -25,8 +24,8 @@ def new_model(config: ModelConfig, context: int, tokenizer: GPT2TokenizerFast, s
         seed: of the weights.
     """
     model = GPTLMHeadModel(new_config(config, context, len(tokenizer), tokenizer.eos_token_id))
-    model.build_in_name_scope()
-    initialize(model, seed)
+    weights.build(model)
+    weights.initialize(model, seed)
     return model
 
 
@@ -57,8 +56,8 @@ def model_of(config: GPT2Config, tensors: Mapping[str, np.ndarray], seed: int = 
         ValueError: weights that do not belong to the shape.
     """
     model = GPTLMHeadModel(config)
-    model.build_in_name_scope()
-    assign(model, tensors, seed)
+    weights.build(model)
+    weights.assign(model, tensors, seed)
     return model
 
 
@@ -89,11 +88,9 @@ def load_model(source: str | Path, weights: str = "float32", engine: str = "grap
     """
     if engine not in get_args(Engine):
         raise ValueError(f"engine: {engine!r} is none of {', '.join(get_args(Engine))}")
-    model = GPTLMHeadModel.from_pretrained(source)
     if engine == "lite":
-        return LiteModel(model, weights)
-    model.store_weights(weights)
-    return model
+        return LiteModel(GPTLMHeadModel.from_pretrained(source), weights)
+    return GPTLMHeadModel.from_pretrained(source, weights)
 
 
 def config_of(source: str | Path) -> GPT2Config:

@@ -13,7 +13,7 @@ from transformers import TFGPT2LMHeadModel
 from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
 
-from tfgpt.models import checkpoint, gpt1, stored, weights
+from tfgpt.models import checkpoint, gpt1, storing, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
 from tfgpt.models.block import Projection, StaticCache
@@ -225,18 +225,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         Raises:
             ValueError: no such kind, weights that are stored already, or a machine that has no int8 product.
         """
-        if kind not in ("float32", *stored.KINDS):
-            raise ValueError(f"weights: {kind!r} is none of float32, {', '.join(stored.KINDS)}")
-        if self.stored_output is not None:
-            raise ValueError("weights: they are stored already; load the model again")
-        if kind == "float32":
-            return
-        for layer in self.projections:
-            layer.store(stored.KINDS[kind])
-        table = self.transformer.stored_table = stored.KINDS[kind](self.transformer.table())
-        self.stored_output = table if self.lm_head is None else stored.KINDS[kind](self.lm_head.weight)
-        del self.transformer.wte.embeddings
-        self.transformer.wte_lora = self.lm_head = None
+        storing.store(self, kind)
 
     @property
     def projections(self) -> list[Projection]:
@@ -431,23 +420,26 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return self.test_function
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: object) -> GPTLMHeadModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, store_as: str = "float32", **hub: object) -> GPTLMHeadModel:
         """Load a model from a folder or a hub id; never a pickled file (see `tfgpt.models.checkpoint`).
 
         A generation_config.json is not read: how texts are written is said where they are (see `tfgpt.generation.controls`).
 
         Args:
             pretrained_model_name_or_path: GPT-2, or GPT-1 (openai-gpt); safetensors or TensorFlow's h5.
+            store_as: how the matrices are kept, as `store_weights` takes it; in fewer bits they are never in memory all at once as they are in the files.
             hub: of the download: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
 
         Raises:
             FileNotFoundError: no such model, or no weights.
-            ValueError: any further argument of transformers' `from_pretrained`; pickled weights, or such as do not belong to the configuration.
+            ValueError: any further argument of transformers' `from_pretrained`; pickled weights, or such as do not belong to the configuration; and as
+                `store_weights`.
         """
         folder = checkpoint.folder_of(pretrained_model_name_or_path, **hub)
         model = cls(checkpoint.config_in(folder))
-        model.build_in_name_scope()
-        weights.assign(model, checkpoint.Tensors(folder, tied=model.lm_head is None), seed=None)
+        weights.build(model)
+        tensors = checkpoint.Tensors(folder, tied=model.lm_head is None)
+        weights.assign(model, tensors, seed=None, keep=storing.keeper(model, store_as))
         return model
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -5,6 +5,7 @@ that a file brings: pickled weights (`pytorch_model.bin` and the like) are refus
 """
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -144,14 +145,20 @@ def _weights_of(path):
 
 def _safetensors_weights(path):
     """Yield the name of each weight of a file, and a function that reads it."""
+
+    def read(name):
+        with safe_open(path, framework="np") as file:  # anew for each: what was read of the file would stay in memory for as long as it is open
+            return file.get_tensor(name)
+
     try:
-        file = safe_open(path, framework="np")
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise ValueError(f"{path}: is no safetensors file, or a damaged one ({error}); get it again") from error
-    for name in list(file.keys()):
-        yield name, lambda name=name: file.get_tensor(name)
+    for name in names:
+        yield name, functools.partial(read, name)
 
 
 def _h5_weights(path):

@@ -2,9 +2,33 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 import warnings
 
 from transformers import modeling_tf_pytorch_utils
+from transformers.utils import import_utils
+
+METRICS = "transformers.data.metrics"
+DEFERRED = {"f1_score": "sklearn.metrics", "matthews_corrcoef": "sklearn.metrics", "pearsonr": "scipy.stats", "spearmanr": "scipy.stats"}
+"""What these metrics take from where."""
+
+
+def defer_metrics() -> None:
+    """Let transformers import scikit-learn and SciPy when its GLUE metrics are computed, and not with every model: 53 MB and a second."""
+    if METRICS in sys.modules or not import_utils.is_sklearn_available():
+        return
+    import_utils._sklearn_available = False
+    try:
+        metrics = importlib.import_module(METRICS)
+    finally:
+        import_utils._sklearn_available = True
+    for name, module in DEFERRED.items():
+        setattr(metrics, name, _deferred(name, module))
+
+
+def _deferred(name, module):
+    return lambda *args, **kwargs: getattr(importlib.import_module(module), name)(*args, **kwargs)
 
 
 class _IterableArchive:

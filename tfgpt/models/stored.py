@@ -9,16 +9,31 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.op_def_library import apply_op
 
+CHUNK = 4096
+"""Rows of a matrix that are made int8 at once; what that takes beside the two is a few copies of them."""
 INT8_PRODUCT = "_QuantizedMatMul"
 """TensorFlow's product of int8 matrices (oneDNN), which its Python interface leaves out; part of TensorFlow and TensorFlow Serving for x86 CPUs."""
 SMALLEST = np.float32(1e-30)
 """What the largest number of a row is taken for where all are 0."""
 
 
+def rows_of(table: tf.Variable | tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Return the rows of a table, [rows, ...], of these numbers, int [...].
+
+    Of the table as it is read, and not of the variable: one whose rows were looked up is copied whatever reads it afterwards, which at each token of
+    GPT-2 124M were the 154 MB of its output matrix.
+    """
+    return tf.gather(tf.convert_to_tensor(table), numbers)
+
+
 def int8_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 [out, in] and the scales, float32 [out], of a matrix, float32 [out, in]: each row's largest number is 127 times its scale."""
-    scale = np.maximum(np.abs(values).max(axis=1), SMALLEST) / np.float32(127.0)
-    return np.rint(values / scale[:, np.newaxis]).astype(np.int8), scale
+    whole, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
+    for start in range(0, len(values), CHUNK):
+        rows = slice(start, start + CHUNK)
+        scale[rows] = np.maximum(np.abs(values[rows]).max(axis=1), SMALLEST) / np.float32(127.0)
+        whole[rows] = np.rint(values[rows] / scale[rows, np.newaxis])
+    return whole, scale
 
 
 class Bfloat16Matrix(tf.Module):
@@ -28,9 +43,9 @@ class Bfloat16Matrix(tf.Module):
         values: float [out, in].
     """
 
-    def __init__(self, values: tf.Tensor):
+    def __init__(self, values: np.ndarray | tf.Tensor):
         super().__init__()
-        self._values = tf.Variable(tf.cast(values, tf.bfloat16), trainable=False)
+        self._values = tf.Variable(np.asarray(values).astype(tf.bfloat16.as_numpy_dtype), trainable=False)
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in]."""
@@ -39,7 +54,7 @@ class Bfloat16Matrix(tf.Module):
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
-        return tf.cast(tf.gather(self._values, numbers), tf.float32)
+        return tf.cast(rows_of(self._values, numbers), tf.float32)
 
 
 class Int8Matrix(tf.Module):
@@ -54,11 +69,11 @@ class Int8Matrix(tf.Module):
         ValueError: this TensorFlow has no product of int8 matrices.
     """
 
-    def __init__(self, values: tf.Tensor):
+    def __init__(self, values: np.ndarray | tf.Tensor):
         super().__init__()
         if not kernels.get_registered_kernels_for_op(INT8_PRODUCT).kernel:
             raise ValueError("weights int8: this TensorFlow has no int8 product, which those for x86 CPUs have; give bfloat16 or float32")
-        whole, scale = int8_rows(tf.convert_to_tensor(values).numpy())
+        whole, scale = int8_rows(np.asarray(values))
         self._values = tf.Variable(whole, trainable=False)
         self._largest = tf.Variable(scale * np.float32(127.0), trainable=False)           # [out]
 
@@ -90,8 +105,8 @@ class Int8Matrix(tf.Module):
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
-        scale = tf.gather(self._largest, numbers) / 127.0
-        return tf.cast(tf.gather(self._values, numbers), tf.float32) * scale[..., tf.newaxis]
+        scale = rows_of(self._largest, numbers) / 127.0
+        return tf.cast(rows_of(self._values, numbers), tf.float32) * scale[..., tf.newaxis]
 
 
 def _shaped_as(x, rows):

@@ -15,6 +15,7 @@ from tfgpt.models.additions import LearnedTokens
 from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
+from tfgpt.models.stored import rows_of
 
 
 def causal_mask(queries: int | tf.Tensor, keys: int | tf.Tensor, window: int = 0) -> tf.Tensor:
@@ -91,7 +92,8 @@ class GPTTransformer(TFGPT2MainLayer):
         """Return the embeddings of tokens, float [..., width]."""
         if self.stored_table is not None:
             return self.stored_table.rows(ids)
-        return self.wte(ids) if self.wte_lora is None else self.wte(ids) + self.wte_lora.rows(ids)
+        rows = tf.cast(rows_of(self.wte.embeddings, ids), self.compute_dtype)
+        return rows if self.wte_lora is None else rows + self.wte_lora.rows(ids)
 
     def table(self) -> tf.Tensor:
         """Return the embeddings of all tokens, float32 [vocab, width]."""

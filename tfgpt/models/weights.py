@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save_file
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 from transformers.modeling_tf_pytorch_utils import convert_tf_weight_name_to_pt_weight_name
 
 from tfgpt.models import gpt1
@@ -67,13 +68,27 @@ def save(model, folder: Path) -> None:
             (folder / file).unlink(missing_ok=True)
 
 
-def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0) -> None:
+def build(model) -> None:
+    """Make the weights of a model, which are then to be assigned: until then they have no values, and take no memory.
+
+    Those of a distribution strategy are drawn, since it copies their first values from replica to replica.
+    """
+    if tf.distribute.has_strategy():
+        model.build_in_name_scope()
+        return
+    with tf.variable_creator_scope(lambda _, **given: UninitializedVariable(**given)):
+        model.build_in_name_scope()
+
+
+def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0,
+           keep: Callable[[tf.Variable, np.ndarray], object] = lambda variable, value: variable.assign(value)) -> None:
     """Give a built model these weights, in the form of `state`; those it has and they have not are drawn anew.
 
     Args:
         model: a built `GPTLMHeadModel`.
         tensors: by PyTorch's names; read one at a time.
         seed: of what is drawn; `None` = nothing may be missing.
+        keep: gives a weight its value, those of LoRA first; by itself it assigns.
 
     Raises:
         ValueError: a weight of another shape, or one that the model has no place for; one that is missing and may not be drawn.
@@ -83,7 +98,7 @@ def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0) -> No
         raise ValueError(f"weights: the model has no place for {unknown[0]} ({len(unknown)} such); its config.json belongs to other weights")
     if seed is None and (missing := sorted(places.keys() - tensors.keys())):
         raise ValueError(f"weights: {missing[0]} is missing ({len(missing)} such); the files are not whole, or belong to another config.json")
-    for name, variable in places.items():
+    for name, variable in sorted(places.items(), key=lambda place: not matches("**.lora", short_name(place[1]))):
         if name not in tensors:
             variable.assign(fresh(model, variable, seed))
             continue
@@ -91,7 +106,7 @@ def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0) -> No
         if list(array.shape) != [size for size in variable.shape if size > 1 or array.ndim == variable.shape.rank]:
             raise ValueError(f"weights: {name} has the shape {list(array.shape)}, and the model's is {list(variable.shape)}; its config.json belongs to "
                              "other weights")
-        variable.assign(array.reshape(variable.shape))
+        keep(variable, array.reshape(variable.shape))
 
 
 def initialize(model, seed: int) -> None:
