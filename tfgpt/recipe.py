@@ -25,7 +25,7 @@ from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConf
 from tfgpt.recipe_export import ExportConfig, ExportDevice, Weights
 from tfgpt.recipe_model import ModelConfig
 from tfgpt.recipe_publish import PublishConfig
-from tfgpt.recipe_task import TaskConfig
+from tfgpt.recipe_task import GAP_MARKS, TaskConfig
 from tfgpt.recipe_train import ScheduleConfig, TrainConfig
 
 __all__ = ["BUILT_IN_CORPORA", "JUDGED", "PERSONAL_DATA", "AdaptConfig", "AttentionConfig", "BottleneckConfig", "CleanConfig", "ColumnsConfig", "DataConfig",
@@ -118,6 +118,10 @@ class Recipe:
               f"cut into {micro} micro steps; set train.global_batch_size to a multiple of {micro}")
         check(self.model.init != "random" or self.adapt.embeddings.vocabulary == "keep", "adapt.embeddings.vocabulary: tokenizer exchanges that of a starting "
               "model, and model.init is random; leave it out")
+        gaps = self.task.code.gaps
+        wrong = [mark for mark in GAP_MARKS if (mark in self.tokenizer.special_tokens) != (gaps > 0) and self.task.kind == "code"]
+        check(not wrong, f"task.code.gaps: {gaps}, and tokenizer.special_tokens {'lacks' if gaps else 'holds'} {', '.join(wrong)}; give all of "
+              f"{', '.join(GAP_MARKS)} with a share above 0, and none of them with 0")
         context = self.adapt.context or self.model.shape.context
         if self.model.init == "random" and context:
             check(self.data.length <= context, f"data.length: {self.data.length} tokens is longer than the model's context of "

@@ -68,6 +68,22 @@ class SpeechConfig:
         check(self.spoken >= 0, f"task.speech.spoken: {self.spoken} is negative; give a number of texts, or 0")
 
 
+GAP_MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+"""What stands before the code before a gap, before the code behind it, and before what is missing."""
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """How code is completed."""
+
+    gaps: float = 0.0
+    """Share of the segments in training of which a line, or the rest of one, is moved to the end behind marks, which tokenizer.special_tokens must then hold:
+    the model learns to fill it in, given enough steps. 0 = none, and of the likeliest next lines the one is filled in that makes what follows likeliest."""
+
+    def __post_init__(self):
+        check(0 <= self.gaps <= 1, f"task.code.gaps: {self.gaps} is not between 0 and 1; 0.5 is usual for large models, 0 moves nothing")
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """The application that a model is trained for, measured in and asked by."""
@@ -82,6 +98,7 @@ class TaskConfig:
     """What is done with a prompt too long for data.length: window = it is read in overlapping pieces, cut = it keeps its last tokens, refuse = the record
     is one that cannot be used (data.bad_records); auto = as the task does it best. What is cut or refused is counted in data/stats.json."""
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+    code: CodeConfig = field(default_factory=CodeConfig)
     verse: VerseConfig = field(default_factory=VerseConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
 
@@ -92,7 +109,7 @@ class TaskConfig:
         of_words = self.kind == "classification" and self.classification.by == "words"
         check(self.kind == "classification" or self.classification == ClassificationConfig(), f"task.classification: given, and task.kind is {self.kind}; "
               "leave it out")
-        for kind, config, default in (("verse", self.verse, VerseConfig()), ("speech", self.speech, SpeechConfig())):
+        for kind, config, default in (("code", self.code, CodeConfig()), ("verse", self.verse, VerseConfig()), ("speech", self.speech, SpeechConfig())):
             check(self.kind == kind or config == default, f"task.{kind}: given, and task.kind is {self.kind}; leave it out")
         check(self.kind != "classification" or of_words or not self.template, f"task.template: {self.template!r}, and a head reads the text alone; leave it "
               "out, or set task.classification.by to words")

@@ -54,6 +54,20 @@ def test_what_is_written_on_is_the_likeliest_token_after_token(model, tokenizer,
             text.append(token)
 
 
+def test_what_is_written_ends_where_all_of_it_is_less_likely_than_asked(model, tokenizer, ids):
+    reader = Reader(model, tokenizer.eos_token_id)
+    reader.read(ids[:6])
+    paths = [[7], [9, 8]]
+
+    whole, of_whole = reader.written(paths, 5)
+
+    for length in range(1, 6):
+        least = float(np.exp(of_whole[:, :length].sum(axis=1).max())) * 1.001                       # behind so many tokens all are below it, and not before
+        found, of_found = reader.written(paths, 5, least)
+        assert found.tolist() == whole[:, :length].tolist()
+        np.testing.assert_allclose(of_found, of_whole[:, :length], atol=1e-5)                        # the same steps, in another graph call
+
+
 def test_of_a_text_longer_than_the_context_the_last_tokens_are_read(model, tokenizer, ids):
     reader, end = Reader(model, tokenizer.eos_token_id), tokenizer.eos_token_id
     long = ids * 4

@@ -99,8 +99,9 @@ def test_pairs_longer_than_a_sequence_are_not_trained_on_and_counted(table, tmp_
 
 @pytest.mark.parametrize("has_encoder", [False, True])
 def test_a_long_source_is_translated_in_whole_sentences(model, translator, tokenizer, has_encoder):
-    text_model, behind = TextModel(translator if has_encoder else model, tokenizer), "" if has_encoder else "\nTo English:"
-    most = 31 if has_encoder else 48 - 24 - token_count(behind, tokenizer)  # half of the context is for what is written
+    text_model = TextModel(translator if has_encoder else model, tokenizer)
+    before, behind = ("", "") if has_encoder else (tokenizer.eos_token, "\nTo English:")
+    most = 31 if has_encoder else 48 - 24 - 1 - token_count(behind, tokenizer)  # half of the context is for what is written
 
     text = "It was here. Was it there? No!\nIt is in it,\nand so on. It is, it is, it is."
 
@@ -108,7 +109,7 @@ def test_a_long_source_is_translated_in_whole_sentences(model, translator, token
 
     pieces = pieces_by_hand(["It was here.", " Was it there?", " No!", "\nIt is in it,", "\nand so on.", " It is, it is, it is."],
                             tokenizer, most)
-    rows = text_model.generate([piece.strip() + behind for piece in pieces], 48)
+    rows = text_model.generate([before + piece.strip() + behind for piece in pieces], 48)
     joined = "".join(piece[: len(piece) - len(piece.lstrip())] + row.text.strip() for piece, row in zip(pieces, rows))
     assert translation.pieces == len(pieces) > 1 and translation.text == joined
     assert translation.log_prob == pytest.approx(sum(row.log_prob for row in rows), rel=1e-4)  # fp32, other batches

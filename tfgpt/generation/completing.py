@@ -5,21 +5,15 @@ word that is being typed, and what this begins with is a condition on the tokens
 """
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from tfgpt.generation.beginnings import LEAST_SHARE, MOST_PIECES, MOST_WAYS, Beginnings
 from tfgpt.generation.reading import Reader
 
 LETTER, NUMBER, SPACE, OTHER = range(4)
-MOST_WAYS = 8
-"""Ways on that are looked at together."""
-MOST_PIECES = 4
-"""Tokens of a word."""
-LEAST_SHARE = 1e-3
-"""Of the likeliest way's probability; less likely ways are not followed."""
 
 
 class Expected(NamedTuple):
@@ -44,9 +38,7 @@ class WordCompleter:
     def __init__(self, reader: Reader, tokenizer, texts: Sequence[bytes]):
         self._reader, self._tokenizer = reader, tokenizer
         self._texts = texts
-        self._sorted = sorted((text, number) for number, text in enumerate(texts) if text)
-        self._keys = [text for text, _ in self._sorted]
-        self._numbers = np.array([number for _, number in self._sorted])
+        self._beginnings = Beginnings(texts)
         self._first = np.array([kind_of(text.decode("utf-8", "replace")[:1]) for text in texts])
         self.committed: tuple[int, ...] | None = None
         """The tokens of the text before the last word that was completed."""
@@ -63,7 +55,7 @@ class WordCompleter:
         if committed != self.committed:
             self._behind = {(): self._reader.read(committed)}
             self.committed = committed
-        begun = self._begun(partial.encode())
+        begun = self._beginnings.find(partial.encode(), self._look)
         return partial, self._whole(begun, most)
 
     def parted(self, text: str) -> tuple[tuple[int, ...], str]:
@@ -74,34 +66,6 @@ class WordCompleter:
             pieces = self._tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
             start = pieces[-1][1][0] if pieces else 0
         return tuple(self._tokenizer(text[:start]).input_ids), text[start:]
-
-    def _begun(self, typed):
-        """Return the likeliest first tokens of words that begin with the bytes typed, each with its log-probability: (ids, log-probability), best first."""
-        found, open_ = [], [((), typed, 0.0)]
-        for _ in range(MOST_PIECES):
-            self._look([ids for ids, _, _ in open_])
-            least = max([before for _, before in found], default=-np.inf) + np.log(LEAST_SHARE)
-            further = []
-            for ids, rest, before in open_:
-                log_probs = self._behind[ids]
-                whole = self._numbers[slice(*self._span(rest))]
-                best = whole[np.argsort(-log_probs[whole], kind="stable")[:MOST_WAYS]]
-                found += [((*ids, int(number)), before + float(log_probs[number])) for number in best]
-                for end in range(1, len(rest)):                                           # tokens that are a part of what is typed
-                    place = bisect.bisect_left(self._keys, rest[:end])
-                    if place < len(self._keys) and self._keys[place] == rest[:end]:
-                        number = int(self._numbers[place])
-                        further.append(((*ids, number), rest[end:], before + float(log_probs[number])))
-            least = max([least, *[before + np.log(LEAST_SHARE) for _, before in found]])
-            open_ = sorted((way for way in further if way[2] > least), key=lambda way: -way[2])[:MOST_WAYS]
-            if not open_:
-                break
-        return sorted(found, key=lambda way: -way[1])[:MOST_WAYS]
-
-    def _span(self, start):
-        """Return from which to which of the sorted tokens begin with bytes."""
-        end = start[:-1] + bytes([start[-1] + 1]) if start and start[-1] < 255 else None
-        return bisect.bisect_left(self._keys, start), len(self._keys) if end is None else bisect.bisect_left(self._keys, end)
 
     def _whole(self, begun, most):
         """Return the likeliest whole words that begin with some tokens: a beam search that ends each word where the next token is none of it."""
@@ -133,10 +97,11 @@ class WordCompleter:
         return kind_of(self._texts[ids[-1]].decode("utf-8", "replace")[-1:])
 
     def _look(self, ways):
-        """Read the ways behind the text that have not been read."""
+        """Return the log-probabilities behind each of some ways on from the text; those that have not been read are."""
         new = [ids for ids in ways if ids not in self._behind]
         for ids, log_probs in zip(new, self._reader.ahead(new) if new else ()):
             self._behind[ids] = log_probs
+        return [self._behind[ids] for ids in ways]
 
 
 def kind_of(character: str) -> int:

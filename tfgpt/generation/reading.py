@@ -43,7 +43,7 @@ class Reader(tf.Module):
         rows = [specs, ids, tf.TensorSpec([None], tf.int32), place]
         self._read_graph = tf.function(self._read, autograph=False, input_signature=rows)
         self._ahead_graph = tf.function(self._ahead, autograph=False, input_signature=rows)
-        self._write_graph = tf.function(self._write, autograph=False, input_signature=[*rows, place])
+        self._write_graph = tf.function(self._write, autograph=False, input_signature=[*rows, place, tf.TensorSpec([], tf.float32)])
 
     @property
     def most(self) -> int:
@@ -80,14 +80,19 @@ class Reader(tf.Module):
         start = len(self._ids) if behind is None else behind + 1
         return self._ahead_graph(self._cache, *_table(paths), tf.constant(start)).numpy()
 
-    def written(self, paths: Sequence[Sequence[int]], steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the likeliest tokens behind each of some ways on, one after the other, int32 [paths, steps], and their log-probabilities, float32.
+    def written(self, paths: Sequence[Sequence[int]], steps: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the likeliest tokens behind each of some ways on, one after the other, and their log-probabilities.
 
         Args:
             paths: tokens behind the text, which with `steps` are `ROOM` at most.
-            steps: how many more tokens.
+            steps: how many more tokens, 1 or more.
+            least: probability of what is written behind a way, below which it is not gone on with: there are fewer steps where all ways are below it; 0 = none.
+
+        Returns:
+            int32 [paths, steps or fewer], float32 of the same shape.
         """
-        ids, log_probs = self._write_graph(self._cache, *_table(paths), tf.constant(len(self._ids)), tf.constant(steps))
+        floor = tf.constant(np.log(least) if least else -np.inf, tf.float32)
+        ids, log_probs = self._write_graph(self._cache, *_table(paths), tf.constant(len(self._ids)), tf.constant(steps), floor)
         return ids.numpy(), log_probs.numpy()
 
     def _copied(self, cache, rows, start):
@@ -105,21 +110,26 @@ class Reader(tf.Module):
         logits, cache = self._model.read(ids, positions, lengths[:, tf.newaxis] - 1, cache)
         return tf.nn.log_softmax(logits[:, 0]), cache
 
-    def _write(self, cache, ids, lengths, start, steps):
+    def _write(self, cache, ids, lengths, start, steps, floor):
         """Return the likeliest tokens behind rows of ids and their log-probabilities, [rows, steps] each."""
         rows = tf.shape(ids)[0]
         log_probs, cache = self._read(self._copied(cache, rows, start), ids, lengths, start)
 
-        def step(number, log_probs, cache, written, of_written):
+        def appended(log_probs, written, of_written):
             chosen = tf.argmax(log_probs, axis=1, output_type=tf.int32)[:, tf.newaxis]    # [rows, 1]
-            logits, cache = self._model.read(chosen, (start + lengths + number)[:, tf.newaxis], tf.zeros_like(chosen), cache)
-            written, of_written = tf.concat([written, chosen], axis=1), tf.concat([of_written, tf.gather(log_probs, chosen, batch_dims=1)], axis=1)
-            return number + 1, tf.nn.log_softmax(logits[:, 0]), cache, written, of_written
+            return tf.concat([written, chosen], axis=1), tf.concat([of_written, tf.gather(log_probs, chosen, batch_dims=1)], axis=1)
 
-        nothing = (tf.zeros([rows, 0], tf.int32), tf.zeros([rows, 0]))
-        state = [tf.constant(0), log_probs, cache, *nothing]
+        def step(number, cache, written, of_written):
+            last = written[:, -1:]                                                        # [rows, 1]
+            logits, cache = self._model.read(last, (start + lengths + number - 1)[:, tf.newaxis], tf.zeros_like(last), cache)
+            return number + 1, cache, *appended(tf.nn.log_softmax(logits[:, 0]), written, of_written)
+
+        def goes_on(number, cache, written, of_written):
+            return (number < steps) & tf.reduce_any(tf.reduce_sum(of_written, axis=1) >= floor)
+
+        state = [tf.constant(1), cache, *appended(log_probs, tf.zeros([rows, 0], tf.int32), tf.zeros([rows, 0]))]
         shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), state)
-        *_, written, of_written = tf.while_loop(lambda number, *_: number < steps, step, state, shape_invariants=shapes)
+        _, _, written, of_written = tf.while_loop(goes_on, step, state, shape_invariants=shapes)
         return written, of_written
 
 

@@ -159,7 +159,7 @@ class Session:
         if committed != self._completer.committed:
             committed, known = self._onward = self._completer.committed, {}
         if ids not in known:
-            known[ids] = list(zip(*(table[0].tolist() for table in self._reader.written([ids], PHRASE_STEPS))))
+            known[ids] = list(zip(*(table[0].tolist() for table in self._reader.written([ids], PHRASE_STEPS, LEAST_PHRASE))))
         return known[ids]
 
 

@@ -1,10 +1,10 @@
 """Code completion: the next line of a program, or what is missing between what stands before and behind it.
 
-Each record of yours is a source file. It is cut into segments at its functions (Python that parses), or at blank lines. A third of them are read as they are;
-of the others a line, or the rest of one, is moved to the end behind marks, with what follows on it before them or without, so that the model learns to write it
-from both sides or from one (Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle"). The marks are also why a line may begin
-with any white space: without them the tokens of a line's end and of the next one's indentation are one. Of what does not fit the context, what is nearest to
-the gap is read.
+Each record of yours is a source file. It is cut into segments at its functions (Python that parses), or at blank lines, and these are read as they are; with
+`task.code.gaps` a line of a share of them, or the rest of one, is moved to the end behind marks (Bavarian et al. 2022, "Efficient Training of Language Models
+to Fill in the Middle"). A text goes on from the token that the cursor stands in, with the likeliest ones that begin with what is there of it, since the tokens
+of a line's end and of the next one's indentation are one. Where what follows is known, a model with marks writes the line behind them; one without writes some
+lines, each from another beginning, and takes the one with which the whole is likeliest. Of what does not fit the context, what is nearest to the gap is read.
 """
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from tfgpt.data.examples import Fields
 from tfgpt.evaluation.metrics import Metric, ratio
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.text_metrics import edit_similarity, exact_match
+from tfgpt.generation.beginnings import Beginnings, parted
+from tfgpt.generation.reading import Reader
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
+from tfgpt.recipe_task import GAP_MARKS
 from tfgpt.tasks.task import Task
 
-PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
-"""The marks: give them to tokenizer.special_tokens, and each is one token."""
+PREFIX, SUFFIX, MIDDLE = GAP_MARKS
+WAYS = 4
+"""Lines among which one is chosen by what follows on it."""
+WEIGHED_BEFORE, WEIGHED_AFTER = 64, 32
+"""Tokens before and behind a line, at most, by which it is weighed."""
 MOST_LINES = 48
 """Of a segment; a longer function is cut."""
 LEAST_LINES = 3
@@ -44,6 +50,23 @@ class Completion(NamedTuple):
     """Of its tokens, nats."""
 
 
+class _Begun(NamedTuple):
+    """Where a line is written from."""
+
+    ids: Sequence[int]
+    """The tokens that are read."""
+    text: str
+    """What they say of the line behind the cursor."""
+    log_prob: float
+    """Of the tokens of the line among them, nats."""
+
+
+def _begun(beginnings: Beginnings, tokenizer, typed: str, behind) -> list[_Begun]:
+    """Return the likeliest tokens that begin with what is typed, and with no more line ends; those of that alone where there are none."""
+    ways = [_Begun(ids, beginnings.text_behind(typed.encode(), ids), log_prob) for ids, log_prob in beginnings.find(typed.encode(), behind)]
+    return [way for way in ways if way.text is not None and "\n" not in way.text] or [_Begun(tokenizer.encode(typed), "", 0.0)]
+
+
 class CodeCompleter:
     """Completes code with a model that was trained for it.
 
@@ -57,6 +80,9 @@ class CodeCompleter:
 
     def __init__(self, text_model: TextModel):
         self._text_model, self._tokenizer = text_model, text_model.python_tokenizer
+        self._reader, self._beginnings = Reader(text_model.model, self._tokenizer.eos_token_id), Beginnings(text_model.tokenizer.texts.numpy().tolist())
+        self._room = max(text_model.model.config.n_positions - LINE_TOKENS - 8, 8)              # 8 for the marks and an end-of-text token
+        self._has_marks = PREFIX in self._tokenizer.get_vocab()
 
     def complete(self, before: str, after: str = "") -> Completion:
         """Write the rest of a line.
@@ -74,21 +100,71 @@ class CodeCompleter:
             asked: the pairs.
             batch_size: lines that are written together; changes the speed alone.
         """
-        prompts = [self._prompt(before, after) for before, after in asked]
-        lines: list[Completion] = []
-        for start in range(0, len(prompts), batch_size):
-            for row in self._text_model.generate(prompts[start : start + batch_size], LINE_TOKENS, stop=["\n"]):
-                lines.append(Completion(row.text.rstrip(), row.log_prob))
-        return lines
+        asked = list(asked)
+        if self._has_marks:
+            begun = [[self._between(before, after)] if after else self._ways(before, 1) for before, after in asked]
+        else:
+            begun = [self._ways(before, WAYS if after else 1) for before, after in asked]
+        return self._chosen(asked, self._written(begun, batch_size), batch_size)
 
-    def _prompt(self, before, after):
-        room = max(self._text_model.model.config.n_positions - LINE_TOKENS - 8, 8)             # 8 for the marks and an end-of-text token
-        of_after = min(len(self._tokenizer.encode(after)), room // 3)
-        kept = self._nearest(before, room - of_after)
-        return f"{PREFIX}{kept}{SUFFIX}{self._first(after, of_after)}{MIDDLE}"
+    def complete_both(self, asked: Iterable[tuple[str, str]], batch_size: int = 16) -> tuple[list[Completion], list[Completion]]:
+        """Write a line for each pair, without what stands behind it and with it: as `complete_all` does, in less time.
+
+        Args:
+            asked: the pairs.
+            batch_size: lines that are written together; changes the speed alone.
+        """
+        asked = list(asked)
+        if self._has_marks:
+            return self.complete_all([(before, "") for before, _ in asked], batch_size), self.complete_all(asked, batch_size)
+        lines = self._written([self._ways(before, WAYS if after else 1) for before, after in asked], batch_size)
+        return [of_one[0] for of_one in lines], self._chosen(asked, lines, batch_size)
+
+    def _written(self, begun, batch_size):
+        """Return the line that is written from each of some beginnings, for each text."""
+        flat = [one for of_text in begun for one in of_text]
+        lines: list[Completion] = []
+        for start in range(0, len(flat), batch_size):
+            some = flat[start : start + batch_size]
+            longest = max(len(one.ids) for one in some)
+            ids = np.array([[*one.ids, *[0] * (longest - len(one.ids))] for one in some])
+            mask = np.array([[place < len(one.ids) for place in range(longest)] for one in some])
+            rows = self._text_model.generate_from_ids(ids, mask, LINE_TOKENS, stop=["\n"])
+            lines += [Completion((one.text + row.text).rstrip(), one.log_prob + row.log_prob) for one, row in zip(some, rows)]
+        left = iter(lines)
+        return [[next(left) for _ in of_text] for of_text in begun]
+
+    def _chosen(self, asked, lines, batch_size):
+        """Return, of the lines written for each pair, the one with which what stands around it is likeliest; the first of those that are alike."""
+        wholes = [self._wholes(before, of_pair, after) for (before, after), of_pair in zip(asked, lines)]
+        flat = list(dict.fromkeys(whole for of_pair in wholes for whole in of_pair))
+        likely = dict(zip(flat, self._text_model.score(flat, batch_size=batch_size))) if flat else {}
+        best = [int(np.argmax([likely[whole].log_prob for whole in of_wholes])) if of_wholes else 0 for of_wholes in wholes]
+        return [of_pair[place] for of_pair, place in zip(lines, best)]
+
+    def _wholes(self, before, lines, after):
+        """Return the texts by which lines are weighed; none where there is one line, or nothing behind it."""
+        if len(lines) == 1 or not after:
+            return []
+        before, after = self._nearest(before, WEIGHED_BEFORE), self._first(after, WEIGHED_AFTER)
+        return [f"{before}{line.text}\n{after}" for line in lines]
+
+    def _between(self, before, after):
+        """Return the tokens of the prompt of a line that is filled in behind marks."""
+        of_after = min(len(self._tokenizer.encode(after)), self._room // 3)
+        kept = self._nearest(before, self._room - of_after)
+        return _Begun(self._tokenizer.encode(f"{self._tokenizer.eos_token}{PREFIX}{kept}{SUFFIX}{self._first(after, of_after)}{MIDDLE}"), "", 0.0)
+
+    def _ways(self, before, most):
+        """Return the likeliest ways on from where the cursor stands, one at least: the tokens of a text up to there, and the next."""
+        ids, typed = parted(before[-self._room * 16 :], self._tokenizer)                        # hardly a token has more than 16 characters
+        ids = ids[-self._room :]
+        log_probs = self._reader.read(ids)
+        ways = _begun(self._beginnings, self._tokenizer, typed, lambda ways: self._reader.ahead(ways) if ways[0] else [log_probs])[:most]
+        return [way._replace(ids=[self._tokenizer.eos_token_id, *ids, *way.ids]) for way in ways]
 
     def _nearest(self, text, most):
-        ids = self._tokenizer.encode(text[-most * 16 :])                                        # hardly a token has more than 16 characters
+        ids = self._tokenizer.encode(text[-most * 16 :])
         return text if len(ids) <= most and len(text) <= most * 16 else self._tokenizer.decode(ids[-most:])
 
     def _first(self, text, most):
@@ -139,18 +215,15 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
             continue
         number = draw.choice(asked)
         before, after = ("".join(f"{line}\n" for line in part) for part in (lines[:number], lines[number + 1 :]))
-        made.append({"text": _trained_on(draw, segment, before, lines[number], after), "before": before, "line": lines[number], "after": after,
-                     "parses": parses(segment)})
+        text = _with_gap(draw, before, lines[number], after) if draw.random() < config.code.gaps else segment
+        made.append({"text": text, "before": before, "line": lines[number], "after": after, "parses": parses(segment)})
     return made
 
 
-def _trained_on(draw, segment, before, line, after):
-    """Return a segment as it is, or with a gap in it, which begins at a line's beginning or within it."""
-    kind = draw.choice(("whole", "between", "next"))
-    if kind == "whole":
-        return segment
+def _with_gap(draw, before, line, after):
+    """Return a segment with a gap in it, which begins at a line's beginning or within it."""
     start = draw.choice((0, draw.randrange(len(line))))
-    return f"{PREFIX}{before}{line[:start]}{SUFFIX}{after if kind == 'between' else ''}{MIDDLE}{line[start:]}"
+    return f"{PREFIX}{before}{line[:start]}{SUFFIX}{after}{MIDDLE}{line[start:]}"
 
 
 def parses(source: str) -> bool:
@@ -170,8 +243,7 @@ def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig,
     completer, answers = CodeCompleter(text_model), []
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
-        next_lines = completer.complete_all([(record["before"], "") for record in batch], batch_size)
-        infilled = completer.complete_all([(record["before"], record["after"]) for record in batch], batch_size)
+        next_lines, infilled = completer.complete_both([(record["before"], record["after"]) for record in batch], batch_size)
         answers += [{"text": line.text, "infilled": filled.text} for line, filled in zip(next_lines, infilled)]
         advance(len(batch))
     return answers
@@ -190,25 +262,26 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
 
 
 def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[dict], config: TaskConfig) -> dict[str, list[dict]]:
-    tokenizer = text_model.python_tokenizer
+    tokenizer, beginnings = text_model.python_tokenizer, Beginnings(text_model.tokenizer.texts.numpy().tolist())
     plain = (record["before"] + record["line"] + "\n" + record["after"] for record in train)
     ngram = NgramModel([tokenizer.encode(text) for text in plain], NGRAM_ORDER, len(tokenizer), tokenizer.eos_token_id)
-    lines = [_likeliest_line(ngram, tokenizer, record["before"]) for record in held_out]
+    lines = [_likeliest_line(ngram, tokenizer, beginnings, record["before"]) for record in held_out]
     return {f"{NGRAM_ORDER}-gram": [{"text": line, "infilled": line} for line in lines]}
 
 
-def _likeliest_line(ngram, tokenizer, before):
-    """Return the line that always taking the likeliest token gives, as the model's is written; the end of the line before is part of its tokens."""
-    history = tokenizer.encode(before.removesuffix("\n"))
-    written: list[int] = []
+def _likeliest_line(ngram, tokenizer, beginnings, before):
+    """Return the line that always taking the likeliest token gives, begun as the model's is."""
+    history, typed = parted(before, tokenizer)
+    begun = _begun(beginnings, tokenizer, typed, lambda ways: [np.log(ngram.next_token([*history, *ids])) for ids in ways])[0]
+    written = []
     for _ in range(LINE_TOKENS):
-        token = int(np.argmax(ngram.next_token(history + written)))
+        token = int(np.argmax(ngram.next_token([*history, *begun.ids, *written])))
         if token == tokenizer.eos_token_id:
             break
         written.append(token)
-        if tokenizer.decode(written).count("\n") > 1:
+        if "\n" in tokenizer.decode(written):
             break
-    return [*tokenizer.decode(written).split("\n"), ""][1].rstrip()
+    return (begun.text + tokenizer.decode(written)).split("\n")[0].rstrip()
 
 
 TASK = Task(

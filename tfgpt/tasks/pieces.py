@@ -24,7 +24,7 @@ def most_read(text_model: TextModel, before: str, behind: str, room: int) -> int
     if model.encoder is not None:
         return model.encoder.context - 1
     context = model.config.n_positions
-    most = context - room - sum(token_count(part, text_model.python_tokenizer) for part in (before, behind))
+    most = context - room - 1 - sum(token_count(part, text_model.python_tokenizer) for part in (before, behind))
     if most < 1:
         raise ValueError(f"template: {before + behind!r} leaves no room for a text in a context of {context} tokens; give a shorter one")
     return most
@@ -32,7 +32,7 @@ def most_read(text_model: TextModel, before: str, behind: str, room: int) -> int
 
 def written_of_pieces(text_model: TextModel, pieces: Sequence[Sequence[str]], before: str, behind: str, max_new_tokens: int, batch_size: int,
                       advance) -> list[list[Continuation]]:
-    """Return what a model writes of each piece of each text.
+    """Return what a model writes of each piece of each text; one without an encoder reads prompts from an end-of-text token on, as in training.
 
     Args:
         text_model: the model.
@@ -43,6 +43,8 @@ def written_of_pieces(text_model: TextModel, pieces: Sequence[Sequence[str]], be
         batch_size: pieces that are read together, whichever texts they are of.
         advance: called with how many texts were finished since.
     """
+    if text_model.model.encoder is None:
+        before = text_model.python_tokenizer.eos_token + before
     asked = [(number, piece) for number, of_text in enumerate(pieces) for piece in of_text]
     written: list[list[Continuation]] = [[] for _ in pieces]
     finished = 0
