@@ -11,6 +11,8 @@ from typing import get_args
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.generation.controls import CONTROLS, SEARCHED, controls_of
 from tfgpt.recipe import Engine, Weights
+from tfgpt.store.place import open_store
+from tfgpt.store.reference import is_reference, parse_reference
 
 COMMAND = "tfgpt generate"
 ENDS = {"false": False, "true": True, "never": "never"}
@@ -20,7 +22,9 @@ ENDS = {"false": False, "true": True, "never": "never"}
 def generate(arguments: list[str]) -> int:
     """Continue prompts with a model here: one, a file of them, or a chat."""
     parser = parser_of("generate", generate.__doc__)
-    parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, or a hub id.")
+    parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, a hub id, or store://NAME[:VERSION|@STAGE].")
+    parser.add_argument("--store", type=str, default="", metavar="DIR",
+                        help="The store's folder for store://; default the environment's TFGPT_STORE, else ~/.tfgpt/store.")
     parser.add_argument("--weights", type=str, default="float32", choices=get_args(Weights),
                         help="How the matrices are kept: fewer bits are smaller and faster, less exact; int8 is for x86 CPUs, or --engine lite.")
     parser.add_argument("--engine", type=str, default="graph", choices=get_args(Engine),
@@ -157,10 +161,21 @@ def _load(given):
     import_tensorflow_quietly()
     from tfgpt.generation.loading import load_text_model
 
+    model, draft = _here(given.model, given.store), _here(given.draft, given.store)
     try:
-        return load_text_model(given.model, given.weights, given.engine, given.draft, given.draft_tokens)
+        return load_text_model(model, given.weights, given.engine, draft, given.draft_tokens)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {given.model}{f' --draft {given.draft}' if given.draft else ''}: {error}") from error
+
+
+def _here(model, store):
+    """Return where a model is: a published one is pulled, and compared with what was published."""
+    if not is_reference(model):
+        return model
+    with contextlib.closing(open_store(store)) as opened:
+        from tfgpt.store.cache import cached  # which brings the database's packages
+
+        return cached(opened, parse_reference(model), "model")[1]
 
 
 def _continue(text_model, prompts, controls, given):
