@@ -21,6 +21,7 @@ from tfgpt.models.weights import state
 from tfgpt.recipe import LoraConfig
 from tfgpt.serving.ask import ask_in_fresh_process
 from tfgpt.serving.manifest import verify_manifest
+from tfgpt.serving.saved_model import read_signatures
 
 RECIPE = """
 name: tiny
@@ -127,6 +128,22 @@ def test_weights_of_fewer_bits_are_exported_with_what_they_cost(recipe, finished
     sizes = [(base / version / "variables" / "variables.data-00000-of-00001").stat().st_size for version in ("1", "2")]
     assert sizes[1] < 0.5 * sizes[0]
     assert ask_in_fresh_process(base / "2", ["The statement"], max_new_tokens=5)[0]["token_count"] == 5
+
+
+@pytest.mark.slow
+def test_a_search_and_a_draft_model_are_exported(recipe, finished, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished[0], folder)
+
+    done = in_a_process("run", recipe, "--output", folder, "--export.version", "2", "--export.beams", "2", "--export.draft", finished[0])
+
+    assert done.returncode == 0, done.stderr
+    (base,) = (folder / "export").iterdir()
+    assert "search" in read_signatures(base / "2") and "search" not in read_signatures(base / "1")
+    sizes = [(base / version / "variables" / "variables.data-00000-of-00001").stat().st_size for version in ("1", "2")]
+    assert sizes[1] > 1.9 * sizes[0]
+    texts = [ask_in_fresh_process(base / version, ["The statement"], max_new_tokens=5)[0]["text"] for version in ("1", "2")]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.slow
@@ -317,6 +334,8 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
     done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer",
                      "--export.length_buckets", "[16, 48]")
     assert "export.length_buckets: 48 tokens leave no room to write in the model's context of 48" in done.stderr
+    done = tfgpt_run(path, "--output", tmp_path / "run", "--export.draft", tmp_path)
+    assert f"export.draft: {tmp_path} has no config.json; give a folder with a model" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -46,6 +46,9 @@ def _parser():
     parser.add_argument("--device", type=str, default=None, choices=get_args(ExportDevice), help="gpu = the tokenizer stays on the host beside a GPU.")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=None, help="Rows of the server's batches, rising; the last is the most.")
     parser.add_argument("--length-buckets", type=int, nargs="+", default=None, help="Lengths of texts, in tokens, that the server is warmed up with, rising.")
+    parser.add_argument("--beams", type=int, default=None, help="Beams of the signature search; 0 = no such signature.")
+    parser.add_argument("--draft", type=str, default=None, help="A smaller model with the same tokenizer, which guesses tokens; texts stay the same.")
+    parser.add_argument("--draft-tokens", type=int, default=None, help="The most tokens that it guesses at once.")
     parser.add_argument("--check", type=str, default="", metavar="DIR", help="Check a version, or the newest in a base path, instead of exporting.")
     parser.add_argument("--json", action="store_true", help="With --check: print the findings as one JSON object.")
     return parser
@@ -62,7 +65,7 @@ def _export(source, given):
         name, config = loaded.name, loaded.export
     is_lite = given.format == "tflite"
     base = Path(given.output) if given.output else folder / "export" / (f"{name}-tflite" if is_lite else name)
-    keys = ("weights", "max_new_tokens", "jit", "device", "batch_sizes", "length_buckets")
+    keys = ("weights", "max_new_tokens", "jit", "device", "batch_sizes", "length_buckets", "beams", "draft", "draft_tokens")
     asked = {key: tuple(given[key]) if isinstance(given[key], list) else given[key] for key in keys if given[key] is not None}
     if is_lite and (unused := [key for key in asked if key != "weights"]):
         raise UsageError(f"{COMMAND}: --{unused[0].replace('_', '-')} is a server's, and --format tflite is for none; leave it out")
@@ -87,7 +90,7 @@ def _write(source, base, config):
     from tfgpt.progress import progress_bar
     from tfgpt.serving.export import export as write
 
-    text_model = _load(source, config.weights)
+    text_model = _load(source, config)
     beside = {name: [path] if (path := Path(source) / name).is_file() else [] for name in ("recipe.yaml", "evaluation.json")}
     with progress_bar("export: SavedModel"):
         return write(text_model, base, config, beside["recipe.yaml"], beside["evaluation.json"])
@@ -98,16 +101,16 @@ def _write_lite(source, base, config):
     from tfgpt.progress import progress_bar
     from tfgpt.serving.lite_export import export_lite
 
-    text_model = _load(source, "float32")
+    text_model = _load(source, ExportConfig())
     with progress_bar("export: LiteRT"):
         return export_lite(text_model.model, text_model.python_tokenizer, base, config.version, config.weights)
 
 
-def _load(source, weights):
+def _load(source, config):
     """Return the text model of a run's folder or of a folder with a model and its tokenizer."""
     from tfgpt.generation.loading import load_text_model
 
-    return load_text_model(source, weights)
+    return load_text_model(source, config.weights, draft=config.draft, draft_tokens=config.draft_tokens)
 
 
 def _check(folder, source, as_json):
@@ -140,7 +143,7 @@ def _findings(version, source):
     if not (version / "saved_model.pb").is_file():
         from tfgpt.serving.check_lite import check_lite
 
-        return check_lite(version, _load(source, "float32") if source else None)
+        return check_lite(version, _load(source, ExportConfig()) if source else None)
     from tfgpt.serving.check import check_version
     from tfgpt.serving.export import SETTINGS, laid_out
 
@@ -151,7 +154,7 @@ def _findings(version, source):
         return check_version(version)
     settings = json.loads(written.read_text("utf-8"))["settings"]
     config = ExportConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
-    text_model = _load(source, config.weights)
+    text_model = _load(source, dataclasses.replace(config, draft=""))  # with which the texts are the same
     # XLA rounds products of bfloat16 elsewhere than TensorFlow does, more exactly, and a text may then go another way: only like is compared with like.
     return check_version(version, laid_out(text_model, config) if config.jit and config.weights == "bfloat16" else text_model)
 

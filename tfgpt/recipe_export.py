@@ -35,8 +35,18 @@ class ExportConfig:
     length_buckets: tuple[int, ...] = ()
     """Lengths of texts, in tokens, that the server is warmed up with, rising; empty = 16 and half of the model's context."""
 
+    beams: int = 0
+    """Beams of the signature search, which gives the best text that a beam search finds; 0 = no such signature, a smaller version that is loaded sooner."""
+    draft: str = ""
+    """A smaller model with the same tokenizer, whose guesses make generate faster where they are often right, and its texts no others: a run's folder, one
+    that holds a model, or a hub id; empty = none."""
+    draft_tokens: int = 5
+    """The most tokens that it guesses at once."""
+
     def __post_init__(self):
-        for key in ("version", "max_new_tokens"):
+        check_at_least("export.beams", self.beams, 0)
+        check(not (self.jit and self.beams), f"export.beams: {self.beams} with export.jit: true; a search is not compiled, so give 0, or leave jit out")
+        for key in ("version", "max_new_tokens", "draft_tokens"):
             check_at_least(f"export.{key}", getattr(self, key), 1)
         for key in ("batch_sizes", "length_buckets"):
             sizes = list(getattr(self, key))

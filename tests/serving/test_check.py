@@ -15,7 +15,7 @@ from tfgpt import cli
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery
 from tfgpt.models.lite import LiteModel
-from tfgpt.recipe import HeadConfig
+from tfgpt.recipe import ExportConfig, HeadConfig
 from tfgpt.serving.check import FLOAT, TEXTS, check_operations, check_version, compare
 from tfgpt.serving.export import signatures_of
 from tfgpt.serving.manifest import verify_manifest, write_manifest
@@ -92,8 +92,8 @@ def test_another_models_version_fails_the_comparison(watched, model, text_model,
 
     for name, fields in (("embed", "embedding"), ("score", "log_prob")):
         with pytest.raises(RuntimeError, match=rf"^{fields} of the text 'It was' is .* by the Python model$"):
-            compare(loaded, name, signatures_of(TextModel(other, tokenizer), 1)[name], FLOAT)
-        assert "the same for 5 texts" in compare(loaded, name, signatures_of(text_model, 1)[name], FLOAT)
+            compare(loaded, name, signatures_of(TextModel(other, tokenizer), ExportConfig(max_new_tokens=1))[name], FLOAT)
+        assert "the same for 5 texts" in compare(loaded, name, signatures_of(text_model, ExportConfig(max_new_tokens=1))[name], FLOAT)
 
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.build import load_model
+from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import Engine, Weights
 from tfgpt.text.bpe import load_tokenizer
 
@@ -23,11 +25,16 @@ def load_text_model(source: str | Path, weights: Weights = "float32", engine: En
         FileNotFoundError: no model there, or no tokenizer.
         ValueError: the two do not fit each other, or the weights the engine.
     """
-    tokenizer = load_tokenizer(_part_of(source, "tokenizer"))
-    model = load_model(_part_of(source, "model"), weights, engine)
-    return TextModel(model, tokenizer, load_model(_part_of(draft, "model"), weights, engine) if draft else None, draft_tokens)
+    tokenizer = load_tokenizer(part_of(source, "tokenizer"))
+    model = load_model(part_of(source, "model"), weights, engine)
+    return TextModel(model, tokenizer, load_draft(draft, weights, engine), draft_tokens)
 
 
-def _part_of(source, part):
+def load_draft(source: str | Path, weights: Weights = "float32", engine: Engine = "graph") -> GPTLMHeadModel | LiteModel | None:
+    """Return a draft model; see `load_text_model`."""
+    return load_model(part_of(source, "model"), weights, engine) if source else None
+
+
+def part_of(source: str | Path, part: str) -> str | Path:
     """Return where a part of a model is, `model` or `tokenizer`: in a run's folder, or all in one place, or on the hub."""
     return Path(source) / part if (Path(source) / "model" / "config.json").is_file() else source

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from tensorflow_serving.apis import predict_pb2
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.stored import INT8_PRODUCT
-from tfgpt.serving.export import signatures_of
+from tfgpt.recipe import ExportConfig
+from tfgpt.serving.export import SETTINGS, signatures_of
 from tfgpt.serving.manifest import verify_manifest
 from tfgpt.serving.saved_model import LoadedModel, read_graph
 from tfgpt.serving.warmup import WARMUP, read_warmup
@@ -59,9 +61,16 @@ def check_version(folder: Path, text_model: TextModel | None = None) -> Iterator
         yield tried(f"signature {name}", lambda name=name: _check_signature(loaded, name))
     yield tried("warm-up", lambda: _check_warmup(loaded, folder))
     if text_model is not None:
-        for name, function in signatures_of(text_model, max_new_tokens=1).items():
+        for name, function in signatures_of(text_model, ExportConfig(max_new_tokens=1, beams=_beams_of(folder))).items():
             yield tried(f"model {name}", lambda name=name, function=function: compare(loaded, name, function, FLOAT))
     loaded.close()
+
+
+def _beams_of(folder):
+    """Return the beams of a version's search; 0 = it has none."""
+    path = folder / "assets.extra" / SETTINGS
+    settings = json.loads(path.read_text("utf-8"))["settings"] if path.is_file() else {}
+    return settings.get("beams", 0)  # which an earlier export does not tell
 
 
 def tried(check: str, run: Callable[[], str]) -> Finding:

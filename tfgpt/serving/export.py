@@ -13,11 +13,12 @@ import yaml
 
 from tfgpt import __version__
 from tfgpt.files import whole_folder, write_json, write_text
-from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.beam import EARLY_STOPPING
+from tfgpt.generation.controls import SEARCHED, Controls, controls_of
 from tfgpt.generation.judging import head_signatures
 from tfgpt.generation.sampling import Constraints
 from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS
-from tfgpt.generation.text_model import TextModel
+from tfgpt.generation.text_model import SEARCH_SPECS, TextModel
 from tfgpt.models.compiled import CompiledModel
 from tfgpt.models.lite import LiteModel
 from tfgpt.progress import console
@@ -29,6 +30,8 @@ from tfgpt.serving.pieces import stepper_signatures
 from tfgpt.serving.saved_model import read_signatures
 from tfgpt.serving.warmup import write_warmup
 
+OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+"""Nobody trains what was exported, and the functions for it were a part of every version."""
 SETTINGS = "export.json"
 """In `assets.extra` of a version: what it was exported with."""
 
@@ -46,7 +49,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     are, and a line on standard error says so.
 
     Args:
-        text_model: model and tokenizer.
+        text_model: model and tokenizer; and the draft model, if it has one, whose path in `config` is not looked at.
         folder: the model's base path for TensorFlow Serving; its name is the model's.
         config: version, defaults and what the server is told; `None` = version 1 and the defaults of a recipe.
         assets: files copied into `assets`; recipe.yaml is one that the model card tells of.
@@ -69,7 +72,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
                 labels.write_text("".join(f"{label}\n" for label in text_model.model.adaptation.head.labels), "utf-8")
                 kept.labels = tf.saved_model.Asset(str(labels))
             pieces = stepper_signatures(text_model.stepper)  # for a server that batches between tokens; nobody asks TensorFlow Serving for them
-            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config.max_new_tokens) | pieces)
+            tf.saved_model.save(kept, str(partial), signatures=signatures_of(text_model, config) | pieces, options=OPTIONS)
         _write_assets(partial, base.resolve().name, text_model, config, assets, extra)
         write_warmup(partial, base.resolve().name, text_model.python_tokenizer, lengths, config.batch_sizes)
         write_manifest(partial)
@@ -102,11 +105,11 @@ def laid_out(text_model: TextModel, config: ExportConfig) -> TextModel:
     return TextModel(model, text_model.python_tokenizer, draft, text_model.draft_tokens, text_device="/CPU:0" if config.device == "gpu" else "")
 
 
-def signatures_of(text_model: TextModel, max_new_tokens: int) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-    """Return the signatures of a model by name; `max_new_tokens` is the default of that control."""
+def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Return the signatures of a model by name, with the defaults that the settings give."""
     text = tf.TensorSpec([None], tf.string, name="text")
     nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
-    default = Controls(*map(tf.constant, controls_of({"max_new_tokens": max_new_tokens}, rows=1)))  # greedy, every rule off
+    default = Controls(*map(tf.constant, controls_of({"max_new_tokens": config.max_new_tokens}, rows=1)))  # greedy, every rule off
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *CONTROL_SPECS, *CONSTRAINT_SPECS])
     def generate(
@@ -151,7 +154,38 @@ def signatures_of(text_model: TextModel, max_new_tokens: int) -> dict[str, tf.ty
         return {"text": text_model.tokenizer.detokenize(ids)}
 
     of_text = {"score": score} if text_model.model.encoder is None else {}
+    of_search = {"search": _search_signature(text_model, config.beams, default, nothing)} if config.beams else {}
     of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
     judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
-    default = next(iter(of_head.values())) if judges else generate
-    return {"serving_default": default, "generate": generate, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}
+    first = next(iter(of_head.values())) if judges else generate
+    return {"serving_default": first, "generate": generate, **of_search, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}
+
+
+def _search_signature(text_model, beams, default, nothing):
+    """Return the function of a beam search; `default` and `nothing` are the controls and constraints that a request gets when it does not say."""
+    even, patient = tf.constant([1.0]), tf.constant([EARLY_STOPPING.index(False)])
+    searched = [CONTROL_SPECS[CONTROL_SPECS._fields.index(name)] for name in SEARCHED]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *searched, *SEARCH_SPECS[1:], *CONSTRAINT_SPECS])
+    def search(
+        prompt,
+        max_new_tokens=default.max_new_tokens,
+        min_new_tokens=default.min_new_tokens,
+        no_repeat_ngram_size=default.no_repeat_ngram_size,
+        repetition_penalty=default.repetition_penalty,
+        presence_penalty=default.presence_penalty,
+        frequency_penalty=default.frequency_penalty,
+        length_penalty=even,
+        early_stopping=patient,
+        stop=nothing.stop,
+        banned_tokens=nothing.banned_tokens,
+        forced_tokens=nothing.forced_tokens,
+    ):
+        neutral = Controls(*map(tf.constant, controls_of({}, rows=1)))
+        controls = neutral._replace(max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size,
+                                    repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, frequency_penalty=frequency_penalty)
+        constraints = Constraints(stop, banned_tokens, forced_tokens)
+        outputs = text_model.search_graph(prompt, controls, constraints, tf.constant(beams), length_penalty, early_stopping)
+        return {name: outputs[name] for name in ("text", "token_count", "log_prob", "score", "finish_reason")}
+
+    return search

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 
-from tfgpt.generation.controls import CONTROLS
+from tfgpt.generation.controls import CONTROLS, SEARCHED
 
 
 def _number(control):
@@ -14,10 +14,12 @@ def _number(control):
 LEAF = {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"},
                   {"type": "object", "properties": {"b64": {"type": "string"}}, "required": ["b64"], "additionalProperties": False}]}  # fmt: skip
 IDS = {"type": "array", "items": {"type": "integer"}}
-GENERATE = {"prompt": {"type": "string"}, "stop": {"type": "array", "items": {"type": "string"}}, "banned_tokens": IDS, "forced_tokens": IDS}
-GENERATE |= {name: _number(control) for name, control in CONTROLS.items()}
+PROMPT = {"prompt": {"type": "string"}, "stop": {"type": "array", "items": {"type": "string"}}, "banned_tokens": IDS, "forced_tokens": IDS}
+GENERATE = PROMPT | {name: _number(control) for name, control in CONTROLS.items()}
 INPUTS = {
     ("generate", "serving_default"): GENERATE,
+    ("search",): PROMPT | {name: _number(CONTROLS[name]) for name in SEARCHED} | {"length_penalty": {"type": "number"},
+                                                                                  "early_stopping": {"type": "integer", "minimum": 0, "maximum": 2}},
     ("score", "tokenize", "embed", "classify", "regress", "tag"): {"text": {"type": "string"}},
     ("detokenize",): {"ids": IDS},
 }

@@ -9,6 +9,7 @@ from tfgpt.data.sources import input_files
 from tfgpt.data.unlabelled import check_unlabelled
 from tfgpt.evaluation.general import general_texts
 from tfgpt.evaluation.text_metrics import check_packages
+from tfgpt.generation.loading import part_of
 from tfgpt.models import build
 from tfgpt.models.adapt import rehearse
 from tfgpt.models.adaptation import matches
@@ -62,7 +63,9 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
     _check_examples(recipe.data.examples, recipe.adapt.head.kind)
     if recipe.model.init != "random":
         check_start(recipe, recipe.tokenizer.vocab if vocab is None else vocab)
-    recipe.export.lengths(recipe.adapt.context or build.start_config(recipe.model, recipe.data.length).n_positions)
+    context = recipe.adapt.context or build.start_config(recipe.model, recipe.data.length).n_positions
+    recipe.export.lengths(context)
+    _check_draft(recipe.export.draft, context)
     _check_encoder(recipe)
     if is_adapted(recipe):
         rehearse(build.start_config(recipe.model, recipe.data.length), adapt_config(recipe))
@@ -76,6 +79,17 @@ def check_before_work(recipe: Recipe, training: bool = True, folder: Path = Path
               "for which text without labels has nothing to read; set it to 0")
     if recipe.adapt.embeddings.vectors:
         _check_vectors(recipe)
+
+
+def _check_draft(draft, context):
+    """Refuse a draft model that is not there, or too short; its vocabulary is compared with the model's when there is one."""
+    if not draft:
+        return
+    try:
+        found = build.config_of(part_of(draft, "model")).n_positions
+    except (FileNotFoundError, ValueError) as error:
+        raise RecipeError(f"export.draft: {error}; give a folder with a model, a hub id, or leave it out") from error
+    check(found >= context, f"export.draft: {draft} has a context of {found} tokens, shorter than the model's {context}; give another, or leave it out")
 
 
 def _check_vectors(recipe):

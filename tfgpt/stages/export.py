@@ -11,6 +11,7 @@ from tfgpt.data.shards import ShardedData
 from tfgpt.evaluation.evaluate import figures, summed_loss
 from tfgpt.evaluation.heads import evaluate_head
 from tfgpt.files import write_json
+from tfgpt.generation.loading import load_draft
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
 from tfgpt.progress import progress_bar
@@ -29,7 +30,8 @@ def export_model(recipe: Recipe, folder: Path) -> None:
             extra.append(Path(scratch) / "weights.json")
             write_json(extra[-1], _cost_of_weights(recipe, folder, model))
         with progress_bar("export: SavedModel"):
-            text_model = TextModel(model, load_tokenizer(folder / "tokenizer"))
+            draft = load_draft(recipe.export.draft, weights)
+            text_model = TextModel(model, load_tokenizer(folder / "tokenizer"), draft, recipe.export.draft_tokens)
             export(text_model, folder / "export" / recipe.name, recipe.export, [folder / "recipe.yaml"], extra)
 
 
