@@ -150,6 +150,18 @@ def test_kinds_of_characters():
     assert [kind_of(one) for one in ("a", "é", "\ufffd", " ", "")] == [LETTER] * 3 + [SPACE] * 2
 
 
+@pytest.mark.parametrize("text", ["The ", "The with stat", "The wit", "th"])
+def test_the_likeliest_words_are_suggested_and_before_all_those_that_lack_more_than_a_letter(text_model, text):
+    session = AutoCompleter(text_model).session(text)
+
+    typed, found = session._found(10)
+    rests = [one.text[len(typed) :] for one in found]
+    lacking_more = [rest for rest in rests if len(rest) > 1][:3]
+    shown = [one.rest for one in session.suggestions]
+    assert [rest for rest in shown if len(rest) > 1] == lacking_more and len(shown) == min(len(rests), 3)
+    assert session.phrase is None or (session.phrase.text.startswith(found[0].text.strip()) and len(session.phrase.text) > len(found[0].text.strip()))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")

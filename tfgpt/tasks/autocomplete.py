@@ -25,10 +25,10 @@ PHRASE_STEPS = 6
 """Tokens behind the likeliest word of which a phrase is made."""
 LEAST_PHRASE = 0.02
 """Probability of the words behind the likeliest one, below which no phrase reaches."""
-LEAST_WORD = 0.1
+LEAST_WORD = 0.05
 """Probability of the likeliest word, below which it is no beginning of a phrase."""
 RANKED = 10
-"""Words among which the right next word is looked for, and those that are suggested are chosen."""
+"""Words among which the right next word is looked for, and those that are suggested are."""
 
 
 class Suggestion(NamedTuple):
@@ -86,15 +86,15 @@ class Session:
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
-        """The words that begin with what is typed of the last one, or that may come next, and save the most letters; the likeliest comes first.
+        """The likeliest words that begin with what is typed of the last one, or that may come next, the likeliest first.
 
-        What a word saves counts as often as it is meant.
+        One that lacks a single letter, which is typed as soon as the word is accepted, stands there only where there are too few others.
         """
         return self._words
 
     @property
     def phrase(self) -> Suggestion | None:
-        """The likeliest word with as many of the words that are then likely as save the most letters; `None` where that is the word alone."""
+        """The likeliest word with as many of the words that are then likely as save the most letters beside it; `None` where none is likely enough."""
         return self._phrase
 
     def type(self, characters: str) -> tuple[Suggestion, ...]:
@@ -133,7 +133,7 @@ class Session:
     def _suggest(self):
         typed, found = self._found(max(self._most, RANKED))
         words = [Suggestion(one.text.strip(), one.text[len(typed) :], one.probability) for one in found]
-        saving = sorted(words, key=lambda word: -word.probability * len(word.rest))[: self._most]
+        saving = sorted(words, key=lambda word: len(word.rest) == 1)[: self._most]       # else as they were, the likeliest first
         self._words = tuple(word for word in words if word in saving)
         self._phrase = self._continued(typed, words[0], found[0]) if words and words[0].probability > LEAST_WORD else None
 
@@ -147,10 +147,11 @@ class Session:
             text, log_prob = text + piece, log_prob + of_token
             if not piece or "\n" in piece or "\ufffd" in piece or math.exp(log_prob) < LEAST_PHRASE:
                 break
-        whole, log_prob = max(((one, of) for one, of in ends if kind_of(one[-1]) in (LETTER, NUMBER)), default=(expected.text, 0.0),
-                              key=lambda end: math.exp(end[1]) * (len(end[0]) - len(typed)))
-        if whole == expected.text:
+        further = [(one, of) for one, of in ends if one != expected.text and kind_of(one[-1]) in (LETTER, NUMBER)]
+        if not further:
             return None
+        # The word alone is suggested beside it, so what counts is what more is saved.
+        whole, log_prob = max(further, key=lambda end: math.exp(end[1]) * (len(end[0]) - len(expected.text)))
         return Suggestion(whole.strip(), whole[len(typed) :], word.probability * math.exp(log_prob))
 
     def _written(self, ids):
