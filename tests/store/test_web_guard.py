@@ -77,6 +77,27 @@ def test_a_forged_version_is_refused(site, data, message):
     assert answer.status_code == 400 and message in answer.json()["error"] and published(site) == []
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij"))
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("README.md", f"---\n{BOMB}tags: *j\n---\n# x"), ("recipe.yaml", BOMB), ("recipe.yaml", f"{BOMB}model: {{init: *j}}\ntask: {{kind: x}}\n"),
+    ("recipe.yaml", "[" * 5000), ("recipe.yaml", "a: b\n" * 300_000), ("recipe.yaml", "model: {init: [1]}\ntask: {kind: x}\nadapt: {head: {kind: none}}\n"),
+    ("evaluation.json", "[" * 100_000), ("evaluation.json", '{"loss": 1e400}'), ("evaluation.json", '{"metrics": {"a": 3}}')])  # fmt: skip
+def test_a_text_that_would_take_all_memory_or_time_is_refused(site, name, content):
+    started = time.process_time()
+    answer = upload(site, [*files_of(run_of(site), leave_out=(name,)), ("files", (name, content.encode()))])
+    assert answer.status_code == 400 and len(answer.json()["error"]) < 1000 and published(site) == [] and time.process_time() - started < 20
+
+
+def test_what_a_recipe_of_another_machine_started_from_is_not_looked_for_here(site):
+    for number, (start, told) in enumerate([("/etc/passwd", "local"), ("../x", "local"), ("runs/tiny/model", "local"), ("openai-community/gpt2", None)]):
+        recipe = f"model: {{init: '{start}'}}\ntask: {{kind: generation}}\nadapt: {{head: {{kind: none}}}}\n# {number}"
+        answer = upload(site, [*files_of(run_of(site), leave_out=("recipe.yaml",)), ("files", ("recipe.yaml", recipe.encode()))])
+        assert answer.status_code == 201, answer.text
+        assert catalog.details_of(site.store.database, Reference("tickets", number + 1)).entry.base_model == (told or start)
+
+
 @pytest.mark.parametrize("key", ["task", "licence", "base_model", "languages", "tags", "card"])
 @pytest.mark.parametrize("value", [SCRIPT, SQL, "\x00", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))"])
 def test_html_and_sql_in_a_field_are_refused_or_are_text(site, key, value):

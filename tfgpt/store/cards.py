@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from pathlib import Path
 
 import yaml
@@ -20,8 +21,19 @@ FIGURES = ("loss", "perplexity", "bits_per_byte", "tokens", "judged", "answered"
 OF_ONE_LABEL, MOST_LABELS = "F1 of ", 20
 """Figures of single labels are left to evaluation.json where there are more of them than anybody would read."""
 HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.DOTALL | re.MULTILINE)
+MOST_RECIPE_BYTES = 2**20
 PULLED = "pulled.json"
 """In a pulled folder: which version it is."""
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, a few lines of which can stand for more than any memory holds."""
+
+    def compose_node(self, parent, index):
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias (*) is not allowed; write the value itself", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def split_card(text: str) -> tuple[dict, str]:
@@ -37,7 +49,7 @@ def split_card(text: str) -> tuple[dict, str]:
     if found is None:
         return {}, text
     try:
-        head = yaml.safe_load(found[1])
+        head = yaml.load(found[1], PlainLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise StoreError(f"card: its head is no YAML ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(head, dict):
@@ -57,15 +69,19 @@ def fields_of_head(head: dict) -> dict:
             continue
         texts = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
-            raise StoreError(f"card: {key} {value!r} is no text or list of texts")
+            raise StoreError(f"card: {key} {reprlib.repr(value)} is no text or list of texts")
         fields[name] = tuple(texts) if name in ("languages", "tags") else texts[0]
     if "tags" in fields:
         fields["tags"] = tuple(dict.fromkeys(re.sub(r"[^a-z0-9._-]+", "-", tag.lower()).strip("-._") for tag in fields["tags"]))
     return fields
 
 
-def fields_of_run(folder: Path) -> dict:
+def fields_of_run(folder: Path, is_from_here: bool = True) -> dict:
     """Return the fields of a `Description` that a run's files tell, by name: task, base model, hashes of data and recipe.
+
+    Args:
+        folder: of the run.
+        is_from_here: whether paths in its recipe are of this machine; of another's nothing is looked for here.
 
     Raises:
         StoreError: recipe.yaml or data/stats.json is not what a run writes.
@@ -73,15 +89,20 @@ def fields_of_run(folder: Path) -> dict:
     path = folder / "recipe.yaml"
     if not path.is_file():
         return {"base_model": "unknown"}
+    if path.stat().st_size > MOST_RECIPE_BYTES:
+        raise StoreError(f"{path}: {path.stat().st_size:,} bytes are more than a recipe has; run the recipe again")
     try:
-        recipe = yaml.safe_load(path.read_text("utf-8"))
-        kind, judges, start = recipe["task"]["kind"], recipe["adapt"]["head"]["kind"] != "none", recipe["model"]["init"]
+        recipe = yaml.load(path.read_text("utf-8"), PlainLoader)
+        told = recipe["task"]["kind"], recipe["adapt"]["head"]["kind"], recipe["model"]["init"]
         stats = folder / "data" / "stats.json"
-        data = json.loads(stats.read_text("utf-8"))["inputs_sha256"] if stats.is_file() else None
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}: recipe.yaml or data/stats.json is not what a run writes ({error!r}); run the recipe again") from error
-    return {"task": HUB_TASKS.get(kind, "text-classification" if judges else "text-generation"), "base_model": _base_of(start),
-            "data_sha256": data or "", "recipe_sha256": sha256_of_file(path)}
+        data = json.loads(stats.read_text("utf-8"))["inputs_sha256"] if stats.is_file() else ""
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{folder}: recipe.yaml or data/stats.json is not what a run writes ({reprlib.repr(error)}); run the recipe again") from error
+    if wrong := [value for value in told if not isinstance(value, str)]:
+        raise StoreError(f"{path}: {reprlib.repr(wrong[0])} is no text, where a run writes one; run the recipe again")
+    kind, head, start = told
+    return {"task": HUB_TASKS.get(kind, "text-generation" if head == "none" else "text-classification"), "base_model": _base_of(start, is_from_here),
+            "data_sha256": data, "recipe_sha256": sha256_of_file(path)}
 
 
 def figures_of(folder: Path) -> dict[str, float]:
@@ -96,8 +117,8 @@ def figures_of(folder: Path) -> dict[str, float]:
     try:
         content = json.loads(path.read_text("utf-8"))
         figures = {name: value for part in ("", "head", "task") for name, value in _figures(content.get(part, {}) if part else content, part)}
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise StoreError(f"{path}: is not what a run writes ({error!r}); run its evaluation again") from error
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        raise StoreError(f"{path}: is not what a run writes ({reprlib.repr(error)}); run its evaluation again") from error
     check_figures(figures)
     return figures
 
@@ -150,8 +171,10 @@ def _figures(content, part):
         yield from _figures(content["baseline"], f"{prefix}baseline")
 
 
-def _base_of(start):
+def _base_of(start, is_from_here):
     """Return what is said of a starting model: of a folder the version that it was pulled as, or that it is one of the publisher's."""
+    if not is_from_here:
+        return "local" if start.startswith((".", "/", "~")) or ("://" not in start and start.count("/") > 1) else start  # a hub id is OWNER/NAME
     pulled = next((path for path in (Path(start) / PULLED, Path(start).parent / PULLED) if path.is_file()), None)
     if pulled is not None:
         return json.loads(pulled.read_text("utf-8"))["reference"]

@@ -126,7 +126,7 @@ class Store:
         if export is not None:
             _check_manifest(export)
         figures = figures_of(folder)
-        description = describe(folder, name, figures, said or {}, card)
+        description = describe(folder, name, figures, said or {}, card, is_from_here=not isinstance(actor, Caller))
         with tempfile.TemporaryDirectory() as scratch:
             files["README.md"] = Path(scratch) / "README.md"
             files["README.md"].write_text(description.card, "utf-8")
@@ -204,8 +204,10 @@ class Store:
         blobs.touch(self.database, {sha256: old[sha256][0] for sha256 in strays}, at=stamp(0))
 
 
-def describe(folder: Path, name: str, figures: dict[str, float], said: dict, card: str | None = None) -> Description:
+def describe(folder: Path, name: str, figures: dict[str, float], said: dict, card: str | None = None, is_from_here: bool = True) -> Description:
     """Return what is said of a model: what is given counts before what its card's head says, and that before what its run tells.
+
+    What came over the network is not from here: paths in its recipe are another machine's.
 
     Raises:
         StoreError: a field that is not allowed.
@@ -215,7 +217,7 @@ def describe(folder: Path, name: str, figures: dict[str, float], said: dict, car
             raise StoreError(f"{folder / 'README.md'}: is longer than a card may be ({MOST_CARD_BYTES:,} bytes); shorten it")
         card = (folder / "README.md").read_text("utf-8")
     head, body = split_card(card or "")
-    description = Description(**(fields_of_run(folder) | fields_of_head(head) | said))
+    description = Description(**(fields_of_run(folder, is_from_here) | fields_of_head(head) | said))
     return replace(description, card=make_card(name, description, figures, body))
 
 
