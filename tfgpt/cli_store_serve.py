@@ -17,7 +17,7 @@ HOST, PORT = "127.0.0.1", 8600
 SETTINGS = {
     "anonymous_read": "Show public models to those who have not signed in too.",
     "requests_per_minute": "Requests of one address in a minute; more are answered with 429.",
-    "sign_ins_per_minute": "Attempts to sign in, of one address and for one name.",
+    "sign_ins_per_minute": "Attempts to sign in, of one address; of all addresses with one name ten times as many.",
     "tries_per_minute": "Tries of one user.",
     "publishes_per_hour": "Versions that one user publishes over HTTP.",
     "max_upload_bytes": "The largest upload, in bytes; what a model may have at most, store.json says.",

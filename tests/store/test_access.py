@@ -185,6 +185,8 @@ def test_a_group_sees_what_it_is_granted_and_changes_it_if_it_may(database, peop
         lifecycle.promote(database, Reference("secret", 1), people["bob"])
 
     groups.set_access(database, "secret", people["jane"], grants={"team": "publish"})
+    with pytest.raises(ForbiddenError, match="secret belongs to jane, who alone decides who sees it"):
+        groups.set_access(database, "secret", people["bob"], private=False)
     assert lifecycle.promote(database, Reference("secret", 1), people["bob"]) == Reference("secret", 1)
     assert published(database, "secret", people["bob"], text="other") == Reference("secret", 2)
     assert catalog.details_of(database, Reference("secret", 2)).entry.owner == "jane"

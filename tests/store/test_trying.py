@@ -95,7 +95,7 @@ def test_a_try_that_is_left_or_killed_or_takes_too_long_is_in_nobodys_way(site, 
     object.__setattr__(site.app.state.settings, "try_seconds", 0.0)
     with asking(site, served) as answer:
         assert "took too long" in lines_of(answer)[-1]["error"]
-    assert site.app.state.trier._workers == {}
+    assert site.app.state.trier._workers == {} == site.app.state.trier._folders
 
 
 @pytest.mark.slow

@@ -56,6 +56,6 @@ def test_no_request_brings_a_500_or_an_error_of_another_form(site, mode):
         for found in schemathesis.openapi.from_url(f"{address}/api/openapi.json").get_all_operations():
             with contextlib.suppress(Unsatisfiable):  # of an operation without parameters nothing can be broken
                 fuzz(found.ok(), address)
-    assert len(asked) >= 18 and any(min(codes) < 300 for codes in asked.values())
+    assert len(asked) >= 15 and any(min(codes) < 300 for codes in asked.values())
     assert catalog.details_of(site.store.database, Reference("tickets", 1)).entry.owner == "jane"
     assert {line.actor for line in audit(site.store.database, limit=1000)} <= {"root", "jane", "setup"}

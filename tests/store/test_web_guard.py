@@ -6,17 +6,21 @@ import time
 from urllib.parse import unquote
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.store.made import make_run
 from tests.store.web import PASSWORD, Site, csrf_of, files_of, submit
 from tfgpt.serving.http_server import http_server
 from tfgpt.store import catalog
+from tfgpt.store.access import keys
 from tfgpt.store.access.audit import audit
 from tfgpt.store.errors import StoreError
 from tfgpt.store.reference import Reference
 from tfgpt.store.search import Query, search
-from tfgpt.store.web.guard import address_of
+from tfgpt.store.web.guard import address_of, counted_as
+from tfgpt.store.web.rendering import card_html
 from tfgpt.store.web.settings import WebSettings
 
 SCRIPT = "<script>alert(1)</script>"
@@ -215,10 +219,80 @@ def test_publishes_of_one_user_are_counted(tmp_path, monkeypatch):
     assert codes == [201, 201, 429]
 
 
-def test_addresses_of_one_network_of_ipv6_are_one():
-    asked = {host: address_of({"client": (host, 1)}) for host in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1", "203.0.113.7", "testclient")}
+def test_addresses_of_one_network_of_ipv6_are_one_and_those_of_ipv4_are_not():
+    asked = {host: counted_as(address_of({"client": (host, 1)}))
+             for host in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1", "203.0.113.7", "::ffff:203.0.113.7", "testclient")}  # fmt: skip
     assert asked == {"2001:db8::1": "2001:db8::/64", "2001:db8::ffff:2": "2001:db8::/64", "2001:db8:0:1::1": "2001:db8:0:1::/64",
-                     "203.0.113.7": "203.0.113.7", "testclient": "testclient"}
+                     "203.0.113.7": "203.0.113.7", "::ffff:203.0.113.7": "203.0.113.7", "testclient": "testclient"}
+
+
+def test_a_key_that_is_revoked_while_a_model_is_uploaded_publishes_nothing(site, served):
+    make_run(site.folder / "run")
+    key = site.program("jane").headers["Authorization"]
+    form = httpx.Request("POST", f"{served}/api/v1/models/tickets/versions", files=files_of(site.folder / "run"), headers={"Authorization": key})
+    body = form.read()
+
+    def parts():
+        yield body[:1000]
+        keys.revoke_key(site.store.database, "jane", keys.keys_of(site.store.database, "jane")[0].id, "jane")
+        yield body[1000:]
+
+    headers = {"Authorization": key, "Content-Type": form.headers["Content-Type"]}
+    assert httpx.post(f"{served}/api/v1/models/tickets/versions", content=parts(), headers=headers).status_code == 401 and published(site) == []
+
+
+def test_downloads_that_nobody_reads_take_little_memory(site, served):
+    size = 48 * 2**20
+    run = run_of(site)
+    save_file({"wte.weight": np.zeros(size // 4, np.float32)}, run / "model" / "model.safetensors")
+    site.store.publish(run, "tickets", "jane")
+    key, before, waiting = site.program("rita").headers["Authorization"], resident_bytes(), []
+    for _ in range(40):
+        waiting.append(socket.create_connection(tuple(served.removeprefix("http://").split(":"))))
+        waiting[-1].sendall(f"GET /api/v1/models/tickets/versions/1/files/model/model.safetensors HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode())
+    time.sleep(3)  # while they are served as far as anybody reads
+    grown = resident_bytes() - before
+    for connection in waiting:
+        connection.close()
+    assert grown < 6 * size  # not 40 times
+    damaged = next(path for path in (site.folder / "store" / "artifacts").rglob("*") if path.is_file() and path.stat().st_size > size)
+    with open(damaged, "r+b") as content:
+        content.seek(size // 2)
+        content.write(b"x")
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{served}/api/v1/models/tickets/versions/1/files/model/model.safetensors", headers={"Authorization": key}, timeout=60)
+
+
+def resident_bytes():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) * 1024
+
+
+@pytest.mark.parametrize("mark", ["![", "[", "*a_", "`", "<a", "~~", "> ", "|a\n-|-\n", "![a](b", "\\"])
+def test_no_card_takes_long_to_show(mark):
+    started = time.process_time()
+    card_html(mark * (200_000 // len(mark)))
+    assert time.process_time() - started < 5
+
+
+def test_what_is_no_origin_or_half_a_character_is_refused(site):
+    assert site.browser("jane").post("/models/tickets/rollback", headers={"Origin": "http://["}).status_code == 403
+    site.publish()
+    root = site.program("root")
+    for method, path, body in (("PUT", "/models/tickets/access", '{"grants": {"\\ud800": "read"}}'),
+                               ("POST", "/users", '{"name": "eve", "password": "\\ud800aaaabcdefgh"}')):  # fmt: skip
+        assert root.request(method, f"/api/v1{path}", content=body, headers={"Content-Type": "application/json"}).status_code == 400
+    jane = site.browser("jane")
+    assert submit(jane, "/account/keys/99999999999999999999999/revoke").status_code == 400
+    assert site.browser().post("/api/v1/models/tickets/rollback").status_code == 401
+
+
+def test_signing_in_again_ends_what_the_browser_was_signed_in_as(site):
+    browser = site.browser("jane")
+    before = browser.cookies["tfgpt_store"]
+    submit(browser, "/sign-in", {"name": "bob", "password": PASSWORD})
+    browser.cookies.clear()
+    browser.cookies.set("tfgpt_store", before)
+    assert browser.get("/account").url.path == "/sign-in"
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -264,7 +338,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path, monkeypatch):
     listener = socket.create_server(("127.0.0.1", 0))
     with http_server(site.app, listener, 5.0), socket.create_connection(listener.getsockname()) as raw:
         raw.settimeout(20)
-        raw.sendall(f"POST /api/v1/keys HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        raw.sendall(f"POST /api/v1/models/x/promote HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 100\r\n\r\n{{".encode())
         started = time.monotonic()
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - started < 15

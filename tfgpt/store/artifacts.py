@@ -20,6 +20,8 @@ from tfgpt.store.fields import HEX
 
 PIECE_BYTES = 64 * 2**20
 """Held in memory while it is stored or read."""
+CHUNK_BYTES = 2**20
+"""Held in memory for each who downloads."""
 WHOLE_AT_ONCE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")
 """File systems in which a file that is written by one call is there whole or not at all."""
 
@@ -74,6 +76,26 @@ class Artifacts:
             raise DamagedError(f"{self.place}: {sha256} is changed: its bytes have the sha256 {found}; remove {self._path_of(sha256)}, and publish its model "
                                "again from its folder, which stores it anew")
         return data
+
+    def chunks(self, sha256: str) -> Iterator[bytes]:
+        """Yield stored bytes in parts of `CHUNK_BYTES`, the last of them when all are known to be those that were stored.
+
+        Raises:
+            DamagedError: there are none, or others than were stored; then the last part is not given.
+        """
+        digest, last = hashlib.sha256(), b""
+        try:
+            with self._files.open(self._path_of(sha256), "rb") as content:
+                while data := content.read(CHUNK_BYTES):
+                    if last:
+                        yield last
+                    digest.update(data)
+                    last = data
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.place}: {sha256} is missing; publish its model again from its folder, which stores it anew") from error
+        if digest.hexdigest() != sha256:
+            raise DamagedError(f"{self.place}: {sha256} is changed: its bytes have the sha256 {digest.hexdigest()}")
+        yield last
 
     def fetch(self, file: StoredFile, target: Path) -> None:
         """Write a file from what is stored.

@@ -5,6 +5,7 @@ Values reach the database as bound parameters alone, so SQL in them is text; HTM
 from __future__ import annotations
 
 import re
+import reprlib
 import unicodedata
 from dataclasses import dataclass, fields
 
@@ -13,6 +14,8 @@ from tfgpt.store.errors import StoreError
 MOST_LABELS = 32
 MOST_CARD_BYTES = 256 * 1024
 MOST_REVIEW = 2000
+MOST_FIGURE = 2**1000
+"""What a database's floating-point numbers hold."""
 HEX = re.compile(r"[0-9a-f]{64}")
 WORDS = {
     "owner": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"), "1 to 64 letters, digits and . _ @ + -, such as jane or jane@example.org"),
@@ -117,7 +120,7 @@ def check_figures(figures: dict) -> None:
     for name, value in figures.items():
         if not isinstance(name, str) or not 0 < len(name) <= 200 or re.search(r"[<>\x00-\x1f\x7f]", name):
             raise StoreError(f"evaluation.json: {_shown(name)} cannot name a figure; leave < and > and control characters out")
-        if type(value) not in (int, float) or not abs(value) < float("inf"):
+        if type(value) not in (int, float) or not abs(value) < MOST_FIGURE:
             raise StoreError(f"evaluation.json: {name} is {_shown(value)}; figures are finite numbers")
 
 
@@ -135,5 +138,5 @@ def _is_plain_path(value):
 
 
 def _shown(value):
-    text = repr(value)
+    text = reprlib.repr(value) if not isinstance(value, str) else repr(value[:100])
     return text if len(text) <= 60 else text[:57] + "..."

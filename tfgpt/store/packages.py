@@ -60,6 +60,8 @@ def packed_files(folder: Path, export: Path | None, limits: Limits) -> dict[str,
     found: dict[str, Path] = {}
     if (folder / "model" / "config.json").is_file():
         for part in PARTS:
+            if not (folder / part).is_dir():
+                raise FileNotFoundError(f"{folder} holds no {part}/; give a run's folder, which has one")
             found |= {f"{part}/{name}": path for name, path in _files_under(folder / part, limits).items()}
     elif (folder / "config.json").is_file():
         found |= _of_one_place(_files_under(folder, limits))

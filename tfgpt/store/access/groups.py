@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from tfgpt.store.access.rights import RIGHTS, Caller
+from tfgpt.store.access.rights import RIGHTS, Caller, name_of
 from tfgpt.store.access.users import user_of
 from tfgpt.store.catalog import locked_model, log
 from tfgpt.store.database import Database
-from tfgpt.store.errors import NotFoundError, StoreError
+from tfgpt.store.errors import ForbiddenError, NotFoundError, StoreError
 from tfgpt.store.fields import check_word
 from tfgpt.store.reference import Reference
 from tfgpt.store.schema import Grant, Group, Member, Model, User
@@ -95,13 +95,13 @@ def group_of(session: Session, name: str) -> Group:
 
 
 def access_of(database: Database, name: str, actor: str | Caller) -> Access:
-    """Return who sees a model, for those who may change it.
+    """Return who sees a model, for its owner and administrators.
 
     Raises:
         NotFoundError, ForbiddenError: as `locked_model`.
     """
     with database.writing() as session:
-        return _access(session, locked_model(session, Reference(name), actor))
+        return _access(session, _owned(session, name, actor))
 
 
 def set_access(database: Database, name: str, actor: str | Caller, private: bool | None = None, grants: dict[str, str] | None = None) -> Access:
@@ -110,7 +110,7 @@ def set_access(database: Database, name: str, actor: str | Caller, private: bool
     Args:
         database: the catalog's.
         name: of the model.
-        actor: who may change it.
+        actor: its owner, or an administrator.
         private: whether it is.
         grants: by the name of a group one of `RIGHTS`, or "" to take it back; other groups keep what they have.
 
@@ -120,7 +120,7 @@ def set_access(database: Database, name: str, actor: str | Caller, private: bool
         StoreError: no such right.
     """
     with database.writing() as session:
-        model = locked_model(session, Reference(name), actor)
+        model = _owned(session, name, actor)
         if private is not None:
             model.private = private
         for group, right in (grants or {}).items():
@@ -131,6 +131,14 @@ def set_access(database: Database, name: str, actor: str | Caller, private: bool
         access = _access(session, model)
         log(session, actor, "change access", model.id, None, {"private": access.private, "grants": access.grants})
         return access
+
+
+def _owned(session, name, actor):
+    """Return a model of the actor's own, locked: a group that may publish versions of it does not decide who sees it."""
+    model = locked_model(session, Reference(name), actor)
+    if model.owner != name_of(actor) and not (isinstance(actor, Caller) and actor.sees_all):
+        raise ForbiddenError(f"name: {name} belongs to {model.owner}, who alone decides who sees it; ask {model.owner}")
+    return model
 
 
 def _grant(session, model_id, group_id, right):

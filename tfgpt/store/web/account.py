@@ -4,14 +4,14 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Path, Request
 from starlette.responses import RedirectResponse, Response
 
 from tfgpt.store.access import users
 from tfgpt.store.access.rights import ROLES, SCOPES
 from tfgpt.store.errors import ForbiddenError
 from tfgpt.store.web.doors import COOKIE, Changing, Reading, give_token
-from tfgpt.store.web.guard import address_of
+from tfgpt.store.web.guard import address_of, counted_as
 from tfgpt.store.web.pages import check_then
 from tfgpt.store.web.rendering import render
 
@@ -30,14 +30,15 @@ def sign_in_page(request: Request, then: str = "/") -> Response:
 def sign_in(request: Request, visit: Changing, name: Text = "", password: Text = "", then: Text = "/") -> Response:
     """Sign a browser in; it gets a new token, so that one which somebody else has put there is worth nothing."""
     state, address = request.app.state, address_of(request.scope)
-    state.rates.count("attempts to sign in", f"from {address}")
-    state.rates.count("attempts to sign in", f"as {name[:64].casefold()}")
+    state.rates.count("attempts to sign in", f"from {counted_as(address)}")
+    state.rates.count("attempts to sign in with this name", name[:64].casefold())
     try:
         token = users.sign_in(visit.store.database, name, password, {"address": address})
     except ForbiddenError as error:
         state.metrics.sign_ins.labels("refused").inc()
         return render(request, "sign_in.html", {"then": check_then(then), "name": name[:64], "message": str(error)}, 403)
     state.metrics.sign_ins.labels("done").inc()
+    users.sign_out(visit.store.database, request.cookies[COOKIE])  # whoever this browser was signed in as before
     response = RedirectResponse(check_then(then), 303)
     give_token(request, response, token)
     return response
@@ -66,7 +67,7 @@ def make_key(request: Request, visit: Changing, name: Text = "", scopes: Annotat
 
 
 @ROUTER.post("/account/keys/{number}/revoke")
-def revoke_key(visit: Changing, number: int) -> Response:
+def revoke_key(visit: Changing, number: Annotated[int, Path(ge=1, lt=2**31)]) -> Response:
     """Have a key refused from now on."""
     visit.revoke_key(number)
     return RedirectResponse("/account", 303)
@@ -75,7 +76,7 @@ def revoke_key(visit: Changing, number: int) -> Response:
 @ROUTER.post("/account/password")
 def change_password(request: Request, visit: Changing, old: Text = "", new: Text = "", again: Text = "") -> Response:
     """Change one's password, which signs out every browser."""
-    request.app.state.rates.count("attempts to sign in", f"as {visit.caller.name.casefold()}")
+    request.app.state.rates.count("attempts to sign in", f"as {visit.caller.name}")
     if new != again:
         raise ForbiddenError("password: the two new ones are not the same; type it again")
     visit.change_password(old, new)

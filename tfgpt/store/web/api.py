@@ -4,7 +4,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
@@ -19,7 +20,21 @@ from tfgpt.store.web.uploads import publish_form
 DESCRIPTION = """Published models: find, describe, fetch, publish, promote, rate and try them.
 
 Send `Authorization: Bearer KEY` with a key of your account's page. What goes wrong is answered with a status and `{"error": "..."}`."""
-ROUTER = APIRouter()
+
+
+class Refusal(BaseModel):
+    """Why something is not done."""
+
+    error: str
+
+
+PUBLISH = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
+    "type": "object", "required": ["files"], "properties": {
+        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Each with its path in the run's folder as file name"},
+        **{field: {"type": "string"} for field in ("version", "stage", "task", "licence", "base_model", "languages", "tags", "card", "private")}}}}}}}
+"""What the description says of an upload, whose form is read by hand."""
+KEY = HTTPBearer(auto_error=False, description="A key of your account's page")
+ROUTER = APIRouter(dependencies=[Depends(KEY)], responses={status: {"model": Refusal} for status in (400, 401, 403, 404, 429)})
 Name = Annotated[str, Path(description="Of the model.", max_length=200)]
 Number = Annotated[int, Path(description="Of the version.", ge=1, lt=2**31)]
 
@@ -48,14 +63,6 @@ class NewAccess(_Asked):
 
     private: bool | None = None
     grants: dict[str, str] = {}
-
-
-class NewKey(_Asked):
-    """A key of the caller's."""
-
-    name: str
-    scopes: list[str]
-    days: int = 90
 
 
 class NewUser(_Asked):
@@ -102,17 +109,17 @@ def describe(visit: Reading, name: Name, version: Number) -> dict:
 
 @ROUTER.get("/models/{name}/versions/{version}/files/{path:path}", tags=["models"], response_class=Response)
 def fetch(request: Request, visit: Reading, name: Name, version: Number, path: str) -> Response:
-    """Fetch a file of a version. Its sha256 is in the header X-SHA256; the weights count as a download."""
+    """Fetch a file of a version. Its sha256 is in the header X-SHA256. The first file of its weights counts as a download."""
     reference = Reference(name, version)
-    file = visit.file(reference, path)
-    if path == "model/config.json":  # of which each version has at most one
+    file, is_counted = visit.file(reference, path)
+    if is_counted:
         visit.count_download(reference)
         request.app.state.metrics.downloads.inc()
     headers = {"Content-Length": str(file.size_bytes), "X-SHA256": file.sha256, "Content-Disposition": "attachment"}
     return StreamingResponse(visit.content(file), media_type="application/octet-stream", headers=headers)
 
 
-@ROUTER.post("/models/{name}/versions", tags=["changes"], status_code=201)
+@ROUTER.post("/models/{name}/versions", tags=["changes"], status_code=201, openapi_extra=PUBLISH)
 async def publish(request: Request, visit: Uploading, name: Name) -> dict:
     """Publish a version: multipart/form-data.
 
@@ -166,25 +173,6 @@ def try_model(request: Request, visit: Changing, asked: TryRequest) -> Response:
     return answer_try(request, visit, asked)
 
 
-@ROUTER.get("/keys", tags=["access"])
-def list_keys(visit: Reading) -> list[dict]:
-    """List your keys."""
-    return [asdict(key) for key in visit.api_keys()]
-
-
-@ROUTER.post("/keys", tags=["access"], status_code=201)
-def make_key(visit: Changing, asked: NewKey) -> dict:
-    """Make a key with some of the scopes that you have; it is told this once."""
-    return {"key": visit.make_key(asked.name, asked.scopes, asked.days)}
-
-
-@ROUTER.delete("/keys/{number}", tags=["access"])
-def revoke_key(visit: Changing, number: Annotated[int, Path(ge=1, lt=2**31)]) -> dict:
-    """Have a key refused from now on."""
-    visit.revoke_key(number)
-    return {"revoked": number}
-
-
 @ROUTER.get("/users", tags=["administration"])
 def list_users(visit: Reading) -> list[dict]:
     """List all users."""
@@ -202,3 +190,12 @@ def add_user(visit: Changing, asked: NewUser) -> dict:
 def audit(visit: Reading, actor: str = "", action: str = "", model: str = "", before: int = 0, limit: int = 100) -> list[dict]:
     """Return lines of the audit log, the newest first."""
     return [asdict(line) for line in visit.audit(actor, action, model, before, limit)]
+
+
+def described(app: FastAPI) -> dict:
+    """Return the OpenAPI description of an application. FastAPI would announce 422, which is answered with 400 here."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        for operation in (operation for methods in schema["paths"].values() for operation in methods.values()):
+            operation["responses"].pop("422", None)
+    return app.openapi_schema

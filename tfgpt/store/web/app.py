@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,6 +48,7 @@ def create_app(store: Store, settings: WebSettings | None = None) -> FastAPI:
     metrics = StoreMetrics()
     app.state.store, app.state.settings, app.state.rates, app.state.metrics = store, settings, Rates(settings), metrics
     app.state.trier, app.state.facets = Trier(settings, metrics), RememberedFacets()
+    app.openapi = functools.partial(api.described, app)
     _add_error_handlers(app)
     app.include_router(api.ROUTER, prefix=f"{API}v1")
     for router in (pages.ROUTER, forms.ROUTER, account.ROUTER):
@@ -76,6 +78,10 @@ def _add_error_handlers(app):
         LOG.error("%s %s: %s", request.method, request.url.path, error)
         what = "what is stored is damaged" if isinstance(error, DamagedError) else "the database or the files cannot be used now"
         return _refusal(request, 500, f"The store failed: {what}; its administrator finds why in the server's log")
+
+    @app.exception_handler(UnicodeEncodeError)
+    async def half(request: Request, error: UnicodeEncodeError) -> Response:
+        return _refusal(request, 400, f"text: has half a character at {error.start}; send whole ones")
 
     @app.exception_handler(FileNotFoundError)
     async def nothing(request: Request, error: FileNotFoundError) -> Response:

@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import secrets
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
 from starlette.concurrency import run_in_threadpool
@@ -53,6 +52,8 @@ async def own_visit(request: Request) -> Visit:
         HTTPException: it does not, or a key that is not known.
     """
     if "authorization" not in request.headers:  # which no browser sends by itself
+        if COOKIE not in request.cookies and request.url.path.startswith("/api/"):
+            raise HTTPException(401, "Nobody is known to ask; send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         check_same_origin(request)
         token = request.cookies.get(COOKIE, "")
         given = request.headers.get(CSRF_HEADER)
@@ -91,7 +92,8 @@ def check_same_origin(request: Request) -> None:
         HTTPException: it does.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+    own = (None, *(f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")))
+    if site not in (None, "same-origin", "none") or origin not in own:
         raise HTTPException(403, "The request comes from another site's page; send it from one of the store's own")
 
 

@@ -33,6 +33,10 @@ HSTS = "max-age=31536000"
 """Only where the request came encrypted."""
 
 
+NAME_FACTOR = 10
+"""How many more attempts to sign in there may be with a name than from an address: fewer, and one address could lock everybody out."""
+
+
 class TooManyRequests(HTTPException):
     """Somebody asks more often than they may.
 
@@ -56,6 +60,7 @@ class Rates:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._limits: dict[str, RateLimitItem] = {
             "requests": RateLimitItemPerMinute(settings.requests_per_minute), "attempts to sign in": RateLimitItemPerMinute(settings.sign_ins_per_minute),
+            "attempts to sign in with this name": RateLimitItemPerMinute(NAME_FACTOR * settings.sign_ins_per_minute),
             "tries": RateLimitItemPerMinute(settings.tries_per_minute), "publishes": RateLimitItemPerHour(settings.publishes_per_hour),
         }  # fmt: skip
 
@@ -72,13 +77,21 @@ class Rates:
 
 
 def address_of(scope: Scope) -> str:
-    """Return whom a request is counted for: the address that it came from, of IPv6 the network of 64 bits, which one has to oneself."""
+    """Return the address that a request came from; one of IPv4 as such, also where it came to a socket of IPv6."""
     host = (scope.get("client") or ("unknown", 0))[0]
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+        return str(getattr(ipaddress.ip_address(host), "ipv4_mapped", None) or host)
+    except ValueError:  # of a socket without addresses
         return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+
+
+def counted_as(address: str) -> str:
+    """Return whom an address's requests are counted for: of IPv6 the network of 64 bits, which one has to oneself.
+
+    >>> counted_as("2001:db8::ffff:2"), counted_as("203.0.113.7")
+    ('2001:db8::/64', '203.0.113.7')
+    """
+    return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address else address
 
 
 class RateGuard:
@@ -98,7 +111,7 @@ class RateGuard:
         answer = self._app
         if scope["type"] == "http":
             try:
-                self._rates.count("requests", address_of(scope))
+                self._rates.count("requests", counted_as(address_of(scope)))
             except TooManyRequests as error:
                 answer = self._refuse(scope, error)
         await answer(scope, receive, send)

@@ -46,11 +46,12 @@ def newest(visit: Reading, name: str) -> Response:
 def model(request: Request, visit: Reading, name: str, version: int) -> Response:
     """Show all of a version."""
     details = visit.details(Reference(name, version))
-    may_change = visit.may_change(name)
+    may_change, is_own = visit.may_change(name), visit.caller.sees_all or details.entry.owner == visit.caller.name
     baselines = {figure: details.figures[other] for figure in details.figures if (other := _baseline_of(figure)) in details.figures}
     return render(request, "model.html", {
         "details": details, "entry": details.entry, "versions": visit.versions(name), "lineage": lineage_of(visit, details), "baselines": baselines,
-        "may_change": may_change, "access": visit.access(name) if may_change else None, "stages": STAGES[:-1], "base_url": str(request.base_url).rstrip("/"),
+        "may_change": may_change, "access": visit.access(name) if may_change and is_own else None, "stages": STAGES[:-1],
+        "base_url": str(request.base_url).rstrip("/"),
         "has_export": any(file.path.startswith("export/") for file in details.files)})  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Pages from templates: everything is escaped but what Markdown makes, which holds no HTML of its author."""
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jinja2
@@ -15,12 +16,18 @@ from tfgpt.store.cards import split_card
 from tfgpt.store.web.doors import CSRF_FIELD, csrf_of, give_token, token_of
 
 MARKDOWN = MarkdownIt("js-default").disable("image")  # which would tell another server who looks at a page
+MOST_MARKS = 2000
+"""Of one kind in a card: the time that Markdown takes goes with their square."""
 KINDS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
+@functools.lru_cache(maxsize=256)
 def card_html(card: str) -> Markup:
-    """Return a card's Markdown as HTML; HTML in it is text, and links lead to no scripts."""
-    return Markup(MARKDOWN.render(split_card(card)[1]))
+    """Return a card's Markdown as HTML; HTML in it is text, and links lead to no scripts. One with more marks than any page has is shown as it is written."""
+    body = split_card(card)[1]
+    if max(map(body.count, "[]*_`<!~|")) > MOST_MARKS:
+        return Markup("<pre>{}</pre>").format(body)
+    return Markup(MARKDOWN.render(body))
 
 
 def size_text(count: int) -> str:

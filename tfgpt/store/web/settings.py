@@ -16,7 +16,7 @@ class WebSettings:
     requests_per_minute: int = 600
     """Of one address."""
     sign_ins_per_minute: int = 10
-    """Attempts of one address, and for one name."""
+    """Attempts of one address; of all addresses with one name ten times as many."""
     tries_per_minute: int = 20
     """Of one user."""
     publishes_per_hour: int = 60

@@ -45,8 +45,8 @@ def answer_try(request: Request, visit: Visit, asked: TryRequest) -> StreamingRe
     request.app.state.rates.count("tries", visit.caller.name)
     entry = visit.details(exact).entry
     request.app.state.trier.check(asked.prompt, asked.max_new_tokens)
-    _, folder = cached(visit.store, exact, "model")
-    messages = request.app.state.trier.write(folder, asked.model_dump(exclude={"reference"}) | {"judges": entry.task == JUDGES})
+    question = asked.model_dump(exclude={"reference"}) | {"judges": entry.task == JUDGES}
+    messages = request.app.state.trier.write(str(exact), lambda: cached(visit.store, exact, "model")[1], question)
     first = next(messages)  # here, so that what cannot be done has a status of its own
 
     async def lines():

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfgpt.store.errors import StoreError
@@ -24,7 +24,6 @@ WAIT_SECONDS = 20.0
 """How long a try may wait for another of the same model, or for a process to be free."""
 
 MOST_WAITING = 8
-"""Each takes a thread, of which the pages need some too."""
 
 
 class Trier:
@@ -38,7 +37,8 @@ class Trier:
     def __init__(self, settings: WebSettings, metrics: StoreMetrics):
         self._settings, self._metrics = settings, metrics
         self._free = threading.Condition()
-        self._workers: dict[Path, _Worker] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._folders: dict[str, Path] = {}
         self._waiting = 0
 
     def check(self, prompt: str, max_new_tokens: int) -> None:
@@ -55,11 +55,12 @@ class Trier:
         if max_new_tokens > settings.try_tokens:
             raise StoreError(f"max_new_tokens: {max_new_tokens}; give 1 to {settings.try_tokens}")
 
-    def write(self, folder: Path, asked: dict) -> Iterator[dict]:
+    def write(self, name: str, place: Callable[[], Path], asked: dict) -> Iterator[dict]:
         """Have a model answer.
 
         Args:
-            folder: of the model and its tokenizer, as a pulled version's.
+            name: of the version, which never changes.
+            place: returns the folder of the model and its tokenizer, pulled and compared; called when it is first asked.
             asked: `prompt`, `judges` (whether the model has a head to be asked instead), and if wanted `max_new_tokens` and controls of `TextModel.generate`.
 
         Yields:
@@ -70,7 +71,7 @@ class Trier:
             TooManyRequests: all processes are busy.
         """
         outcome = "left"
-        with self._worker(folder) as worker:
+        with self._worker(name, place) as worker:
             try:
                 for message in worker.ask(asked, time.monotonic() + self._settings.try_seconds):
                     if {"done", "error"} & message.keys():
@@ -87,46 +88,59 @@ class Trier:
             self._workers.clear()
 
     @contextlib.contextmanager
-    def _worker(self, folder):
+    def _worker(self, name, place):
         """Give the process of a model, to be used alone; another model's that has been idle longest makes place for a new one."""
-        with self._free:
-            self._waiting += 1
-            try:
-                if self._waiting > MOST_WAITING or not self._free.wait_for(lambda: self._take(folder), WAIT_SECONDS):
+        with self._waits():
+            folder = self._folders.get(name) or place()  # which takes long where the files are large, and is not to hold up the others
+            with self._free:
+                self._folders[name] = folder
+                if not self._free.wait_for(lambda: self._take(name, folder), WAIT_SECONDS):
                     raise TooManyRequests("people try models now", int(WAIT_SECONDS))
-            finally:
-                self._waiting -= 1
-            worker = self._workers[folder]
+                worker = self._workers[name]
         try:
             yield worker
         finally:
             with self._free:
                 worker.busy, worker.used = False, time.monotonic()
                 if not worker.is_alive:
-                    self._drop(folder)
+                    self._drop(name)
+                    self._folders.pop(name, None)  # its files may be the reason: they are compared anew
                 self._free.notify_all()
 
-    def _take(self, folder):
+    @contextlib.contextmanager
+    def _waits(self):
+        """Refuse one too many of those who wait for a model to be pulled or free: each takes a thread, of which the pages need some too."""
+        with self._free:
+            if self._waiting >= MOST_WAITING:
+                raise TooManyRequests("people try models now", int(WAIT_SECONDS))
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._waiting -= 1
+
+    def _take(self, name, folder):
         """Take the model's process, or start it, if that can be now."""
-        there = self._workers.get(folder)
+        there = self._workers.get(name)
         if there is not None and not there.busy and not there.is_alive:
-            self._drop(folder)
+            self._drop(name)
             there = None
         if there is None:
-            idle = [place for place, worker in self._workers.items() if not worker.busy]
+            idle = [other for other, worker in self._workers.items() if not worker.busy]
             if len(self._workers) >= self._settings.try_models:
                 if not idle:
                     return False
-                self._drop(min(idle, key=lambda place: self._workers[place].used))
-            self._workers[folder] = there = _Worker(folder)
+                self._drop(min(idle, key=lambda other: self._workers[other].used))
+            self._workers[name] = there = _Worker(folder)
             self._metrics.trying.set(len(self._workers))
         elif there.busy:
             return False
         there.busy = True
         return True
 
-    def _drop(self, folder):
-        self._workers.pop(folder).end()
+    def _drop(self, name):
+        self._workers.pop(name).end()
         self._metrics.trying.set(len(self._workers))
 
 

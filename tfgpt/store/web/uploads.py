@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from tfgpt.store.catalog import Published
 from tfgpt.store.errors import StoreError
 from tfgpt.store.packages import check_path
-from tfgpt.store.web.doors import form_of
+from tfgpt.store.web.doors import form_of, visit_of
 from tfgpt.store.web.visit import Visit
 
 FILES = "files"
@@ -39,7 +39,10 @@ async def publish_form(request: Request, visit: Visit, name: str | None = None) 
         TooManyRequests: the caller publishes too often.
     """
     request.app.state.rates.count("publishes", visit.caller.name)
-    published = await run_in_threadpool(_publish, await form_of(request), visit, name)
+    form = await form_of(request)
+    visit = await run_in_threadpool(visit_of, request)  # again: an upload takes long, and a key may have been revoked meanwhile
+    visit.caller.require("publish")
+    published = await run_in_threadpool(_publish, form, visit, name)
     if published.is_new:
         request.app.state.metrics.published.inc()
     return published

@@ -17,6 +17,9 @@ from tfgpt.store.schema import Model
 from tfgpt.store.search import Facets, Query, facets_of, search
 from tfgpt.store.store import Store
 
+TOLD = ("from", "to", "stars", "content_sha256", "production_before", "production_after")
+"""Of a line of the log, for everybody who sees the model."""
+
 
 class Visit:
     """What a caller does in a store. Every method first asks for the scope that it needs.
@@ -45,12 +48,12 @@ class Visit:
         return facets_of(self._database, self.caller)
 
     def details(self, reference: Reference) -> Details:
-        """Return all that is known of a version. The addresses and keys in its log are for administrators."""
+        """Return all that is known of a version. Addresses, keys and groups in its log are for administrators."""
         self.caller.require("read")
         details = catalog.details_of(self._database, reference, self.caller)
         if not self.caller.sees_all:
             for event in details.events:
-                event["details"] = {key: value for key, value in event["details"].items() if key not in ("address", "by_key")}
+                event["details"] = {key: value for key, value in event["details"].items() if key in TOLD}
         return details
 
     def versions(self, name: str) -> list[Entry]:
@@ -80,21 +83,23 @@ class Visit:
                 return False
         return True
 
-    def file(self, reference: Reference, path: str) -> StoredFile:
-        """Return a file of a version."""
-        found = next((file for file in self.details(reference).files if file.path == path), None)
+    def file(self, reference: Reference, path: str) -> tuple[StoredFile, bool]:
+        """Return a file of a version, and whether it stands for all of them in the count of downloads: the first of the weights, or else of all."""
+        files = self.details(reference).files
+        weights = [file.path for file in files if file.path.endswith(".safetensors")] or [file.path for file in files]
+        found = next((file for file in files if file.path == path), None)
         if found is None:
             raise NotFoundError(f"path: {reference} has no file {path[:200]!r}; its files are in its description")
-        return found
+        return found, path == weights[0]
 
     def content(self, file: StoredFile) -> Iterator[bytes]:
-        """Yield the bytes of a file in pieces, each compared with what was published.
+        """Yield the bytes of a file; what is not as it was published is not given to its end.
 
         Raises:
-            DamagedError: a piece that is not.
+            DamagedError: bytes that are not those that were published.
         """
         for sha256 in file.pieces:
-            yield self.store.artifacts.read(sha256)
+            yield from self.store.artifacts.chunks(sha256)
 
     def count_download(self, reference: Reference) -> None:
         """Count that a version has been fetched."""
@@ -138,24 +143,22 @@ class Visit:
 
     def api_keys(self) -> list[keys.KeyInfo]:
         """Return the caller's keys."""
-        self._require_user()
+        self._require_signed_in()
         return keys.keys_of(self._database, self.caller.name)
 
     def make_key(self, name: str, scopes: Sequence[str], days: int) -> str:
         """Return a new key of the caller."""
-        self._require_user()
+        self._require_signed_in()
         return keys.make_key(self._database, self.caller.name, name, tuple(scopes), days, self.caller)
 
     def revoke_key(self, number: int) -> None:
         """Have a key of the caller refused from now on."""
-        self._require_user()
+        self._require_signed_in()
         keys.revoke_key(self._database, self.caller.name, number, self.caller)
 
     def change_password(self, old: str, new: str) -> None:
         """Change the caller's password."""
-        self._require_user()
-        if "by_key" in self.caller.origin:
-            raise ForbiddenError("password: is not changed with a key; sign in")
+        self._require_signed_in()
         users.change_password(self._database, self.caller, old, new)
 
     def users(self) -> list[users.Known]:
@@ -198,9 +201,10 @@ class Visit:
         self.caller.require("admin")
         return audit.audit(self._database, actor, action, model, before, limit)
 
-    def _require_user(self):
-        if not self.caller.name:
-            raise ForbiddenError("account: nobody has signed in; sign in, or send a key")
+    def _require_signed_in(self):
+        """Refuse a key: one that has leaked is to be of no use beyond its scopes and its time."""
+        if not self.caller.name or "by_key" in self.caller.origin:
+            raise ForbiddenError("account: is for who has signed in, and not for keys; sign in, or use tfgpt store key")
 
 
 def check_names(references: Sequence[Reference], most: int) -> None:
