@@ -124,10 +124,17 @@ def pull(arguments: list[str]) -> int:
     parser = _parser("pull", pull.__doc__)
     parser.add_argument("reference", type=str, help=REFERENCE)
     parser.add_argument("target", type=str, nargs="?", default="", metavar="DIR", help="A folder that is not there, or empty; default NAME.")
+    parser.add_argument("--server", type=str, default="", metavar="URL",
+                        help="From the store that tfgpt store serve shows there, with the key that the environment's TFGPT_STORE_KEY holds.")
     given = parse(parser, arguments)
     reference = parse_reference(given.reference)
     target = given.target or reference.name
-    exact = open_store(given.store).pull(reference, target)
+    if given.server:
+        from tfgpt.store import remote
+
+        exact = remote.pull(given.server, reference, target)
+    else:
+        exact = open_store(given.store).pull(reference, target)
     _print(given, {"reference": str(exact), "folder": target}, str(exact))
     return DONE
 
