@@ -9,17 +9,17 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tfgpt.store import search
 from tfgpt.store.compare import FIELDS, compare
+from tfgpt.store.errors import StoreError
 from tfgpt.store.orders import ORDERS
 from tfgpt.store.reference import STAGES, Reference, parse_reference
 from tfgpt.store.web.doors import Reading
 from tfgpt.store.web.lineage import lineage_of
 from tfgpt.store.web.metrics import CONTENT_TYPE
 from tfgpt.store.web.rendering import render
-from tfgpt.store.web.visit import check_names
 
 ROUTER = APIRouter()
 ON_A_PAGE = 24
-MOST_COMPARED = 8
+MOST_COMPARED, MOST_TRIED = 8, 2
 
 
 @ROUTER.get("/")
@@ -58,10 +58,9 @@ def model(request: Request, visit: Reading, name: str, version: int) -> Response
 @ROUTER.get("/compare")
 def side_by_side(request: Request, visit: Reading, reference: Annotated[list[str] | None, Query()] = None) -> Response:
     """Show several versions in a table, and of two also what differs between their files."""
-    asked = [parse_reference(text) for text in reference or [] if text.strip()]
+    asked = _parsed(reference, MOST_COMPARED)
     if not asked:
         return render(request, "compare.html", {"all": [], "figures": [], "fields": FIELDS, "result": None, "best": {}, "asked": ""})
-    check_names(asked, MOST_COMPARED)
     every = [visit.details(one) for one in asked]
     figures = list(dict.fromkeys(name for details in every for name in details.figures))
     result = compare(*every) if len(every) == 2 else None
@@ -72,10 +71,8 @@ def side_by_side(request: Request, visit: Reading, reference: Annotated[list[str
 @ROUTER.get("/try")
 def try_page(request: Request, visit: Reading, reference: Annotated[list[str] | None, Query()] = None) -> Response:
     """Show the page on which one or two models are tried."""
-    asked = [visit.resolve(parse_reference(text)) for text in reference or [] if text.strip()]
-    if asked:
-        check_names(asked, 2)
     visit.caller.require("try")
+    asked = [visit.resolve(one) for one in _parsed(reference, MOST_TRIED)]
     return render(request, "try.html", {"asked": asked, "settings": request.app.state.settings})
 
 
@@ -90,6 +87,14 @@ def metrics(request: Request, visit: Reading) -> Response:
     """Return the metrics, for keys and administrators that may read them."""
     visit.caller.require("metrics")
     return Response(request.app.state.metrics.page(), media_type=CONTENT_TYPE)
+
+
+def _parsed(references, most):
+    """Return the references of an address, without those that are empty."""
+    given = [parse_reference(text) for text in references or [] if text.strip()]
+    if len(given) > most:
+        raise StoreError(f"reference: {len(given)} models; give {most} at most")
+    return given
 
 
 def _baseline_of(figure):

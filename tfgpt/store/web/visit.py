@@ -10,7 +10,7 @@ from tfgpt.store import catalog, lifecycle, ratings
 from tfgpt.store.access import audit, groups, keys, users
 from tfgpt.store.access.rights import Caller, check_may_change
 from tfgpt.store.catalog import Details, Entry, Published, StoredFile
-from tfgpt.store.errors import ForbiddenError, NotFoundError, StoreError
+from tfgpt.store.errors import ForbiddenError, NotFoundError
 from tfgpt.store.packages import newest_export
 from tfgpt.store.reference import Reference
 from tfgpt.store.schema import Model
@@ -205,13 +205,3 @@ class Visit:
         """Refuse a key: one that has leaked is to be of no use beyond its scopes and its time."""
         if not self.caller.name or "by_key" in self.caller.origin:
             raise ForbiddenError("account: is for who has signed in, and not for keys; sign in, or use tfgpt store key")
-
-
-def check_names(references: Sequence[Reference], most: int) -> None:
-    """Refuse too many models at once.
-
-    Raises:
-        StoreError: fewer than one, or more than so many.
-    """
-    if not 1 <= len(references) <= most:
-        raise StoreError(f"reference: {len(references)} models; give 1 to {most}")
