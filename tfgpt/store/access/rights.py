@@ -46,7 +46,8 @@ class Caller:
         """
         if scope not in self.scopes:
             who = self.name or "who has not signed in"
-            raise ForbiddenError(f"scope: {who} may not {SCOPES[scope]} ({scope}); " + ("ask an administrator" if self.name else "sign in, or send a key"))
+            remedy = "use a key that has it, or ask an administrator" if "by_key" in self.origin else "ask an administrator"
+            raise ForbiddenError(f"scope: {who} may not {SCOPES[scope]} ({scope}); {remedy if self.name else 'sign in, or send a key'}")
 
     @property
     def sees_all(self) -> bool:
