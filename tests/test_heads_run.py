@@ -1,5 +1,6 @@
 """Whole runs with a head by the command line: every kind, and what is refused before any work."""
 import contextlib
+import html
 import io
 import json
 import subprocess
@@ -74,6 +75,9 @@ def test_a_run_learns_what_its_head_is_to_find_and_exports_it(tmp_path, kind, we
     assert ("perplexity" in evaluation) == (weight < 1) == evaluation.get("baseline", {}).get("name", "").startswith("5-gram")
     page = (folder / "report.html").read_text("utf-8")
     assert found["baseline"]["name"].replace("'", "&#39;") in page and f"{found['metrics'][better]['value']:.4f}" in page
+    worst = found["worst"][0]
+    assert html.escape(worst["right"]) in page and f"{worst['value']:.4g}" in page and ("Reliability diagram" in page) == (kind != "number")
+    assert worst["value"] <= found["best"][0]["value"] or kind == "number"
     assert ("continues:" in done.stdout, better in done.stdout, "Serve the model" in done.stdout) == (False, True, True)
     assert "perplexity" in done.stderr if weight < 1 else "perplexity" not in done.stderr
     assert {"adaptation.safetensors", "model.safetensors"} <= {path.name for path in (folder / "model").iterdir()}

@@ -1,4 +1,6 @@
 """A head's figures: worked by hand, by scikit-learn on the answers alone, and by the model on each text by itself."""
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +17,7 @@ from tfgpt.data.split import split_of
 from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.evaluation.heads import evaluate_head, evaluate_language, head_batches, ngram_baseline
 from tfgpt.evaluation.judging import Findings, figures_of, find, measure
+from tfgpt.evaluation.shown import best_and_worst
 from tfgpt.evaluation.text_baselines import linear, most_frequent
 from tfgpt.models import surgery
 from tfgpt.models.adaptation import Head
@@ -41,7 +44,11 @@ def test_figures_of_classes_worked_by_hand():
     measured = measure(findings("classes", ["ham", "spam"], [0, 0, 0, 1, 1], [[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.25, 0.75], [0.7, 0.3]]), seed=1)
 
     values = {name: of["value"] for name, of in measured["metrics"].items()}
-    assert values == pytest.approx({"accuracy": 3 / 5, "macro F1": (2 / 3 + 1 / 2) / 2, "F1 of ham": 2 / 3, "F1 of spam": 1 / 2})
+    apart = (0.1 + 0.2 + 0.6 + 0.25 + 0.7) / 5  # each in a bin of its own
+    figures = {"accuracy": 3 / 5, "macro F1": (2 / 3 + 1 / 2) / 2, "F1 of ham": 2 / 3, "F1 of spam": 1 / 2, "calibration error": apart}
+    assert values == pytest.approx(figures)
+    assert [(row["confidence"], row["accuracy"], row["count"]) for row in measured["reliability"]] == [
+        (0.6, 0.0, 1), (0.7, 0.0, 1), (0.75, 1.0, 1), (0.8, 1.0, 1), (0.9, 1.0, 1)]
     assert measured["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.75, 0.3]).mean())
     assert measured["confusion"] == {"labels": ["ham", "spam"], "rows": [[2, 1], [1, 1]]}
 
@@ -51,9 +58,37 @@ def test_figures_of_labels_worked_by_hand():
     measured = measure(findings("labels", "abc", [[True, False, False], [True, False, False], [True, True, False]], found), seed=1)
 
     values = {name: of["value"] for name, of in measured["metrics"].items()}
+    apart = (5 * 0.9 - 4, 0.8 - 1, 0.7 - 0, 2 * 0.6 - 1)  # of the nine decisions in their bins: five, one, one, two
+    assert values.pop("calibration error") == pytest.approx(np.abs(apart).sum() / 9)
     assert values == pytest.approx({"accuracy": 1 / 3, "F1 of a": 4 / 5, "F1 of b": 0.0, "F1 of c": 0.0, "macro F1": 2 / 5})  # c is nowhere: no F1 of its own
     assert measured["loss"] == pytest.approx(-np.log([0.9 * 0.8 * 0.9, 0.6 * 0.3 * 0.9, 0.4 * 0.1 * 0.9]).mean())
     assert "confusion" not in measured
+
+
+def shown(kind, *args, ids, **head):
+    return best_and_worst(dataclasses.replace(findings(kind, *args, **head), ids=ids), lambda ids: "-".join(map(str, ids)))
+
+
+def test_the_best_and_the_worst_of_classes_are_told_with_their_texts():
+    ends = shown("classes", ["ham", "spam"], [0, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.25, 0.75]], ids=([1], [2, 3], [4]))
+
+    assert ends["best"] == [{"text": "1", "right": "ham", "found": "ham", "value": 0.9}, {"text": "4", "right": "spam", "found": "spam", "value": 0.75}]
+    assert ends["worst"] == [{"text": "2-3", "right": "ham", "found": "spam", "value": 0.2}]
+
+
+def test_the_best_and_the_worst_of_other_kinds():
+    labels = shown("labels", "abc", [[True, False, True], [False, False, False]], [[0.9, 0.6, 0.8], [0.1, 0.2, 0.3]], ids=([1], [2]))
+    assert labels["best"] == [{"text": "2", "right": "none", "found": "none", "value": 0.7}]
+    assert labels["worst"] == [{"text": "1", "right": "a | c", "found": "a | b | c", "value": pytest.approx(0.4)}]
+
+    numbers = shown("number", (), [1.0, 2.0], [4.0, 2.5], ids=([1], [2]))
+    assert numbers == {"best": [{"text": "2", "right": "2", "found": "2.5", "value": 0.5}], "worst": [{"text": "1", "right": "1", "found": "4", "value": 3.0}]}
+
+    tags = shown("tags", "DN", [0, 1, 1], [[0.6, 0.4], [0.2, 0.8], [0.9, 0.1]], [0, 0, 1], ids=([1, 2], [3]))
+    assert tags["best"] == [{"text": "1-2", "right": "D N", "found": "D N", "value": pytest.approx(0.7)}] and tags["worst"][0]["right"] == "N"
+
+    choice = shown("choice", (), [1, 0], [[0.7, 0.3], [0.9, 0.1]], ids=(([1], [2]), ([3], [4])))
+    assert choice["worst"] == [{"right": "2", "found": "1", "value": 0.3}]
 
 
 def test_figures_of_numbers_worked_by_hand():
@@ -133,6 +168,8 @@ def test_what_is_found_in_packed_batches_is_what_is_found_of_each_text_alone(pre
             for place in np.flatnonzero(given != IGNORED):
                 rows.append(ids[: place + 1][segments[: place + 1] == segments[place]])
                 labels.append(int(given[place]))
+    of_judged = [ids for one in found.ids for ids in one] if kind == "choice" else [found.ids[text] for text in found.text]
+    assert all(len(ids) >= len(row) and (ids[: len(row)] == row).all() for ids, row in zip(of_judged, rows, strict=True))
     padded = tf.constant([[*row, *[0] * (size - len(row))] for row in rows])
     logits = judging.judge(padded, tf.constant([[len(row) - 1] for row in rows])).numpy()[:, 0].astype(float)
     if kind == "number":

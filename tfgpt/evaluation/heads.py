@@ -16,6 +16,7 @@ from tfgpt.data.shards import ShardedData
 from tfgpt.evaluation.evaluate import figures
 from tfgpt.evaluation.judging import Findings, find, mean_loss, measure
 from tfgpt.evaluation.ngram import NgramModel
+from tfgpt.evaluation.shown import best_and_worst
 from tfgpt.evaluation.text_baselines import linear, most_frequent
 from tfgpt.models.heads import for_head, next_tokens, targets_of
 from tfgpt.recipe import DataConfig
@@ -28,8 +29,9 @@ def head_batches(folder: Path, split: str, batch_size: int) -> tf.data.Dataset:
     return evaluation_batches(ShardedData(folder), split, batch_size).map(for_head)
 
 
-def evaluate_head(model, folder: Path, split: str, batch_size: int, seed: int, advance: Advance = lambda: None) -> dict:
-    """Return a head's `loss`, `judged` (how many), `metrics` and, of classes and tags, `confusion`.
+def evaluate_head(model, folder: Path, split: str, batch_size: int, seed: int, advance: Advance = lambda: None,
+                  decode: Callable[[np.ndarray], str] | None = None) -> dict:
+    """Return `judged`, how many; what `tfgpt.evaluation.judging.measure` returns; and `best` and `worst` of `tfgpt.evaluation.shown`.
 
     Args:
         model: a `GPTLMHeadModel` with a head.
@@ -38,10 +40,11 @@ def evaluate_head(model, folder: Path, split: str, batch_size: int, seed: int, a
         batch_size: sequences in a batch.
         seed: of the bootstrap.
         advance: called after each batch.
+        decode: returns the text of tokens; `None` = without the best and the worst.
     """
     targets = targets_of(model.adaptation.head, read_labels(folder))
     findings = find(model, targets, head_batches(folder, split, batch_size), advance)
-    return {"judged": len(findings.right)} | measure(findings, seed)
+    return {"judged": len(findings.right)} | measure(findings, seed) | (best_and_worst(findings, decode) if decode else {})
 
 
 def baselines(model, config: DataConfig, split: str, seed: int) -> dict:

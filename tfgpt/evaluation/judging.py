@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.data.packing import IGNORED
+from tfgpt.evaluation.metrics import Metric, measured
+from tfgpt.evaluation.text_metrics import calibration_error
 from tfgpt.models.adaptation import Head
 
 RESAMPLES = 1000
@@ -30,6 +32,8 @@ class Findings:
     """classes, tags, choice: float64 [judged, classes or choices], probabilities; labels: float64 [judged, labels], of each; number: float64 [judged]."""
     text: np.ndarray
     """int64 [judged], the text that each belongs to, from 0."""
+    ids: tuple = ()
+    """Tokens of each text, int32 [length]; of a question one such array for each of its choices. Empty for findings that are not a model's."""
 
 
 def find(model, targets: np.ndarray | None, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None) -> Findings:
@@ -41,42 +45,42 @@ def find(model, targets: np.ndarray | None, batches: tf.data.Dataset, advance: C
         batches: of packed sequences, with `head_labels`.
         advance: called after each batch.
     """
-    outputs, labels, texts, count = [], [], [], 0
+    outputs, labels, texts, ids = [], [], [], []
     graph = tf.function(model.head_outputs, autograph=False)
     for batch in batches:
         given, segments = batch["head_labels"].numpy(), batch["segment_ids"].numpy()
         judged = given != IGNORED
-        keys = (np.arange(len(given))[:, np.newaxis] * (segments.max() + 1) + segments)[judged]
-        distinct, text = np.unique(keys, return_inverse=True)
+        distinct, text = np.unique(np.stack([np.nonzero(judged)[0], segments[judged]]), axis=1, return_inverse=True)
         outputs.append(graph(batch).numpy()[judged])
         labels.append(given[judged])
-        texts.append(text + count)
-        count += len(distinct)
+        texts.append(text.reshape(-1) + len(ids))
+        ids += [batch["input_ids"].numpy()[row][segments[row] == segment] for row, segment in distinct.T]
         advance()
-    return _findings(model.adaptation.head, *map(np.concatenate, (outputs, labels, texts)), targets)
+    return _findings(model.adaptation.head, *map(np.concatenate, (outputs, labels, texts)), tuple(ids), targets)
 
 
-def _findings(head, outputs, labels, texts, targets) -> Findings:
+def _findings(head, outputs, labels, texts, ids, targets) -> Findings:
     outputs = outputs.astype(np.float64)
     if head.kind == "choice":
-        return _of_choices(head, outputs[:, 0], labels)
+        return _of_choices(head, outputs[:, 0], labels, [ids[text] for text in texts])
     if head.kind == "number":
         right, found = (head.center + head.spread * values.astype(np.float64) for values in (targets[labels], outputs[:, 0]))
-        return Findings(head, right, found, texts)
+        return Findings(head, right, found, texts, ids)
     outputs = outputs / head.temperature
     if head.kind == "labels":
-        return Findings(head, targets[labels] > 0, 1.0 / (1.0 + np.exp(-outputs)), texts)
-    return Findings(head, targets[labels].astype(np.int64), _softmax(outputs), texts)
+        return Findings(head, targets[labels] > 0, 1.0 / (1.0 + np.exp(-outputs)), texts, ids)
+    return Findings(head, targets[labels].astype(np.int64), _softmax(outputs), texts, ids)
 
 
-def _of_choices(head, scores, labels) -> Findings:
+def _of_choices(head, scores, labels, ids) -> Findings:
     """Put the choices of each question, which follow on each other, into a row."""
     question = np.cumsum(labels // 2 == 0) - 1
     table = np.full([question.max() + 1, labels.max() // 2 + 1], -np.inf)
     table[question, labels // 2] = scores
     right = np.zeros(len(table), np.int64)
     right[question[labels % 2 == 1]] = labels[labels % 2 == 1] // 2
-    return Findings(head, right, _softmax(table), np.arange(len(table)))
+    of_questions = tuple(tuple(ids[place] for place in np.flatnonzero(question == one)) for one in range(len(table)))
+    return Findings(head, right, _softmax(table), np.arange(len(table)), of_questions)
 
 
 def _softmax(logits):
@@ -85,11 +89,15 @@ def _softmax(logits):
 
 
 def measure(findings: Findings, seed: int) -> dict:
-    """Return `loss`, and `metrics` by name, each with `value` and 95 % `interval`; of classes and tags also `confusion`: right in rows, found in columns.
+    """Return what is known of findings.
 
     Args:
         findings: of one or more texts.
         seed: of the bootstrap.
+
+    Returns:
+        `loss`; `metrics` by name, each with `value` and 95 % `interval`; of probabilities `reliability`, the rows of that diagram; of classes and tags
+        `confusion`: right in rows, found in columns.
     """
     texts = int(findings.text.max()) + 1
     values = figures_of(findings, np.ones(len(findings.right)))
@@ -98,8 +106,12 @@ def measure(findings: Findings, seed: int) -> dict:
         drawn = np.bincount(rng.integers(texts, size=texts), minlength=texts)
         for name, value in figures_of(findings, drawn[findings.text].astype(float)).items():
             draws[name].append(value)
-    measured = {name: {"value": value, "interval": np.quantile(draws[name], [0.025, 0.975]).tolist()} for name, value in values.items()}
-    return {"loss": mean_loss(findings), "metrics": measured} | _confusion(findings)
+    found = {name: {"value": value, "interval": np.quantile(draws[name], [0.025, 0.975]).tolist()} for name, value in values.items()}
+    if findings.head.kind == "number":
+        return {"loss": mean_loss(findings), "metrics": found}
+    error = calibration(findings)
+    found["calibration error"] = measured(error, seed)
+    return {"loss": mean_loss(findings), "metrics": found, "reliability": list(error.diagram)} | _confusion(findings)
 
 
 def mean_loss(findings: Findings) -> float:
@@ -130,6 +142,21 @@ def figures_of(findings: Findings, weights: np.ndarray) -> dict[str, float]:
     of_each = np.divide(2.0 * both, of_right + of_found, out=np.zeros(len(both)), where=there)
     each = {f"F1 of {label}": float(value) for label, value in zip(findings.head.labels, of_each)}
     return {"accuracy": accuracy, "macro F1": float(of_each[there].mean()) if there.any() else 0.0} | each
+
+
+def probability_of_right(findings: Findings) -> np.ndarray:
+    """Return float64 [judged], of each the probability that what is right was given, of several labels the least; not of numbers."""
+    if findings.head.kind == "labels":
+        return np.where(findings.right, findings.found, 1.0 - findings.found).min(axis=1)
+    return findings.found[np.arange(len(findings.right)), findings.right]
+
+
+def calibration(findings: Findings) -> Metric:
+    """Return the calibration error of the confidence in what is judged, or in each of its labels that it has or has not; not of numbers."""
+    if findings.head.kind != "labels":
+        return calibration_error(findings.found.max(axis=1), findings.found.argmax(axis=1) == findings.right, texts=findings.text)
+    sure, hits = np.maximum(findings.found, 1.0 - findings.found), (findings.found > 0.5) == findings.right
+    return calibration_error(sure.ravel(), hits.ravel(), texts=np.repeat(findings.text, findings.found.shape[1]))
 
 
 def _counts(findings, chosen, weights):

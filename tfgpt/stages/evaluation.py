@@ -74,8 +74,10 @@ def _known_before(recipe, folder, tokenizer):
 
 def _head_evaluation(recipe, folder, model):
     """Return a head's figures beside its baselines'."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
     with progress_bar("evaluate: head", total=_validation_batches(recipe, folder), unit="batches") as advance:
-        found = evaluate_head(model, folder / "data", "validation", recipe.evaluate.batch_size, recipe.seed, advance)
+        found = evaluate_head(model, folder / "data", "validation", recipe.evaluate.batch_size, recipe.seed, advance,
+                              None if has_records(recipe) else lambda ids: tokenizer.decode(ids, skip_special_tokens=True))  # a task shows its answers
     with progress_bar("evaluate: baselines of the head"):
         return found | baselines(model, recipe.data, "validation", recipe.seed)
 

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tfgpt.data.examples import SEPARATOR, Example, Fields, UnusableError
-from tfgpt.evaluation.judging import Findings, figures_of
+from tfgpt.evaluation.judging import Findings, calibration, figures_of, probability_of_right
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_baselines import linear, most_frequent
-from tfgpt.evaluation.text_metrics import calibration_error
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import names_of
@@ -147,13 +146,13 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
     chosen = figures_of(findings, np.ones(len(records)))
     found = {name: Metric(lambda counts, name=name: figures_of(findings, counts)[name], len(records), lower_is_better=False)
              for name in ("accuracy", "macro F1") if name in chosen}
-    found["accuracy"] = Metric(found["accuracy"].value_of, len(records), _of_right(findings))
-    found["calibration error"] = _calibration(findings)
+    found["accuracy"] = Metric(found["accuracy"].value_of, len(records), probability_of_right(findings))
+    found["calibration error"] = calibration(findings)
     if "before" in answers[0]:
         before = _findings(records, answers, "before")
         if "several" not in answers[0]:
             found["accuracy before"] = Metric(lambda counts: figures_of(before, counts)["accuracy"], len(records))
-        found["calibration error before"] = _calibration(before)
+        found["calibration error before"] = calibration(before)
     return found
 
 
@@ -168,28 +167,6 @@ def _right(head, records):
     if head.kind == "labels":
         return np.array([[label in names_of(record["label"]) for label in head.labels] for record in records])
     return np.array([head.labels.index(record["label"]) for record in records])
-
-
-def _of_right(findings):
-    """Return of each text the probability of what is right: the report's best and worst are the surest of these."""
-    if findings.head.kind == "labels":
-        return np.where(findings.right, findings.found, 1.0 - findings.found).min(axis=1)
-    return findings.found[np.arange(len(findings.right)), findings.right]
-
-
-def _calibration(findings) -> Metric:
-    return calibration_error(*_sureness(findings), texts=np.repeat(np.arange(len(findings.right)), _decisions(findings)))
-
-
-def _decisions(findings):
-    return findings.found.shape[1] if findings.head.kind == "labels" else 1
-
-
-def _sureness(findings):
-    """Return the confidence of every decision, and whether it is right: of a text's one label, or of each label that it has or has not."""
-    if findings.head.kind == "labels":
-        return np.maximum(findings.found, 1.0 - findings.found).ravel(), ((findings.found > 0.5) == findings.right).ravel()
-    return findings.found.max(axis=1), findings.found.argmax(axis=1) == findings.right
 
 
 def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[dict], config: TaskConfig) -> dict[str, list[dict]]:

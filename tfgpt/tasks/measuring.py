@@ -5,18 +5,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from tfgpt.evaluation.metrics import Metric, compared, measured
+from tfgpt.evaluation.metrics import compared, measured
+from tfgpt.evaluation.shown import ends
 from tfgpt.files import write_text
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task, task_of
 
 ANSWERS = "answers.jsonl"
-SHOWN = 5
-"""Of the best answers, and of the worst."""
 
 
 def measure_task(task: Task, config: TaskConfig, text_model: TextModel, train: Sequence[dict], held_out: Sequence[dict], answers: Sequence[dict],
@@ -44,7 +42,9 @@ def measure_task(task: Task, config: TaskConfig, text_model: TextModel, train: S
         shared = [metric for metric in theirs if metric in metrics]
         baselines[name] = {"metrics": {metric: measured(theirs[metric], seed) for metric in shared},
                            "compared": {metric: compared(metrics[metric], theirs[metric], seed) for metric in shared}}
-    best, worst = _ends(metrics[task.shown], held_out, answers)
+    shown = metrics[task.shown]
+    best, worst = ([{"record": held_out[place], "answer": answers[place], "value": float(shown.of_texts[place])} for place in places]
+                   for places in ends(shown.of_texts, shown.lower_is_better))
     return {"kind": config.kind, "answered": len(answers), "metrics": {name: measured(metric, seed) for name, metric in metrics.items()},
             "baselines": baselines, "best": best, "worst": worst} | _reliability(metrics)
 
@@ -52,15 +52,6 @@ def measure_task(task: Task, config: TaskConfig, text_model: TextModel, train: S
 def _reliability(metrics):
     rows = [list(metric.diagram) for metric in metrics.values() if metric.diagram]
     return {"reliability": rows[0]} if rows else {}
-
-
-def _ends(metric: Metric, records, answers):
-    """Return the records with the best and with the worst answers, none in both."""
-    order = np.argsort(metric.of_texts if metric.lower_is_better else -metric.of_texts, kind="stable")
-    shown = min(SHOWN, (len(order) + 1) // 2)
-    pick = [[{"record": records[place], "answer": answers[place], "value": float(metric.of_texts[place])} for place in places]
-            for places in (order[:shown], order[::-1][: min(shown, len(order) - shown)])]
-    return pick[0], pick[1]
 
 
 def write_answers(folder: Path, records: Sequence[dict], answers: Sequence[dict]) -> None:
