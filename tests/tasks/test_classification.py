@@ -180,7 +180,7 @@ def test_words_are_compared_without_a_label_in_training(tmp_path):
     assert not (tmp_path / "run" / "records" / "calibration.jsonl").exists()
     text_model = load_text_model(tmp_path / "run")
     prompts = [f"{answers[0]['record']['text']} So it is", "So it is", "N/A So it is", "... So it is"]
-    likely = np.exp([[text_model.choose([prompt], [" bright", " wet"])[0].log_probs] for prompt in prompts])[:, 0]
+    likely = np.exp([[text_model.choose(["<|endoftext|>" + prompt], [" bright", " wet"])[0].log_probs] for prompt in prompts])[:, 0]
     shares = likely / likely.sum(axis=1, keepdims=True)
     corrected = shares[0] / shares[1:].mean(axis=0)
     np.testing.assert_allclose(list(answers[0]["answer"]["scores"].values()), corrected / corrected.sum(), rtol=1e-4)  # the batch has other shapes

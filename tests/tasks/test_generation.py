@@ -98,11 +98,14 @@ def test_a_run_measures_the_texts_it_holds_out_beside_an_ngram_and_the_texts_the
 
 
 def test_the_same_seed_writes_the_same_text_and_another_one_another(finished):
-    writer = Writer(load_text_model(finished[0]))
+    text_model = load_text_model(finished[0])
+    writer = Writer(text_model)
 
     once, again, other = (writer.write("It rained", ["rain"], max_new_tokens=20, seed=seed) for seed in (1, 1, 2))
 
     assert once == again != other and once.text.startswith("It rained")
+    [row] = text_model.generate(["<|endoftext|>[rain]\nIt rained"], 20, seed=1, temperature=0.8, top_p=0.95)  # begins as it did in training
+    assert once.text == "It rained" + row.text
 
 
 def test_a_text_longer_than_a_sequence_is_trained_on_whole(tmp_path):

@@ -102,7 +102,7 @@ def test_confidence_is_the_probability_of_the_answer(finished):
     text_model = load_text_model(finished[0])
     answer = QuestionAnswerer(text_model, 0.0).answer("Colour of box 1?")
 
-    [greedy] = text_model.generate(["Question: Colour of box 1?\nAnswer:"], 64, stop=["\n"])
+    [greedy] = text_model.generate(["<|endoftext|>Question: Colour of box 1?\nAnswer:"], 64, stop=["\n"])
 
     assert answer.guess == greedy.text.strip()
     assert answer.confidence == pytest.approx(2.718281828 ** greedy.log_prob, rel=1e-5)  # float32 of a sum of some ten terms

@@ -31,10 +31,12 @@ class Ear:
     """A model that draws given lines, and hears in each what the dictionary has."""
 
     def __init__(self, *drawn):
-        self.model = SimpleNamespace(adaptation=SimpleNamespace(head=SimpleNamespace(kind="labels", labels=LABELS)))
+        self.python_tokenizer = SimpleNamespace(eos_token="<|endoftext|>")
+        self.model = SimpleNamespace(encoder=None, adaptation=SimpleNamespace(head=SimpleNamespace(kind="labels", labels=LABELS)))
         self._drawn = drawn
 
     def generate(self, prompts, most, samples, **controls):
+        assert all(prompt.startswith("<|endoftext|>") for prompt in prompts)  # as poems begin in training
         return [Continuation(text, 1, log_prob, "stop") for _ in prompts for text, log_prob in self._drawn[:samples]]
 
     def classify(self, texts, batch_size):

@@ -20,7 +20,7 @@ from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import names_of
 from tfgpt.recipe import TaskConfig
 from tfgpt.recipe_task import ClassificationConfig
-from tfgpt.tasks.task import Task, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of
 
 TEMPLATE = "{text} It was"
 
@@ -100,7 +100,7 @@ class Classifier:
 
     def _log_probs(self, texts, batch_size):
         """Return the log-probability of the words behind each text, float64 [texts, words]."""
-        prompts = [prompt_of(self._config, TASK, text=text).strip() for text in texts]
+        prompts = [as_in_training(self._text_model, prompt_of(self._config, TASK, text=text).strip()) for text in texts]
         choices = self._text_model.choose(prompts, list(self._words.values()), batch_size)
         return np.array([choice.log_probs for choice in choices]).reshape(-1, len(self._words))
 

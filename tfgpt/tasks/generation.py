@@ -18,7 +18,7 @@ from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.text_metrics import distinct, perplexity, repetition
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
-from tfgpt.tasks.task import Task, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of
 
 TEMPLATE = "{tags}\n"
 OPENING_WORDS = 8
@@ -69,7 +69,7 @@ class Writer:
         Raises:
             ValueError: a control out of its range.
         """
-        prompt = prefix_of(self._config, tags) + opening
+        prompt = as_in_training(self._text_model, prefix_of(self._config, tags) + opening)
         [found] = self._text_model.generate([prompt], max_new_tokens, seed=seed, temperature=temperature, top_p=top_p)
         return Written(opening + found.text, found.finish_reason == "stop")
 
@@ -98,7 +98,7 @@ def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig,
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
         openings = [_opening(record["text"]) for record in batch]
-        written = text_model.generate([record["prompt"] + opening for record, opening in zip(batch, openings)], WRITTEN_TOKENS,
+        written = text_model.generate([as_in_training(text_model, record["prompt"] + opening) for record, opening in zip(batch, openings)], WRITTEN_TOKENS,
                                       temperature=TEMPERATURE, top_p=TOP_P, seed=list(range(start, start + len(batch))))
         scores = _scores(text_model, [record["prompt"] for record in batch], [record["text"] for record in batch])
         tags = _likeliest_tags(text_model, batch, candidates, config)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
+from tfgpt.tasks.task import as_in_training
 from tfgpt.text.windows import token_count
 
 
@@ -32,7 +33,7 @@ def most_read(text_model: TextModel, before: str, behind: str, room: int) -> int
 
 def written_of_pieces(text_model: TextModel, pieces: Sequence[Sequence[str]], before: str, behind: str, max_new_tokens: int, batch_size: int,
                       advance) -> list[list[Continuation]]:
-    """Return what a model writes of each piece of each text; one without an encoder reads prompts from an end-of-text token on, as in training.
+    """Return what a model writes of each piece of each text.
 
     Args:
         text_model: the model.
@@ -43,8 +44,7 @@ def written_of_pieces(text_model: TextModel, pieces: Sequence[Sequence[str]], be
         batch_size: pieces that are read together, whichever texts they are of.
         advance: called with how many texts were finished since.
     """
-    if text_model.model.encoder is None:
-        before = text_model.python_tokenizer.eos_token + before
+    before = as_in_training(text_model, before)
     asked = [(number, piece) for number, of_text in enumerate(pieces) for piece in of_text]
     written: list[list[Continuation]] = [[] for _ in pieces]
     finished = 0

@@ -18,7 +18,7 @@ from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import calibration_error, exact_match, normalized, word_f1
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
-from tfgpt.tasks.task import Task, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of
 
 TEMPLATE = "{passage}\nQuestion: {question}\nAnswer:"
 MOST_TOKENS = 64
@@ -76,7 +76,7 @@ class QuestionAnswerer:
             batch_size: how many are answered together; changes the speed alone.
             advance: called with how many were answered.
         """
-        prompts = [prompt_of(self._config, TASK, question=question, passage=passage).lstrip("\n") for question, passage in asked]
+        prompts = [as_in_training(self._text_model, _prompt(self._config, question, passage)) for question, passage in asked]
         answers = []
         for start in range(0, len(prompts), batch_size):
             of_batch = self._text_model.generate(prompts[start : start + batch_size], MOST_TOKENS, stop=["\n"])
@@ -88,6 +88,10 @@ class QuestionAnswerer:
         return Answer(guess if confidence >= self._least else UNKNOWN, confidence, guess)
 
 
+def _prompt(config, question, passage):
+    return prompt_of(config, TASK, question=question, passage=passage).lstrip("\n")
+
+
 def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
     question, answer = fields.text("question").strip(), fields.text("answer").strip()
     passage = fields.text("passage").strip() if fields.has("passage") else ""
@@ -95,7 +99,7 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
         raise UnusableError("no question", f"column {fields.name('question')!r} is empty", "write the question")
     if not answer:
         raise UnusableError("no answer", f"column {fields.name('answer')!r} is empty", f"write the answer, or {UNKNOWN} where there is none")
-    prompt = prompt_of(config, TASK, question=question, passage=passage).lstrip("\n")
+    prompt = _prompt(config, question, passage)
     # Questions of one passage stay together, or a passage that was trained on would be asked about; without one each is by itself.
     return [{"prompt": prompt, "target": f" {answer}", "question": question, "passage": passage, "answer": answer, "group": passage or question}]
 

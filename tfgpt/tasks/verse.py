@@ -18,7 +18,7 @@ from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.recipe_task import VerseConfig
-from tfgpt.tasks.task import Task
+from tfgpt.tasks.task import Task, as_in_training
 from tfgpt.text.prosody import agreeing, rhyme_together, scan, unknown_word, words_of
 
 RHYME, BEAT, SYLLABLES = "rhyme ", "beat ", "syllables "
@@ -149,7 +149,7 @@ class Poet:
 def drawn_lines(text_model: TextModel, lines: Sequence[str], seeds: Sequence[int], candidates: int, temperature: float = TEMPERATURE,
                 top_p: float = TOP_P) -> list[list[Continuation]]:
     """Return so many lines behind each line, or to begin with behind an empty one, as the language model alone draws them."""
-    prompts = [f"{line}\n" if line else "" for line in lines]
+    prompts = [as_in_training(text_model, f"{line}\n" if line else "") for line in lines]
     drawn = text_model.generate(prompts, WRITTEN_TOKENS, samples=candidates, stop=["\n"], seed=list(seeds), temperature=temperature, top_p=top_p,
                                 min_new_tokens=2)
     drawn = [one._replace(text=one.text.strip()) for one in drawn]

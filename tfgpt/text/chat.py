@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 DEFAULT_TEMPLATE = (
+    "{% if add_generation_prompt %}{{ '<|endoftext|>' }}{% endif %}"
     "{% for message in messages %}"
     "{{ message.role | capitalize }}:"
     "{% if message.role == 'assistant' %}"
@@ -21,7 +22,8 @@ DEFAULT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""Plain text that any GPT-2 vocabulary holds; each of the assistant's turns ends with end-of-text, so that decoding stops there."""
+"""Plain text that any GPT-2 vocabulary holds; each of the assistant's turns ends with end-of-text, so that decoding stops there. A prompt begins with it, as
+each chat does in training, where the data puts it before each document."""
 
 
 def chat_parts(messages: Sequence[Mapping[str, str]], template: str = DEFAULT_TEMPLATE) -> list[tuple[str, bool]]:
@@ -56,7 +58,7 @@ def chat_prompt(messages: Sequence[Mapping[str, str]], template: str = DEFAULT_T
     """Return the text that an assistant's next turn continues.
 
     >>> chat_prompt([{"role": "user", "content": "Hi"}])
-    'User: Hi\\nAssistant:'
+    '<|endoftext|>User: Hi\\nAssistant:'
     """
     return _render(messages, template, add_generation_prompt=True)[0]
 
@@ -96,8 +98,8 @@ def remembered(messages: Sequence[Mapping[str, str]], fits: Callable[[str], bool
         ValueError: as `chat_prompt`.
 
     >>> turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Who?"}]
-    >>> remembered([{"role": "system", "content": "Be brief."}, *turns], lambda prompt: len(prompt) < 50)[1:]
-    ('System: Be brief.\\nUser: Who?\\nAssistant:', 2)
+    >>> remembered([{"role": "system", "content": "Be brief."}, *turns], lambda prompt: len(prompt) < 60)[1:]
+    ('<|endoftext|>System: Be brief.\\nUser: Who?\\nAssistant:', 2)
     """
     _check(messages)
     first = next((place for place, turn in enumerate(messages) if turn["role"] != "system"), len(messages))
