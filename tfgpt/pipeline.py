@@ -94,7 +94,7 @@ def run(recipe: Recipe, folder: Path, until: str = "publish", prepare_data: Call
     if until == "data":
         _bring_folder_up_to_date(recipe, told, folder, until, {"data": {"prepare": prepare_data}})
         return True
-    devices = Devices(recipe.train.strategy)
+    devices = Devices(recipe.train.strategy, recipe.train.lanes)
     devices.check_batch(recipe.train)
     with devices.lost_workers_told():
         if devices.is_chief:

@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfgpt.data.packing import IGNORED
+from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.models import build
 from tfgpt.models.loss import Objective
 from tfgpt.models.step import StepSettings
@@ -52,6 +53,26 @@ def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, micro_steps)
     assert largest_difference(weights, cut_weights) < 2e-6  # the same sums in another order
     np.testing.assert_allclose(cut["loss"], whole["loss"], rtol=1e-6)
     assert cut["tokens"] == whole["tokens"] == 8 * LENGTH - LENGTH - (LENGTH - 5)
+
+
+@pytest.mark.parametrize("settings", [{"lanes": 2}, {"lanes": 3}, {"lanes": 9}, {"lanes": 2, "accumulate": 2}, {"lanes": 2, "jit_compile": True}], ids=str)
+def test_lanes_take_the_step_of_the_whole_batch_dropout_and_all(new, batch, settings):
+    whole, weights = step(new(dropout=0.2, jit_compile=settings.get("jit_compile", False)), batch)  # XLA has random numbers of its own
+    side_by_side, lane_weights = step(new(dropout=0.2, **settings), batch)  # uneven ones, and some without a row
+
+    assert largest_difference(weights, lane_weights) < 2e-6  # the same sums in another order
+    np.testing.assert_allclose(side_by_side["loss"], whole["loss"], rtol=1e-6)
+    assert side_by_side["tokens"] == whole["tokens"]
+
+
+def test_lanes_evaluate_as_one(new, batch):
+    rest = {key: value[:1] for key, value in batch.items()}
+    batches = tf.data.Dataset.from_tensors(batch).concatenate(tf.data.Dataset.from_tensors(rest))  # of one row: a lane without any
+
+    one, two = (new(lanes=lanes).evaluate(batches, verbose=0, return_dict=True) for lanes in (1, 2))
+
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    assert summed_loss(new(), batches, lanes=2) == pytest.approx(summed_loss(new(), batches), rel=1e-6)
 
 
 def test_accumulation_that_does_not_divide_the_batch_is_refused(new, batch):

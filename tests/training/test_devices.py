@@ -1,6 +1,8 @@
 """The same training on one device and on two; two processes of a cluster are tested with the command, in tests/test_cluster.py."""
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +64,16 @@ def test_two_devices_have_the_losses_and_weights_of_one(packed, tokenizer, tmp_p
         np.testing.assert_allclose(of_two[key], figures, atol=1e-4, err_msg=key)  # in dropout and all: float32 sums in another order
     for mine, other in zip(two.weights, one.weights):
         np.testing.assert_allclose(mine, other, atol=2e-4, err_msg=mine.name)
+
+
+def test_lanes_have_one_thread_within_an_operation_in_a_new_process_and_say_so_where_it_is_none():
+    code = ("import logging, tensorflow as tf; from tfgpt.training.devices import Devices; logging.basicConfig(); {}Devices(lanes=2); "
+            "print(tf.config.threading.get_intra_op_parallelism_threads())")
+
+    new, begun = (subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True) for before in ("", "tf.zeros(1); "))
+
+    assert (new.returncode, new.stdout) == (0, "1\n") and "train.lanes" not in new.stderr
+    assert (begun.returncode, begun.stdout) == (0, "0\n") and "train.lanes: TensorFlow has begun" in begun.stderr
 
 
 def test_a_training_goes_on_from_the_checkpoint_of_other_devices(packed, tokenizer, tmp_path):

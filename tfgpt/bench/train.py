@@ -10,6 +10,7 @@ from tfgpt.bench.turns import figures, take_turns
 
 MODELS = {
     "small": Settings(layers=4, width=256, heads=4, vocab=8192, length=256, batch=8),
+    "char": Settings(layers=4, width=128, heads=4, vocab=257, length=64, batch=12, lanes=2),
     "gpt2": Settings(layers=12, width=768, heads=12, vocab=50257, length=256, batch=4),
 }
 PEERS = ("tfgpt", "PyTorch", "transformers")

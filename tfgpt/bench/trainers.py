@@ -30,6 +30,8 @@ class Settings:
     length: int
     batch: int
     precision: str = "bfloat16"
+    lanes: int = 1
+    """Of this package alone."""
     texts: str = ""
     """File of texts, one a line; empty = random tokens."""
     tokenizer: str = ""
@@ -80,10 +82,12 @@ def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> 
 
     from tfgpt.models.causal_lm import GPTLMHeadModel
     from tfgpt.recipe import TrainConfig
+    from tfgpt.training.devices import Devices
     from tfgpt.training.fit import step_settings
     from tfgpt.training.optimizer import make_optimizer
 
-    config = TrainConfig(precision=settings.precision)
+    config = TrainConfig(precision=settings.precision, lanes=settings.lanes)
+    Devices(config.strategy, config.lanes)
     model = GPTLMHeadModel(GPT2Config(**_shape(settings)))
     model.build_in_name_scope()
     model.compile(make_optimizer(config), settings=step_settings(config))

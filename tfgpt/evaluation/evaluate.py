@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfgpt.models.step import summed_over_lanes
+
 
 def figures(loss_sum: float, tokens: int, text_bytes: int) -> dict[str, float]:
     """Return `loss` (nats a token), `perplexity` and `bits_per_byte` of a text.
@@ -22,15 +24,16 @@ def figures(loss_sum: float, tokens: int, text_bytes: int) -> dict[str, float]:
     return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss_sum / math.log(2) / text_bytes}
 
 
-def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None) -> tuple[float, int, int]:
+def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = lambda: None, lanes: int = 1) -> tuple[float, int, int]:
     """Return the summed loss in nats, the number of tokens, and how many the model predicts rightly, over all batches.
 
     Args:
         model: a `GPTLMHeadModel`.
         batches: of packed sequences.
         advance: called after each batch.
+        lanes: see `tfgpt.models.step.StepSettings`.
     """
-    terms = tf.function(model.loss_terms)
+    terms = tf.function(lambda batch: summed_over_lanes(lambda rows, _: model.loss_terms(rows), batch, lanes), autograph=False)
     loss_sum, token_count, correct_count = 0.0, 0, 0
     for batch in batches:
         _, loss, tokens, correct = terms(batch)

@@ -22,7 +22,7 @@ from tfgpt.models.encoder import Encoder
 from tfgpt.models.epoch import Clock, RunningSums, logged, share
 from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
-from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_replicas
+from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_lanes, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
 
 
@@ -404,7 +404,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        terms, *_ = summed_over_replicas(self.loss_terms(batch))
+        terms, *_ = summed_over_replicas(summed_over_lanes(lambda rows, _: self.loss_terms(rows), batch, self._settings.lanes))
         return logged(self.adaptation.head, terms, self._running.add(**terms._asdict()))
 
     def make_train_function(self, force=False):

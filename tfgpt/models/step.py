@@ -1,7 +1,8 @@
 """One optimizer step: gradients summed over micro steps and replicas, divided once by all trained tokens, clipped, and applied if they are finite."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import tensorflow as tf
@@ -27,6 +28,8 @@ class StepSettings:
     alone: evaluation, generation and export of the same model stay exact."""
     accumulate: int = 1
     """Micro steps into which each replica cuts its batch, one after the other, to save memory; the gradient stays the same."""
+    lanes: int = 1
+    """Parts of a micro step's rows that are computed side by side, each on a core of its own; the gradient stays the same."""
     clip_norm: float = 0.0
     """Gradients are scaled down to this global norm; 0 = not clipped."""
     l2: float = 0.0
@@ -47,6 +50,8 @@ class StepSettings:
             raise ValueError(f"precision: {self.precision} is not one of {', '.join(PRECISIONS)}")
         if self.accumulate < 1:
             raise ValueError(f"accumulate: {self.accumulate} micro steps; give 1 or more")
+        if self.lanes < 1:
+            raise ValueError(f"lanes: {self.lanes} side by side; give 1 or more")
 
 
 def summed_gradients(
@@ -62,9 +67,14 @@ def summed_gradients(
     first_row = tf.distribute.get_replica_context().replica_id_in_sync_group * rows  # of this replica in the global batch
 
     def micro_step(number, part):
-        clock.set(model.optimizer.iterations, first_row + number * (rows // settings.accumulate))
+        first_of_part = first_row + number * (rows // settings.accumulate)
+
+        def of_lane(rows_of_lane, start):
+            clock.set(model.optimizer.iterations, first_of_part + start)
+            return model.loss_terms(rows_of_lane, training=True, balance=balance)
+
         with tf.GradientTape() as tape:
-            terms = model.loss_terms(part, training=True, balance=balance)
+            terms = summed_over_lanes(of_lane, part, settings.lanes)
             scaled = terms.objective * loss_scale
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return terms, [tf.convert_to_tensor(gradient) for gradient in gradients]  # dense: a repeated row of IndexedSlices has the wrong norm
@@ -86,6 +96,24 @@ def summed_gradients(
     start = (0, nothing, [tf.zeros(variable.shape) for variable in variables])
     _, terms, gradients = tf.while_loop(lambda number, *_: number < settings.accumulate, step, start)
     return terms, gradients
+
+
+def summed_over_lanes(
+    terms_of: Callable[[dict[str, tf.Tensor], tf.Tensor | int], LossTerms | HeadTerms], batch: dict[str, tf.Tensor], lanes: int
+) -> LossTerms | HeadTerms:
+    """Return the terms of a batch whose rows are cut into so many parts; nothing in the graph makes one of them wait for another.
+
+    Args:
+        terms_of: called with some of the rows, and with the number of the first.
+        batch: its rows.
+        lanes: 1 = it is not cut. Of fewer rows some parts are empty.
+    """
+    if lanes == 1:
+        return terms_of(batch, 0)
+    rows = tf.shape(batch["input_ids"])[0]
+    ends = [rows * lane // lanes for lane in range(lanes + 1)]
+    each = [terms_of({key: value[start:end] for key, value in batch.items()}, start) for start, end in itertools.pairwise(ends)]
+    return type(each[0])(*map(tf.add_n, zip(*each)))
 
 
 def summed_over_replicas(terms: LossTerms | HeadTerms, *counts: tf.Tensor) -> tuple:

@@ -96,7 +96,7 @@ def _language_evaluation(recipe, folder, model):
     text_bytes = read_stats(folder / "data")["splits"]["validation"]["bytes"]
     batches = evaluation_batches(ShardedData(folder / "data"), "validation", settings.batch_size)
     with progress_bar("evaluate: model", total=total, unit="batches") as advance:
-        loss_sum, tokens, correct = summed_loss(model, batches, advance)
+        loss_sum, tokens, correct = summed_loss(model, batches, advance, recipe.train.lanes)
     return figures(loss_sum, tokens, text_bytes) | {
         "tokens": tokens,
         "baseline": _baseline(recipe, folder, text_bytes),

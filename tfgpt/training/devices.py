@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,8 @@ import tensorflow as tf
 
 from tfgpt.recipe import RecipeError, TrainConfig
 from tfgpt.recipe_checks import check
+
+logger = logging.getLogger(__name__)
 
 WORKER_IS_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 """What TensorFlow raises in the workers that are left, by the moment at which one is gone."""
@@ -27,6 +30,7 @@ class Devices:
 
     Args:
         kind: `train.strategy`: `auto` = multi_worker where `TF_CONFIG` names several workers, mirrored where there are several GPUs, else one device.
+        lanes: `train.lanes`; of more than one, operations have one thread each in all of this process, if TensorFlow has not begun with more.
 
     Raises:
         RecipeError: the devices or workers that `kind` needs are not there.
@@ -36,7 +40,9 @@ class Devices:
     (1, True)
     """
 
-    def __init__(self, kind: str = "auto"):
+    def __init__(self, kind: str = "auto", lanes: int = 1):
+        if lanes > 1:
+            _one_thread_within_operations()
         workers = cluster_workers()
         if kind == "auto":  # the devices are not asked for where there are workers: TensorFlow wants its cluster before it starts
             kind = "multi_worker" if len(workers) > 1 else "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
@@ -169,6 +175,13 @@ def cluster_workers() -> list[tuple[str, int]]:
     if (job, number) not in workers:
         raise RecipeError(f"TF_CONFIG: task {job} {number} is none of its cluster's {len(workers)} workers; correct its index, from 0")
     return workers
+
+
+def _one_thread_within_operations():
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError:  # as where a notebook has computed something before: slower, and nothing else
+        logger.warning("train.lanes: TensorFlow has begun with more than one thread within an operation; start a new process for all of the speed")
 
 
 @functools.cache

@@ -60,7 +60,7 @@ def train(
         RuntimeError: no checkpoint is whole.
         TerminatedError: SIGTERM; where training stood is saved.
     """
-    devices = devices or Devices(config.strategy)
+    devices = devices or Devices(config.strategy, config.lanes)
     devices.check_batch(config)
     with devices.strategy.scope():
         optimizer = make_optimizer(config, len(model.transformer.h), len(model.encoder.h) if model.encoder is not None else 0)
@@ -129,6 +129,7 @@ def step_settings(config: TrainConfig, new: Sequence[str] = ()) -> StepSettings:
     return StepSettings(
         precision=config.precision,
         accumulate=config.accumulate,
+        lanes=config.lanes,
         clip_norm=config.clip_norm,
         l2=config.l2,
         l2_start=config.l2_start,
