@@ -19,7 +19,7 @@ from tfgpt.store.errors import StoreError
 def run(arguments: list[str]) -> int:
     """Run a recipe: from a corpus to an exported model."""
     if given := recipe_and_folder("tfgpt run", run.__doc__, arguments):
-        import_tensorflow_quietly()
+        import_tensorflow_quietly(given[0].train.lanes)
         from tfgpt import pipeline
         from tfgpt.cli_summary import print_summary
 
@@ -35,7 +35,7 @@ def train(arguments: list[str]) -> int:
     """
     given = recipe_and_folder("tfgpt train", train.__doc__, [argument for argument in arguments if argument != "--dry-run"])
     if given:
-        import_tensorflow_quietly()
+        import_tensorflow_quietly(given[0].train.lanes)
         from tfgpt import pipeline
         from tfgpt.stages.plan import training_estimate, vocabulary_of
         from tfgpt.stages.publish import with_folders

@@ -58,10 +58,13 @@ def recipe_and_folder(prog: str, description: str, arguments: list[str]) -> tupl
     return load_recipe(arguments[0], arguments[1:], prog)
 
 
-def import_tensorflow_quietly() -> None:
+def import_tensorflow_quietly(lanes: int = 1) -> None:
     """Import TensorFlow and let it look for devices, without the remarks that its C++ part writes whatever the log level is.
 
     They are shown after all if that fails. A worker of a cluster does not look for devices yet: TensorFlow wants its cluster before that.
+
+    Args:
+        lanes: `train.lanes`; with more than one, operations have one thread each, which TensorFlow must know before it looks.
     """
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
@@ -69,6 +72,8 @@ def import_tensorflow_quietly() -> None:
         try:
             import tensorflow as tf
 
+            if lanes > 1:
+                tf.config.threading.set_intra_op_parallelism_threads(1)
             if not os.environ.get("TF_CONFIG"):
                 tf.config.list_logical_devices()
         except BaseException:

@@ -124,7 +124,8 @@ def test_what_is_too_long_to_be_weighed_whole_is_counted(text_model, tokenizer):
     assert [answer["cut"] for answer in (short, long_reply, long_turn)] == [0, 1, 1]
     assert long_reply["token_count"] == 24 and long_turn["left_out"] == 1  # half of the context; and no turn is read whole
     first = tokenizer.decode(tokenizer(f" {replies[1]}").input_ids[:24])
-    assert long_reply["log_prob"] == pytest.approx(text_model.score_targets(["<|endoftext|>User: Box?\nAssistant:"], [first])[0].log_prob, abs=1e-3)  # fp32 sums
+    [alone] = text_model.score_targets(["<|endoftext|>User: Box?\nAssistant:"], [first])
+    assert long_reply["log_prob"] == pytest.approx(alone.log_prob, abs=1e-3)  # fp32 sums
 
 
 def test_memory_leaves_out_the_oldest_turns_and_keeps_the_system_text_and_the_last_turn():

@@ -70,9 +70,12 @@ def test_lanes_have_one_thread_within_an_operation_in_a_new_process_and_say_so_w
     code = ("import logging, tensorflow as tf; from tfgpt.training.devices import Devices; logging.basicConfig(); {}Devices(lanes=2); "
             "print(tf.config.threading.get_intra_op_parallelism_threads())")
 
-    new, begun = (subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True) for before in ("", "tf.zeros(1); "))
+    command = "from tfgpt.cli_support import import_tensorflow_quietly; import_tensorflow_quietly(2); "  # which has looked for devices by then
+    new, commanded, begun = (subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True)
+                             for before in ("", command, "tf.zeros(1); "))
 
-    assert (new.returncode, new.stdout) == (0, "1\n") and "train.lanes" not in new.stderr
+    for process in (new, commanded):
+        assert (process.returncode, process.stdout) == (0, "1\n") and "train.lanes" not in process.stderr
     assert (begun.returncode, begun.stdout) == (0, "0\n") and "train.lanes: TensorFlow has begun" in begun.stderr
 
 

@@ -6,9 +6,7 @@ wherever it is right. Of a text longer than the context the last tokens are read
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from tfgpt.data.examples import Fields
@@ -202,23 +200,7 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
 
 
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance) -> list[dict]:
-    typists = min(os.cpu_count() or 1, len(records))  # each types some of the texts: a single one, of a token at a time, keeps no more than a core busy
-
-    def typed_by(number):
-        session, found = AutoCompleter(text_model).session(), []
-        for record in records[number::typists]:
-            found.append(_typed(session, record["text"]))
-            advance(1)
-        return found
-
-    with ThreadPoolExecutor(typists) as pool:
-        of_typists = list(pool.map(typed_by, range(typists)))
-    return [of_typists[place % typists][place // typists] for place in range(len(records))]
-
-
-def _typed(session, text):
-    """Return how a text is typed with a session's suggestions, and the rank of each of its words among those that may come next."""
-    offered: dict[str, list[str]] = {}
+    session, answers, offered = AutoCompleter(text_model).session(), [], {}
 
     def offers(typed):
         if typed not in offered:
@@ -227,11 +209,15 @@ def _typed(session, text):
             offered[typed] = [*(found.rest for found in session.suggestions), *([session.phrase.rest] if session.phrase else [])]
         return offered[typed]
 
-    ranks = []
-    for before, word in _words_of(text):
-        offers(before)                                                                    # while what is behind it has been read
-        ranks.append(_rank(session.next_words(RANKED), word))
-    return {"text": text, "keystrokes": keystrokes(text, offers), "ranks": ranks}
+    for record in records:
+        ranks = []
+        offered.clear()
+        for before, word in _words_of(record["text"]):
+            offers(before)                                                                # while what is behind it has been read
+            ranks.append(_rank(session.next_words(RANKED), word))
+        answers.append({"text": record["text"], "keystrokes": keystrokes(record["text"], offers), "ranks": ranks})
+        advance(1)
+    return answers
 
 
 def _rank(words, word):

@@ -178,6 +178,8 @@ def cluster_workers() -> list[tuple[str, int]]:
 
 
 def _one_thread_within_operations():
+    if tf.config.threading.get_intra_op_parallelism_threads() == 1:
+        return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     except RuntimeError:  # as where a notebook has computed something before: slower, and nothing else
