@@ -186,3 +186,16 @@ def test_a_missing_list_is_named_with_its_extra(monkeypatch):
 
     with pytest.raises(RecipeError, match=r"spelling needs the package codespell, which is not installed; pip install 'tfgpt\[tasks\]'"):
         misspellings()
+
+
+def test_words_of_other_letters_stay_as_they_are(text_model):
+    texts = ["The café served a naïve crème brûlée to Müller and Zoë.", "I can’t, it’s O’Brien’s.", "हिन्दी Straße"]
+
+    assert [found.text for found in SpellingCorrector(text_model).correct_all(texts)] == texts
+
+
+def test_errors_in_capitals_leave_as_many_words():
+    text = "YOUR FRIEND AND THEIR SISTER WERE HERE."
+
+    for seed in range(20):
+        assert len(WORD.findall(with_errors(text, seed, errors=1.0))) == len(WORD.findall(text))

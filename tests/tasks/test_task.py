@@ -26,6 +26,7 @@ def test_each_task_is_complete_and_has_a_recipe(kind):
     (TaskConfig("question_answering", columns={"frage": "q"}), r"task.columns: frage \(q\) is none that question_answering has; it has question, answer,"),
     (TaskConfig("question_answering", long_text="window"), "task.long_text: window is nothing that question_answering can do"),
     (TaskConfig("question_answering", template="{questoin}"), r"task.template: \{questoin\} is nothing that a prompt of question_answering holds"),
+    (TaskConfig("question_answering", template="Answer:"), r"task.template: 'Answer:' holds \{question\} 0 times"),
     (TaskConfig("question_answering", template="{question"), "task.template: .* is no template"),
 ])
 def test_what_a_task_does_not_have_is_refused(config, message):

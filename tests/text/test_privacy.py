@@ -1,3 +1,4 @@
+import os
 import pydoc_data.topics
 import random
 import socket
@@ -285,3 +286,11 @@ def test_an_unknown_kind_or_region_is_refused():
         PersonalData(["email", "name"])
     with pytest.raises(ValueError, match=r"data\.clean\.mask: 'UK' is no region .* as in US, GB"):
         PersonalData(["phone"], regions=["UK"])
+
+
+def test_masking_works_where_transformers_does_not_use_pytorch():
+    code = "from tfgpt.text.privacy import PersonalData; print(PersonalData(['email']).mask('to ada@example.org'))"
+
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"USE_TORCH": "0"}, capture_output=True, text=True)  # as the command has it
+
+    assert done.returncode == 0 and "ada@" not in done.stdout, done.stderr

@@ -86,8 +86,9 @@ def make_records(recipe: Recipe, folder: Path) -> None:
         })  # fmt: skip
         for split, count in counts.items():
             if not count and split != "calibration":
+                share = f", or change data.{split}" if split in ("validation", "test") else ""
                 raise RecipeError(f"data.path: {recipe.data.path or 'data.sources'} gives no record for {split} ({account.documents_read:,} read, "
-                                  f"{account.empty:,} empty, {account.refused.total():,} refused); give more that are not all the same, or change data.{split}")
+                                  f"{account.empty:,} empty, {account.refused.total():,} refused); give more that are not all the same{share}")
     console.print("records: " + ", ".join(f"{count:,} for {split}" for split, count in counts.items())
                   + (f"; {account.refused.total():,} records cannot be used, records/stats.json says why" if account.refused else ""))
 
@@ -141,13 +142,14 @@ def task_records(recipe: Recipe, intake: Intake) -> Iterator[dict]:
     """
     task = task_of(recipe.task)
     names = {use: recipe.task.columns.get(use, use) for use in task.columns}
-    split, share = "train", task.calibration(recipe.task)
+    split, share, found = "train", task.calibration(recipe.task), set()
     for file in input_files(recipe.data):
         columns = SimpleNamespace(**vars(file.source.columns) | names)
         if file.kind == "text":
             columns.text = names.get("text", columns.text)
         source = dataclasses.replace(file.source, columns=columns)
         for record in dataclasses.replace(file, source=source).read(intake):
+            found.update(record.fields)
             try:
                 made = list(task.records(Fields(record, columns, intake, "task.columns"), recipe.task))
             except UnusableError as error:
@@ -162,6 +164,8 @@ def task_records(recipe: Recipe, intake: Intake) -> Iterator[dict]:
                     if split == "train" and split_of(f"calibration {one.get('group') or whole}", share) == "validation":
                         split = "calibration"
                 yield one | {"split": split, "place": record.place}
+    for use, name in recipe.task.columns.items():
+        check(name in found or not found, f"task.columns.{use}: no record has a column {name!r} (columns: {', '.join(sorted(found))}); set it to one of them")
 
 
 def read_records(folder: Path, split: str, most: int = 0) -> list[dict]:

@@ -111,6 +111,8 @@ class SpellingCorrector:
     def _candidates(self, word):
         """Return what may be meant by a word, with the cost of each; nothing if it can only be itself."""
         lower, costs = word.lower(), self._costs
+        if not set(lower) <= self._dictionary.letters:                                   # of another language, or a name from there
+            return {}
         known = lower in self._dictionary
         found = {}
         if not known:
@@ -187,6 +189,8 @@ class Dictionary:
     def __init__(self, words: Mapping[str, int]):
         self._general, self._own = _english(), _made_of({word: count for word, count in words.items() if word not in _english().words})
         self._words, self._scale = words, sum(self._general.words.values()) / max(sum(words.values()), 1)
+        self.letters = frozenset("'abcdefghijklmnopqrstuvwxyz").union(*words)
+        """That its words are written with, and others are not to be judged by them."""
 
     def __contains__(self, word: str) -> bool:
         return word in self._general.words or word in self._words

@@ -104,6 +104,9 @@ def _check_template(config, task):
         raise RecipeError(f"task.template: {config.template!r} is no template ({error}); write {{{{ and }}}} for braces that are meant") from error
     if unknown := sorted(named - _names_in(task.default_template)):
         raise RecipeError(f"task.template: {{{unknown[0]}}} is nothing that a prompt of {config.kind} holds; use {sorted(_names_in(task.default_template))}")
+    wanted = next(name for name in task.columns if name in _names_in(task.default_template))
+    if wanted not in named:
+        raise RecipeError(f"task.template: {config.template!r} holds {{{wanted}}} 0 times; write it once, or all prompts would be alike")
 
 
 @functools.cache

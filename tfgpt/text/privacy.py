@@ -6,8 +6,10 @@ that makes it fast enough, and keeps time and memory bounded on any text. No lan
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import sys
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -198,13 +200,28 @@ def _replace(text: str, findings: Iterable[Finding], replacement: Callable[[Find
     return "".join([*pieces, text[at:]])
 
 
+@contextlib.contextmanager
+def _without_pipelines() -> Iterator[None]:
+    """Let presidio believe that transformers has no pipelines, which it uses none of here: they do not load where PyTorch is installed and USE_TORCH is 0."""
+    name = "transformers.pipelines"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def _searches(regions: Sequence[str]) -> dict[str, Callable[[str], Spans]]:
     """Return for each kind what finds it."""
     logger = logging.getLogger("presidio-analyzer")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.WARNING)  # else "Loaded recognizer" two dozen times in every log at level INFO
     try:
-        from presidio_analyzer import predefined_recognizers as presidio  # here, not above: it brings spaCy, TensorFlow and PyTorch with it
+        with _without_pipelines():
+            from presidio_analyzer import predefined_recognizers as presidio  # here, not above: it brings spaCy with it, and takes long
     except ImportError as error:
         raise RuntimeError("data.clean.mask: needs the package presidio-analyzer, which is not installed; pip install 'tfgpt[privacy]'") from error
     ipv4 = [pattern for pattern in presidio.IpRecognizer.PATTERNS if pattern.name == "IPv4"]  # half the time of all five
