@@ -67,6 +67,7 @@ def test_a_record_without_an_answer_is_counted_with_its_place(finished, table):
 @pytest.mark.parametrize(("more", "message"), [
     ([], "questions.jsonl:61: column 'a' is empty; write the answer, or unknown where there is none, or set data.bad_records to skip"),
     (["--task.columns.question", "frage"], "no column 'frage' (columns: q, a); set task.columns.question to one of them"),
+    (["--task.columns.passage", "contxt", "--data.bad_records", "skip"], "task.columns.passage: no record has a column 'contxt' (columns: a, q)"),
 ])
 def test_a_record_that_cannot_be_used_is_refused_before_any_training(table, tmp_path, more, message):
     (tmp_path / "answers.yaml").write_text(RECIPE.format(path=table, bad="refuse"))
@@ -106,6 +107,17 @@ def test_confidence_is_the_probability_of_the_answer(finished):
 
     assert answer.guess == greedy.text.strip()
     assert answer.confidence == pytest.approx(2.718281828 ** greedy.log_prob, rel=1e-5)  # float32 of a sum of some ten terms
+
+
+def test_an_answer_that_is_cut_says_so(finished):
+    text_model = load_text_model(finished[0])
+
+    cut, whole = (QuestionAnswerer(text_model, 0.0, max_new_tokens=most).answer("Colour of box 1?") for most in (1, 64))
+    [greedy] = text_model.generate(["<|endoftext|>Question: Colour of box 1?\nAnswer:"], 64, stop=["\n"])
+
+    assert not cut.finished and len(cut.guess) <= len(whole.guess) and whole.finished == (greedy.finish_reason == "stop")
+    with pytest.raises(ValueError, match="max_new_tokens: 0"):
+        QuestionAnswerer(text_model, max_new_tokens=0)
 
 
 def test_metrics_see_answers_as_squad_does():

@@ -36,6 +36,8 @@ class Answer(NamedTuple):
     """The probability that the model gives the text that it would answer, 0 to 1."""
     guess: str
     """That text, whether it was confident or not."""
+    finished: bool
+    """Whether the model ended it, and not the limit of tokens."""
 
 
 class QuestionAnswerer:
@@ -45,16 +47,20 @@ class QuestionAnswerer:
         text_model: the model, as of `tfgpt.load_text_model("runs/question_answering")`.
         least_confidence: below which the answer is `unknown`, 0 to 1; 0 = whatever the model guesses.
         template: of the prompt, if it was trained with another than `TEMPLATE`.
+        max_new_tokens: of an answer; one that is cut there says so.
 
     Raises:
-        ValueError: a confidence outside of 0 to 1.
+        ValueError: a confidence outside of 0 to 1, or fewer tokens than 1.
 
     >>> answer = QuestionAnswerer(TextModel(model, tokenizer), least_confidence=1.0).answer("Where does Ada live?", "Ada lives in Oslo.")
     >>> answer.text, 0 <= answer.confidence < 1
     ('unknown', True)
     """
 
-    def __init__(self, text_model: TextModel, least_confidence: float = LEAST_CONFIDENCE, template: str = ""):
+    def __init__(self, text_model: TextModel, least_confidence: float = LEAST_CONFIDENCE, template: str = "", max_new_tokens: int = MOST_TOKENS):
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {max_new_tokens} for an answer; give 1 or more")
+        self._most_tokens = max_new_tokens
         if not 0 <= least_confidence <= 1:
             raise ValueError(f"least_confidence: {least_confidence} is no probability; give 0 to 1")
         self._text_model, self._least, self._config = text_model, least_confidence, TaskConfig("question_answering", template=template)
@@ -79,13 +85,13 @@ class QuestionAnswerer:
         prompts = [as_in_training(self._text_model, _prompt(self._config, question, passage)) for question, passage in asked]
         answers = []
         for start in range(0, len(prompts), batch_size):
-            of_batch = self._text_model.generate(prompts[start : start + batch_size], MOST_TOKENS, stop=["\n"])
-            answers += [self._judged(row.text.strip(), math.exp(row.log_prob)) for row in of_batch]
+            of_batch = self._text_model.generate(prompts[start : start + batch_size], self._most_tokens, stop=["\n"])
+            answers += [self._judged(row.text.strip(), math.exp(row.log_prob), row.finish_reason == "stop") for row in of_batch]
             advance(len(of_batch))
         return answers
 
-    def _judged(self, guess, confidence):
-        return Answer(guess if confidence >= self._least else UNKNOWN, confidence, guess)
+    def _judged(self, guess, confidence, finished):
+        return Answer(guess if confidence >= self._least else UNKNOWN, confidence, guess, finished)
 
 
 def _prompt(config, question, passage):
@@ -93,7 +99,7 @@ def _prompt(config, question, passage):
 
 
 def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
-    question, answer = fields.text("question").strip(), fields.text("answer").strip()
+    question, answer = fields.text("question").strip(), " ".join(fields.text("answer").split())  # of one line, since its end is an answer's
     passage = fields.text("passage").strip() if fields.has("passage") else ""
     if not question:
         raise UnusableError("no question", f"column {fields.name('question')!r} is empty", "write the question")
