@@ -120,6 +120,12 @@ def test_the_bootstraps_interval_is_about_the_normal_one():
     np.testing.assert_allclose(accuracy["interval"], [share - half, share + half], atol=0.2 * half)  # 1,000 resamples: ends are off by a tenth
 
 
+def test_where_all_are_right_the_interval_of_the_accuracy_has_a_width():
+    accuracy = measure(findings("classes", "ab", [0] * 40, [[0.9, 0.1]] * 40), seed=3)["metrics"]["accuracy"]
+
+    assert accuracy == {"value": 1.0, "interval": [pytest.approx(0.912, abs=1e-3), 1.0]}  # Wilson 1927: 40 / (40 + 1.96 ** 2)
+
+
 def test_the_words_of_a_text_are_drawn_together():
     """Ten texts whose forty words are all right or all wrong are ten observations, and no more."""
     right = np.zeros(400, int)

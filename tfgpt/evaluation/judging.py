@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.data.packing import IGNORED
-from tfgpt.evaluation.metrics import Metric, measured
+from tfgpt.evaluation.metrics import Metric, measured, share_with_interval
 from tfgpt.evaluation.text_metrics import calibration_error
 from tfgpt.models.adaptation import Head
 
@@ -109,6 +109,8 @@ def measure(findings: Findings, seed: int) -> dict:
     found = {name: {"value": value, "interval": np.quantile(draws[name], [0.025, 0.975]).tolist()} for name, value in values.items()}
     if findings.head.kind == "number":
         return {"loss": mean_loss(findings), "metrics": found}
+    if texts == len(findings.right):  # each is judged once, so that it is a share: that of all or none has an interval too
+        found["accuracy"] = share_with_interval(round(values["accuracy"] * texts), texts)
     error = calibration(findings)
     found["calibration error"] = measured(error, seed)
     return {"loss": mean_loss(findings), "metrics": found, "reliability": list(error.diagram)} | _confusion(findings)
