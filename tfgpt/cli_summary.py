@@ -65,6 +65,17 @@ def _judges(recipe):
     return recipe.adapt.head.kind != "none" and recipe.adapt.head.weight == 1
 
 
+def _held_out_prompt(recipe, folder):
+    """Return a prompt to try: one that the task has held out, as it is asked in training, or the beginning of any text."""
+    from tfgpt.stages.records import has_records, read_records
+    from tfgpt.text.bpe import load_tokenizer
+
+    prompt = read_records(folder, "validation", 1)[0].get("prompt", "") if has_records(recipe) else ""
+    if not prompt:
+        return "The"
+    return prompt if recipe.adapt.encoder.kind != "none" else load_tokenizer(folder / "tokenizer").eos_token + prompt
+
+
 def print_summary(recipe: Recipe, folder: Path) -> None:
     """Print what the exported model writes, loaded by a fresh process, its figures, and what to do next.
 
@@ -83,7 +94,7 @@ def print_summary(recipe: Recipe, folder: Path) -> None:
             print(f"\n  [{prompt}]{answer['text']}".replace("\n", "\n  "))
     print_figures(recipe, json.loads((folder / "evaluation.json").read_text("utf-8")))
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
-    prompt = settings.prompts[0] if settings.prompts else "The"
+    prompt = settings.prompts[0] if settings.prompts else _held_out_prompt(recipe, folder)
     body = json.dumps({"instances": [_sample_request(recipe.adapt.head.kind) if judges else {"prompt": prompt, "max_new_tokens": 40}]})
     print("\nWatch the training:  tensorboard --logdir " + shlex.quote(str(folder / "logs")))
     print(f"Serve the model:     tfgpt serve --model {shlex.quote(recipe.name)}={base}")
@@ -91,5 +102,7 @@ def print_summary(recipe: Recipe, folder: Path) -> None:
         print(f"Ask it:              tfgpt client generate --url {url} --prompt {shlex.quote(prompt)}")
     elif recipe.adapt.head.kind in ("classes", "labels"):
         print(f"Ask it:              tfgpt client classify --url {url} --text {shlex.quote(SAMPLE)}")
+    if recipe.task.kind == "dialogue":
+        print(f"Talk to it:          tfgpt generate --model {shlex.quote(str(folder))} --chat")
     print(f"Ask it with curl:    curl -d {shlex.quote(body)} {url}:predict")
     print(f"Read the report:     {folder / 'report.html'}")

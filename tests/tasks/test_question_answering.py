@@ -42,6 +42,7 @@ def finished(table, tmp_path_factory):
 
 def test_a_run_answers_what_it_holds_out_and_stands_beside_the_baseline(finished):
     folder, printed = finished
+    assert "--prompt '<|endoftext|>Question: " in printed                                 # to try it with, as it was asked in training
 
     evaluation, records = json.loads((folder / "evaluation.json").read_text()), lines_of(folder / "records" / "records.jsonl")
     held_out = [record for record in records if record["split"] == "validation"]
