@@ -67,13 +67,16 @@ def _judges(recipe):
 
 def _held_out_prompt(recipe, folder):
     """Return a prompt to try: one that the task has held out, as it is asked in training, or the beginning of any text."""
+    from tfgpt.models.adaptation import Adaptation
+    from tfgpt.models.checkpoint import config_in
     from tfgpt.stages.records import has_records, read_records
     from tfgpt.text.bpe import load_tokenizer
 
     prompt = read_records(folder, "validation", 1)[0].get("prompt", "") if has_records(recipe) else ""
     if not prompt:
         return "The"
-    return prompt if recipe.adapt.encoder.kind != "none" else load_tokenizer(folder / "tokenizer").eos_token + prompt
+    encoder = Adaptation.of(config_in(folder / "model")).encoder
+    return prompt if encoder.kind != "none" else load_tokenizer(folder / "tokenizer").eos_token + prompt
 
 
 def print_summary(recipe: Recipe, folder: Path) -> None:

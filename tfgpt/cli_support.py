@@ -64,7 +64,7 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
     They are shown after all if that fails. A worker of a cluster does not look for devices yet: TensorFlow wants its cluster before that.
 
     Args:
-        lanes: `train.lanes`; with more than one, operations have one thread each, which TensorFlow must know before it looks.
+        lanes: `train.lanes`, of which TensorFlow must know before it looks.
     """
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
@@ -73,7 +73,9 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
             import tensorflow as tf
 
             if lanes > 1:
-                tf.config.threading.set_intra_op_parallelism_threads(1)
+                from tfgpt.training.devices import set_threads
+
+                set_threads(lanes)
             if not os.environ.get("TF_CONFIG"):
                 tf.config.list_logical_devices()
         except BaseException:

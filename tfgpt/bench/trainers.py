@@ -82,12 +82,12 @@ def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> 
 
     from tfgpt.models.causal_lm import GPTLMHeadModel
     from tfgpt.recipe import TrainConfig
-    from tfgpt.training.devices import Devices
+    from tfgpt.training.devices import set_threads
     from tfgpt.training.fit import step_settings
     from tfgpt.training.optimizer import make_optimizer
 
     config = TrainConfig(precision=settings.precision, lanes=settings.lanes)
-    Devices(config.strategy, config.lanes)
+    set_threads(config.lanes)
     model = GPTLMHeadModel(GPT2Config(**_shape(settings)))
     model.build_in_name_scope()
     model.compile(make_optimizer(config), settings=step_settings(config))

@@ -33,13 +33,13 @@ def best_and_worst(findings: Findings, decode: Callable[[np.ndarray], str]) -> d
         For each a list of `text`, what is `right`, what was `found`, and `value`: the probability of what is right (of several labels the least, of words
         their mean), of numbers how far off they are.
     """
-    kind = findings.head.kind
-    of_text = _by_text(findings)
-    values = np.array([_value(findings, places) for places in of_text])
+    kind, chosen, of_text = findings.head.kind, _chosen(findings), _by_text(findings)
+    of_each = np.abs(findings.found - findings.right) if kind == "number" else probability_of_right(findings)
+    values = np.array([of_each[places].mean() for places in of_text])
     best, worst = ends(values, lower_is_better=kind == "number")
 
     def shown(text):
-        right, found = (_named(findings, of_text[text], which, decode) for which in (findings.right, _chosen(findings)))
+        right, found = (_named(findings, of_text[text], which, decode) for which in (findings.right, chosen))
         row = {"right": right, "found": found, "value": float(values[text])}
         return row if kind == "choice" else {"text": decode(findings.ids[text])} | row  # of a question each choice repeats the prompt
 
@@ -50,12 +50,6 @@ def _by_text(findings) -> list[np.ndarray]:
     """Return of each text where what was judged of it stands."""
     order = np.argsort(findings.text, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(findings.text[order])) + 1)
-
-
-def _value(findings, places) -> float:
-    if findings.head.kind == "number":
-        return float(np.abs(findings.found - findings.right)[places].mean())
-    return float(probability_of_right(findings)[places].mean())
 
 
 def _chosen(findings) -> np.ndarray:

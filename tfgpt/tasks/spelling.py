@@ -265,7 +265,7 @@ def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[
 
     def nearest(match):
         lower = match[0].lower()
-        found = [] if lower in dictionary else dictionary.nearest(lower)
+        found = [] if lower in dictionary or not set(lower) <= dictionary.letters else dictionary.nearest(lower)
         return cased(found[0][0], match[0]) if found else match[0]
 
     return {"symspellpy alone": [{"text": WORD.sub(nearest, record["written"])} for record in held_out]}

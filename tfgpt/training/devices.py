@@ -30,7 +30,7 @@ class Devices:
 
     Args:
         kind: `train.strategy`: `auto` = multi_worker where `TF_CONFIG` names several workers, mirrored where there are several GPUs, else one device.
-        lanes: `train.lanes`; of more than one, operations have one thread each in all of this process, if TensorFlow has not begun with more.
+        lanes: `train.lanes`; see `set_threads`.
 
     Raises:
         RecipeError: the devices or workers that `kind` needs are not there.
@@ -41,8 +41,7 @@ class Devices:
     """
 
     def __init__(self, kind: str = "auto", lanes: int = 1):
-        if lanes > 1:
-            _one_thread_within_operations()
+        set_threads(lanes)
         workers = cluster_workers()
         if kind == "auto":  # the devices are not asked for where there are workers: TensorFlow wants its cluster before it starts
             kind = "multi_worker" if len(workers) > 1 else "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
@@ -177,8 +176,13 @@ def cluster_workers() -> list[tuple[str, int]]:
     return workers
 
 
-def _one_thread_within_operations():
-    if tf.config.threading.get_intra_op_parallelism_threads() == 1:
+def set_threads(lanes: int) -> None:
+    """Let operations have one thread each in all of this process, where there are lanes; a warning if TensorFlow has begun with more.
+
+    Args:
+        lanes: `train.lanes`.
+    """
+    if lanes == 1 or tf.config.threading.get_intra_op_parallelism_threads() == 1:
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
