@@ -235,8 +235,8 @@ def test_a_rescorer_of_the_run_answers_as_the_run_did(finished):
     (["--task.speech.kept", "1"], "task.speech.kept: 1.0 is not in [0, 1)"),
     (["--task.speech.misheard", "1"], "task.speech.misheard: 1.0 is not in [0, 1)"),
     (["--task.speech.spoken", "-1"], "task.speech.spoken: -1 is negative"),
-    (["--data.bad_records", "skip", "--task.columns.hypotheses", "nbest"], "task.columns.hypotheses: no record that is held out has a list of hypotheses "
-     "(column 'nbest'), so none can be rescored; give lists"),
+    (["--data.bad_records", "skip", "--task.columns.hypotheses", "nbest"], "task.columns.hypotheses: no record has a column 'nbest' (columns: "
+     "hypotheses, intent, said); set it to one of them"),
     (["--task.template", "{text}"], "task.template: '{text}', and speech has no prompt that a template makes"),
 ])
 def test_what_cannot_be_is_refused_before_any_training(table, tmp_path, more, message):
@@ -245,6 +245,16 @@ def test_what_cannot_be_is_refused_before_any_training(table, tmp_path, more, me
     done = tfgpt_run(tmp_path / "heard.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_texts_without_any_list_are_refused_before_any_training(tmp_path):
+    rows = [{"said": f"the light {number}", "intent": ("on", "off")[number % 2]} for number in range(60)]
+    (tmp_path / "heard.yaml").write_text(RECIPE.format(path=write(tmp_path / "rows.jsonl", rows), bad="skip"))
+
+    with pytest.raises(RecipeError, match=r"task.columns.hypotheses: no record that is held out has a list of hypotheses \(column 'hypotheses'\)"):
+        pipeline.run(load_recipe(tmp_path / "heard.yaml", [])[0], tmp_path / "run")
+
     assert not (tmp_path / "run" / "model").exists()
 
 
