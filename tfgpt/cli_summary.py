@@ -31,7 +31,7 @@ def _print_task(name, found):
         print(f"  {metric:<24}{of['value']:>22.4f}  {f'{low:.4f} to {high:.4f}':<20}")
         for baseline, theirs in found["baselines"].items():
             if metric in theirs["metrics"]:
-                print(f"    {baseline[:42]:<44}{theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
+                print(f"    {baseline:<44}{theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
 
 
 def _sample_request(kind):

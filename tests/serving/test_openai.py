@@ -138,6 +138,34 @@ def test_a_chats_content_may_be_in_parts_and_it_ends_where_the_context_does(clie
     assert answers[0].choices[0].finish_reason == "stop" or answers[0].usage.total_tokens == 48  # the context of the model
 
 
+@pytest.mark.parametrize(("headers", "sent"), [
+    ({"Content-Type": "application/x-www-form-urlencoded"}, "application/x-www-form-urlencoded"), ({}, "nothing said of what it is")])
+def test_a_body_that_is_not_called_json_is_refused_with_the_header_that_is_missing(url, headers, sent):
+    """As curl -d sends it."""
+    answer = httpx.post(f"{url}/v1/chat/completions", content=json.dumps({"model": "tiny", "messages": TURNS}).encode(), headers=headers)
+
+    message = f"body: sent as {sent}; send JSON, with the header Content-Type: application/json"
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == message
+
+
+def test_a_chat_that_is_too_long_loses_whole_turns_and_says_how_many(client, text_model, tokenizer):
+    said = [{"role": ("user", "assistant")[number % 2], "content": f"It was {number}."} for number in range(2001)]
+    kept = [{"role": "system", "content": "Be short."}, *said[1998:]]
+    prompt = chat_prompt(kept)
+    while len(tokenizer(prompt).input_ids) > 48 - 12:  # a quarter of the context is left for the reply
+        kept = [kept[0], *kept[3:]]
+        prompt = chat_prompt(kept)
+    asked = {"model": "tiny", "messages": [kept[0], *said], "temperature": 0}
+
+    answer, pieces = client.chat.completions.create(**asked), list(client.chat.completions.create(**asked, stream=True))
+
+    assert answer.choices[0].message.content == text_model.generate([prompt], 48)[0].text.lstrip()
+    assert answer.left_out == pieces[0].left_out == 2001 - (len(kept) - 1)
+    assert client.chat.completions.create(**asked | {"messages": TURNS}).left_out == 0
+    with pytest.raises(openai.BadRequestError, match="messages: the system text and the last turn .'Who are you, Who are you, Who are you, W'. are longer"):
+        client.chat.completions.create(**asked | {"messages": [{"role": "user", "content": "Who are you, " * 30}]})
+
+
 @pytest.mark.parametrize(("body", "error", "message"), [
     ({"model": "other"}, openai.NotFoundError, "Servable not found for request: Latest.other."),
     ({"model": "tiny:9"}, openai.NotFoundError, "Specific.tiny, 9."),

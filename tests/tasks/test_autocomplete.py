@@ -100,6 +100,20 @@ def test_a_session_is_the_same_however_its_text_came_about(text_model):
     np.testing.assert_allclose([found.probability for found in erased], [found.probability for found in pasted], rtol=1e-3)  # read in other pieces
 
 
+def test_sessions_know_nothing_of_each_other_and_share_what_is_traced(text_model):
+    completer, texts = AutoCompleter(text_model), ("The with statement is", "It was in 1999 that the")
+    alone = []
+    for text in texts:
+        session = completer.session()
+        alone.append([session.type(letter) for letter in text])
+
+    traced = completer._completer.reader._read_graph.experimental_get_tracing_count()
+    one, other = completer.session(), completer.session()
+    together = [(one.type(first), other.type(second)) for first, second in zip(*texts)]
+
+    assert together == list(zip(*alone)) and completer._completer.reader._read_graph.experimental_get_tracing_count() == traced == 1
+
+
 def test_a_suggestion_is_accepted_with_a_space(text_model):
     session = AutoCompleter(text_model, most=2).session("The wi")
     first, second = session.suggestions

@@ -102,6 +102,7 @@ def test_metrics_by_hand():
     assert found["exact_match"] == 0.5 and found["infilled_exact_match"] == 0.5
     assert found["parses"] == 1.0 and found["infilled_parses"] == 0.0                                # of the one that parsed as it was
     assert found["edit_similarity"] == pytest.approx((1 + 1 / 2) / 2)                                # one of two characters differs
+    assert TASK.metrics(records, [{"text": " "}] * 2)["parses"].value == 0.0                         # with nothing written it parses, and nothing is completed
 
 
 @pytest.mark.parametrize(("before", "line"), [

@@ -136,12 +136,24 @@ def test_memory_leaves_out_the_oldest_turns_and_keeps_the_system_text_and_the_la
 
     assert [memory.prompt for memory in found] == prompts and [memory.left_out for memory in found] == [0, 2, 4]
     assert found[2].turns == (turns[0], turns[5])
+    asked = []
+    many = chat(*map(str, range(1001)), system="Be brief.")
+    start = next(start for start in range(1, 1002, 2) if len(chat_prompt([many[0], *many[start:]])) <= 300)
+    assert remembered(many, lambda prompt: asked.append(prompt) or len(prompt) <= 300).turns[1:] == tuple(many[start:]) and len(asked) < 14
     # Room for one turn more than two whole exchanges is none for an answer without its question.
     assert remembered(turns, lambda prompt: len(prompt) < len(prompts[0])).left_out == 2
     with pytest.raises(ValueError, match="the system text and the last turn .'five'. are longer than what the model reads"):
         remembered(turns, lambda prompt: len(prompt) < len(prompts[2]))
     with pytest.raises(ValueError, match="turn 1 is no object with the texts role and content"):
         remembered([turns[0], {"role": "user"}], lambda prompt: True)
+
+
+def test_one_reply_is_asked_for(text_model):
+    dialogue = Dialogue(text_model)
+
+    with pytest.raises(ValueError, match="samples: 2, and one reply is remembered"):
+        dialogue.say("It was here.", samples=2)
+    assert not dialogue.turns
 
 
 def test_a_talk_has_the_replies_of_the_prompts_that_its_memory_makes(text_model, tokenizer):

@@ -36,11 +36,18 @@ def records_of(**fields):
     return list(TASK.records(Fields(Record(fields, "x:1"), columns, Intake(DataConfig(path="x")), "task.columns"), TaskConfig("generation")))
 
 
-@pytest.mark.parametrize("tags", [["sad", "poem"], "poem sad", np.array(["poem", "sad", "sad"], object)])
+@pytest.mark.parametrize("tags", [["sad", "poem"], "poem sad", " poem | sad|", np.array(["poem", "sad", "sad"], object)])
 def test_tags_of_any_form_and_order_give_one_prompt(tags):
     [record] = records_of(text="A text.\n", tags=tags)
 
     assert (record["prompt"], record["target"], record["tags"]) == ("[poem] [sad]\n", "A text.", ["poem", "sad"])
+
+
+def test_tags_may_have_spaces_and_are_no_single_text(text_model):
+    assert [record["tags"] for tags in ("short story | sad", ["short story", "sad"]) for record in records_of(text="A text.", tags=tags)] == [
+        ["sad", "short story"]] * 2
+    with pytest.raises(ValueError, match=r"tags: 'http' is one text; give a list, such as \['http'\]"):
+        Writer(text_model).write("It", tags="http")
 
 
 def test_a_text_without_tags_is_a_document_as_it_stands():

@@ -121,6 +121,25 @@ def test_an_answer_that_is_cut_says_so(finished):
         QuestionAnswerer(text_model, max_new_tokens=0)
 
 
+def test_a_passage_that_is_not_read_whole_is_told(finished):
+    answerer = QuestionAnswerer(load_text_model(finished[0]), 0.0)
+
+    short, long = answerer.answer_all([("Colour of box 1?", "Box 1."), ("Colour of box 1?", "Box 1 is here. " * 20)])
+
+    assert (short.cut, long.cut) == (False, True)
+
+
+@pytest.mark.parametrize("size", [0, -1, None])
+def test_a_batch_of_none_is_refused(finished, size):
+    text_model = load_text_model(finished[0])
+
+    for call in (lambda: QuestionAnswerer(text_model).answer_all([("Who?", "")], size), lambda: text_model.score(["a"], batch_size=size),
+                 lambda: text_model.embed(["a"], size), lambda: text_model.choose(["a"], ["b", "c"], size),
+                 lambda: text_model.score_targets(["a"], ["b"], size)):
+        with pytest.raises(ValueError, match=f"batch_size: {size} is no number of items to be taken together; give 1 or more"):
+            call()
+
+
 def test_metrics_see_answers_as_squad_does():
     records = [{"answer": "The red house"}, {"answer": UNKNOWN}]
     answers = [{"text": "red house.", "guess": "red house.", "confidence": 0.75}, {"text": UNKNOWN, "guess": "blue", "confidence": 0.25}]

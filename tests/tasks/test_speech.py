@@ -284,6 +284,11 @@ def test_made_commands_are_the_same_everywhere_and_in_words():
     assert min(shares) > 0.04 and max(shares) < 0.12
 
 
+def test_words_of_every_script_are_heard_with_their_marks():
+    assert as_spoken("Cafe\u0301, SVP!") == as_spoken("café svp") == "café svp"
+    assert as_spoken("हिन्दी में बोलो।") == "हिन्दी में बोलो"
+
+
 def test_as_many_words_are_misheard_as_is_asked_for():
     words = [f"word{number}" for number in range(4000)]
 

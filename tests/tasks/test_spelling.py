@@ -85,6 +85,16 @@ def test_what_is_known_by_heart_can_be_chosen(reader):
     assert SpellingCorrector(reader, typos={"sat": ["mat"]}, costs=Costs(listed=0.0, unknown=90.0)).correct("the sat").text == "the mat"
 
 
+def test_a_sentence_of_hundreds_of_words_is_weighed_in_parts(corrector, reader, monkeypatch):
+    text, lengths = "\n".join(["teh cat sat on the mat , the cat szt on teh mat"] * 50), []
+    monkeypatch.setattr(reader, "score", lambda texts, batch_size: lengths.extend(map(len, texts)) or Reader.score(reader, texts, batch_size))
+
+    found = corrector.correct(text)
+
+    assert found.text == "\n".join(["the cat sat on the mat , the cat sat on the mat"] * 50) and len(found.changes) == 150
+    assert max(lengths) < len(text) / 10
+
+
 def test_many_texts_are_weighed_in_two_passes_and_each_as_if_alone(corrector, reader):
     texts = ["there cat is their. it comes form the mat", "teh cat", "on the mat"]
     alone = [corrector.correct(text) for text in texts]

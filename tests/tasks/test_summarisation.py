@@ -93,7 +93,7 @@ def test_a_record_that_cannot_be_used_is_refused_before_any_training(table, tmp_
 
 
 @pytest.mark.parametrize(("more", "too_long"), [([], 1), (["--task.long_text", "refuse"], 9)])
-def test_what_no_sequence_takes_is_counted_or_refused(table, tmp_path, more, too_long):
+def test_what_no_sequence_takes_is_counted_or_refused(table, tmp_path, more, too_long, capsys):
     """Nine texts have more than a sequence holds beside their summaries, and one summary has more than that by itself."""
     lines = [*table.read_text().splitlines()[:40], json.dumps({"long": "A box.", "short": "very " * 20})]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines))
@@ -104,7 +104,9 @@ def test_what_no_sequence_takes_is_counted_or_refused(table, tmp_path, more, too
 
     stats = json.loads((tmp_path / "run" / "data" / "stats.json").read_text())["splits"]
     assert sum(of["too_long"] for of in stats.values()) == too_long
+    assert f"documents of {next(split for split in stats if stats[split]['too_long'])} do not fit a sequence (data.length" in capsys.readouterr().err
     assert cli.main([*command, "--data.bad_records", "refuse"]) == 2
+    assert "texts.jsonl:" in (refused := capsys.readouterr().err) and "records.jsonl" not in refused  # the user's line, and not that of the records
 
 
 def test_a_record_has_the_end_of_its_prompt_apart_and_an_encoder_reads_the_text_alone(table, tmp_path):
@@ -150,6 +152,7 @@ def test_the_summary_of_a_long_text_is_the_likeliest_of_its_windows(text_model, 
     rows = text_model.generate([f"{text_model.python_tokenizer.eos_token}{piece} =" for piece in (pieces if long_text == "window" else pieces[:1])], 64)
     best = max(rows, key=lambda row: row.log_prob / row.token_count)
     assert summary.text == best.text.strip() and summary.windows == len(rows) and rows[summary.window] == best
+    assert summary.finished == (best.finish_reason == "stop")
     assert summary.cut == (long_text == "cut") and summary.log_prob == pytest.approx(best.log_prob / best.token_count, abs=1e-4)  # fp32, other batches
 
 

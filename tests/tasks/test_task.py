@@ -1,9 +1,11 @@
 """What holds for every task: it is known by name, has a recipe of its own, and refuses what it does not have."""
+import json
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from tfgpt import pipeline
 from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError, TaskConfig
 from tfgpt.recipe_file import load_recipe
 from tfgpt.recipe_task import TaskKind
@@ -47,3 +49,21 @@ def test_settings_without_a_task_are_refused():
 def test_what_follows_from_the_task_is_not_said_twice(data, message):
     with pytest.raises(RecipeError, match=message):
         with_records(Recipe(data, task=TaskConfig("question_answering")), Path("run"))
+
+
+def test_what_is_wrong_with_files_stands_in_the_account_of_the_records(tmp_path, capsys):
+    """Bytes of another encoding, and files with other endings."""
+    (tmp_path / "texts").mkdir()
+    rows = [f"Caf\xe9 number {number} is there.\n\n" for number in range(30)]
+    (tmp_path / "texts" / "one.txt").write_bytes("".join(rows).encode("latin-1"))
+    (tmp_path / "texts" / "other.bin").write_bytes(b"")
+    (tmp_path / "right.yaml").write_text(f"data: {{path: {tmp_path}/texts, documents: block, length: 16, validation: 0.3}}\ntask: {{kind: spelling}}\n")
+
+    pipeline.run(load_recipe(tmp_path / "right.yaml", [])[0], tmp_path / "run", until="data")
+
+    stats, printed = json.loads((tmp_path / "run" / "records" / "stats.json").read_text()), capsys.readouterr().err
+    assert (stats["replaced_characters"], stats["files_with_invalid_utf8"], stats["invalid_files"]) == (30, 1, [f"{tmp_path}/texts/one.txt"])
+    assert (stats["files_passed_over"], stats["passed_over"]) == (1, [f"{tmp_path}/texts/other.bin"])
+    assert "30 bytes that are no text in their file's encoding were replaced" in printed and "1 files with other endings are passed over" in printed
+    with pytest.raises(RecipeError, match=r"one.txt:1: byte 0xe9 is no UTF-8"):
+        pipeline.run(load_recipe(tmp_path / "right.yaml", ["--data.invalid_utf8", "refuse"])[0], tmp_path / "other", until="data")

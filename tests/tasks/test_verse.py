@@ -6,10 +6,12 @@ import pronouncing
 import pytest
 
 from tests.test_pipeline import tfgpt_run
+from tfgpt import pipeline
 from tfgpt.data.made_verse import METRES, made_verse
 from tfgpt.generation.loading import load_text_model
 from tfgpt.generation.results import Classification, Continuation
 from tfgpt.recipe import RecipeError, TaskConfig
+from tfgpt.recipe_file import load_recipe
 from tfgpt.recipe_task import VerseConfig
 from tfgpt.tasks.verse import TASK, Heard, Poet
 from tfgpt.text.prosody import rhyme_together, scan
@@ -71,6 +73,8 @@ def test_a_couplet_begins_with_a_line_that_has_words():
     assert Poet(Ear(("", -0.1), ("...", -0.2), ("upon the sea", -1.0)), 3).couplets(1)[0][0] == "upon the sea"
     with pytest.raises(ValueError, match="none of 2 lines that were drawn to begin with has words"):
         Poet(Ear(("", -0.1), ("...", -0.2)), 2).couplets(1)
+    with pytest.raises(ValueError, match="count: -1 couplets; give 0 or more"):
+        Poet(Ear(*DRAWN), 2).couplets(-1)
 
 
 def test_the_head_tells_what_it_hears():
@@ -173,6 +177,17 @@ def test_a_head_that_hears_nothing_is_refused_before_any_work(poems, tmp_path, m
 
     assert done.returncode == 2 and message in done.stderr
     assert not (tmp_path / "run" / "records").exists()
+
+
+def test_lines_that_cannot_be_scanned_are_counted(tmp_path):
+    poems = [f"The silent river number {word} meets the sea,\nAnd gently runs away from you and me.\nA zorblat sleeps.\n\n{'word ' * 30}"
+             for word in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")]
+    (tmp_path / "poems.jsonl").write_text("".join(json.dumps({"poem": poem}) + "\n" for poem in poems))
+    (tmp_path / "poems.yaml").write_text(RECIPE.format(path=tmp_path / "poems.jsonl", bad="skip"))
+
+    pipeline.run(load_recipe(tmp_path / "poems.yaml", [])[0], tmp_path / "run", until="data")
+
+    assert json.loads((tmp_path / "run" / "records" / "stats.json").read_text())["parts_left_out"] == {"lines of verse that cannot be scanned": 20}
 
 
 def test_settings_of_verse_are_checked():

@@ -102,17 +102,18 @@ class ExampleMaker:
         try:
             fields = Fields(record, source.columns, intake)
             split = fields.split() if source.columns.split else ""
+            place = fields.text("place") if source.columns.place else record.place
             made = getattr(self, f"_{source.examples}")(fields)
         except UnusableError as error:
             intake.refuse(error.reason, record.place, error.problem, error.remedy)
             return None
         if record.continues:
-            return Example(place=record.place, source_number=number, continues=True, **made)
+            return Example(place=place, source_number=number, continues=True, **made)
         intake.account.documents_read += 1
         if made is None:
             intake.account.empty += 1
             return None
-        return Example(place=record.place, source_number=number, split=split, **made)
+        return Example(place=place, source_number=number, split=split, **made)
 
     def _text(self, fields):
         text = fields.text("text")
@@ -225,6 +226,11 @@ class Fields:
     def mend(self, text: str) -> str:
         """Return a text without half characters (see `Intake.mend`)."""
         return self._intake.mend(text, self._record.place)
+
+    def leave_out(self, what: str, count: int = 1) -> None:
+        """Count parts of the record that are not used, by what they are."""
+        if count:
+            self._intake.account.parts_left_out[what] += count
 
     def label(self, use: str) -> str:
         """Return a label as text: a name, a number, true or false; of a list its names, sorted, with `SEPARATOR` between them.

@@ -30,6 +30,8 @@ class Account:
     """By the rule of data.clean that left them out."""
     used: Counter = field(default_factory=Counter)
     """By split."""
+    parts_left_out: Counter = field(default_factory=Counter)
+    """Parts of records that are used otherwise, such as lines of a poem, by what they are; a task's alone."""
     divided: int = 0
     """Documents of which one part was used for training and one held out (data.split: tail); each counts twice in `used`."""
     cut: int = 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-import re
 from collections.abc import Iterable, Mapping
+
+import regex
 
 from tfgpt.files import file_of_package
 from tfgpt.recipe import RecipeError
 
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-"""Letters of any script, and apostrophes between them: a word that is cut at a letter would be mended in its middle."""
+WORD = regex.compile(r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*")
+"""Letters of any script with their marks, and apostrophes between them: a word that is cut at a letter would be mended in its middle."""
 CONFUSIONS = (
     ("then", "than"), ("form", "from"), ("their", "there", "they're"), ("its", "it's"), ("to", "too", "two"), ("your", "you're"), ("lose", "loose"),
     ("affect", "effect"), ("weather", "whether"), ("no", "know"), ("of", "off"), ("were", "where", "we're"), ("quiet", "quite"), ("accept", "except"),

@@ -60,7 +60,7 @@ def input_files(config: DataConfig) -> list[InputFile]:
 
 
 def passed_over(config: DataConfig) -> list[str]:
-    """Return the files of a recipe's folders that are not read, since their ending is none of `ENDINGS`, or of another kind than data.kind."""
+    """Return the files of a recipe's folders that are not read, since their ending is not one that is wanted."""
     return [path for number, source in enumerate(config.all_sources()) for path in _files_of(source, number, _key_of(config, number))[1]]
 
 
@@ -102,7 +102,7 @@ def _files_of(source, number, key) -> tuple[list[InputFile], list[str]]:
     if kind == "auto" and any((Path(source.path) / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise RecipeError(f"{key}: {source.path} is a dataset that Hugging Face's save_to_disk wrote; set data.kind to hf")
     paths, is_folder = _find_url(source.path, key) if "://" in source.path else _find_local(source.path)
-    usable = _usable(paths, kind, source.path, key) if is_folder else paths
+    usable = _usable(paths, source, key) if is_folder else paths
     if not usable:
         unreachable = ", or its server does not answer" if "://" in source.path else ""
         raise RecipeError(f"{key}: no file {source.path}{unreachable}; give an existing file, folder, glob or URL, or one of {', '.join(BUILT_IN_CORPORA)}")
@@ -142,26 +142,33 @@ def _find_url(url, key) -> tuple[list[str], bool]:
     return [system.unstrip_protocol(name) for name in sorted(found)], is_folder
 
 
-def _usable(paths, kind, folder, key) -> list[str]:
-    """Return the files of a folder that are of the kind wanted, which must be one kind."""
-    kinds = {}
+def _usable(paths, source, key) -> list[str]:
+    """Return the files of a folder that are of the endings or the kind wanted, which must be one kind."""
+    kind, folder, kinds = source.kind, source.path, {}
     for path in paths:
         found = _kind_by_ending(path)
-        if found and kind in ("auto", found):
-            kinds.setdefault(found, []).append(path)
+        if source.endings:
+            found = (found or "text") if _ending(path) in map(str.lower, source.endings) else None
+        if found and (kind in ("auto", found) or source.endings):
+            kinds.setdefault(found if kind == "auto" else kind, []).append(path)
     if len(kinds) > 1:
         examples = ", ".join(f"{name} ({PurePosixPath(files[0]).name})" for name, files in sorted(kinds.items()))
-        raise RecipeError(f"{key}: folder {folder} holds files of several kinds: {examples}; set data.kind to one of them, or give a glob")
+        raise RecipeError(f"{key}: folder {folder} holds files of several kinds: {examples}; set data.kind to one of them, or data.endings, or give a glob")
     if not kinds:
-        wanted = [ending for ending, of in ENDINGS.items() if kind in ("auto", of)]
+        wanted = source.endings or [ending for ending, of in ENDINGS.items() if kind in ("auto", of)]
         there = sorted({PurePosixPath(path).suffix or "none" for path in paths})
         raise RecipeError(f"{key}: folder {folder} has no {'' if kind == 'auto' else kind + ' '}file, with an ending {' or '.join(wanted)} (endings there: "
-                          f"{', '.join(there)[:200] or 'no file'}); give a glob such as {folder}/* for files with others")
+                          f"{', '.join(there)[:200] or 'no file'}); name others in data.endings, or give a glob such as {folder}/*")
     return next(iter(kinds.values()))
 
 
 def _kind_by_ending(path) -> str | None:
+    return ENDINGS.get(_ending(path))
+
+
+def _ending(path) -> str:
+    """Return the ending of a file's name, in lower case, without that of its compression."""
     pure = PurePosixPath(path)
     if pure.suffix.lower() in COMPRESSIONS:
         pure = pure.with_suffix("")
-    return ENDINGS.get(pure.suffix.lower())
+    return pure.suffix.lower()

@@ -30,6 +30,8 @@ class Metric:
     """Of a calibration error the rows of its reliability diagram."""
     needs_each_once: bool = False
     """Whether a text drawn twice would change what is measured, as it would the share of n-grams that differ: the jackknife then tells its uncertainty."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Beyond which no figure can be; the jackknife's interval ends there."""
     is_share: bool = False
     """Whether it is the share of the texts that are right: a mean of zeros and ones."""
 
@@ -99,7 +101,8 @@ def measured(metric: Metric, seed: int) -> dict:
     (0.5, [0.4, 0.6])
     """
     if metric.needs_each_once:
-        return {"value": metric.value, "interval": _by_jackknife(metric.value, _jackknife_error(metric.value_of, metric.texts))}
+        interval = _by_jackknife(metric.value, _jackknife_error(metric.value_of, metric.texts))
+        return {"value": metric.value, "interval": np.clip(interval, *metric.bounds).tolist()}
     if metric.is_share:
         return share_with_interval(round(metric.value * metric.texts), metric.texts)
     low, high = np.quantile([metric.value_of(counts) for counts in _draws(metric.texts, seed)], [0.025, 0.975]).tolist()

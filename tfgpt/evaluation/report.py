@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
         evaluation: content of evaluation.json.
     """
     template = resources.files("tfgpt.evaluation").joinpath("report.html").read_text("utf-8")
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template).render(
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["as_text"] = as_text
+    page = environment.from_string(template).render(
         name=recipe.name,
         evaluation=evaluation,
         stats=read_stats(folder / "data"),
@@ -34,6 +37,29 @@ def write_report(folder: Path, recipe: Recipe, evaluation: dict) -> None:
         lost=in_words(evaluation["general"]) if "general" in evaluation else "",
     )
     write_text(folder / "report.html", page)
+
+
+def as_text(value: object) -> str:
+    """Return what stands in a record or an answer as a person reads it.
+
+    >>> print(as_text([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]))
+    user: Hi
+    assistant: Hello
+    >>> as_text([0.25, 1]), as_text({"text": "one", "score": -2.5}), as_text(True)
+    ('0.25, 1', 'one (score -2.5)', 'yes')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        if {"role", "content"} <= set(value):
+            return f"{value['role']}: {value['content']}"
+        own = [f"{key} {as_text(of)}" for key, of in value.items() if key != "text"]
+        return f"{value['text']} ({', '.join(own)})" if "text" in value and own else value.get("text") or ", ".join(own)
+    if isinstance(value, list | tuple):
+        return (", " if all(isinstance(one, int | float) for one in value) else "\n").join(map(as_text, value))
+    return "none" if value is None else str(value)
 
 
 def _picture(path):

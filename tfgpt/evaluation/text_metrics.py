@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import regex
 
 from tfgpt.evaluation.metrics import Metric, mean, ratio
 from tfgpt.recipe import RecipeError
@@ -18,6 +19,11 @@ from tfgpt.recipe import RecipeError
 PACKAGES = {"sacrebleu": "BLEU and chrF", "rouge_score": "ROUGE", "jiwer": "word error rates"}
 """What measures what; all are of the extra `tasks`."""
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that have no space between words; each of their characters is taken for a word."""
+UNITS = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
+WORDS = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}]]+", regex.VERSION1)
+"""For ROUGE."""
 
 
 def check_packages(names: Iterable[str], key: str) -> None:
@@ -37,15 +43,20 @@ def check_packages(names: Iterable[str], key: str) -> None:
 
 
 def normalized(answer: str) -> str:
-    """Return an answer as SQuAD compares it: lower case, without punctuation, articles and spare white space.
+    """Return an answer as SQuAD compares it: lower case, without punctuation, articles and spare white space; so C++ and C# are the same answer.
 
-    Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1.
+    Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", section 6.1; with the punctuation of all scripts, as in Lewis
+    et al. 2020, "MLQA: Evaluating Cross-lingual Extractive Question Answering".
 
-    >>> normalized(" The  Answer, (42)!")
-    'answer 42'
+    >>> normalized(" The  Answer, (42)!"), normalized("「東京」。")
+    ('answer 42', '東京')
     """
-    text = "".join(character for character in answer.lower() if character not in string.punctuation)
+    text = "".join(character for character in answer.lower() if not _is_punctuation(character))
     return " ".join(ARTICLES.sub(" ", text).split())
+
+
+def _is_punctuation(character):
+    return not character.isalnum() and (unicodedata.category(character).startswith("P") or character in "$+<=>^`|~")  # of ASCII's marks these are symbols
 
 
 def exact_match(answers: Sequence[str], targets: Sequence[str], normalize=str.strip) -> Metric:
@@ -68,7 +79,7 @@ def word_f1(answers: Sequence[str], targets: Sequence[str]) -> Metric:
     >>> word_f1(["in the red house"], ["a red house"]).value
     0.8
     """
-    return mean([_word_f1(normalized(answer).split(), normalized(target).split()) for answer, target in zip(answers, targets, strict=True)])
+    return mean([_word_f1(*(UNITS.findall(normalized(text)) for text in pair)) for pair in zip(answers, targets, strict=True)])
 
 
 def _word_f1(answer, target):
@@ -81,13 +92,27 @@ def _word_f1(answer, target):
 def rouge(answers: Sequence[str], targets: Sequence[str]) -> dict[str, Metric]:
     """Return `rouge1`, `rouge2` and `rougeL`: mean F-measures with stemming, by rouge-score (Lin 2004).
 
+    Texts of ASCII have the words that rouge-score finds; of others it would see a to z and 0 to 9 alone, so their words are letters and digits of any script.
+
     >>> round(rouge(["the cat sat"], ["the cat sat down"])["rouge1"].value, 3)
     0.857
+    >>> round(rouge(["un café"], ["le café"])["rouge1"].value, 3)
+    0.5
     """
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+    english = DefaultTokenizer(use_stemmer=True)
+
+    class Words(Tokenizer):
+        def tokenize(self, text):
+            if text.isascii():
+                return english.tokenize(text)
+            words = WORDS.findall(unicodedata.normalize("NFC", text.lower()))
+            return [token for word in words for token in (english.tokenize(word) if word.isascii() else [word])]
 
     names = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(names, use_stemmer=True)
+    scorer = RougeScorer(names, tokenizer=Words())
     scores = [scorer.score(target, answer) for answer, target in zip(answers, targets, strict=True)]
     return {name: mean([score[name].fmeasure for score in scores]) for name in names}
 
@@ -174,7 +199,7 @@ def distinct(texts: Sequence[str], order: int) -> Metric:
         times = counts[text]
         return float(len(np.unique(ids[times > 0])) / times.sum()) if times.sum() else 0.0
 
-    return Metric(value_of, len(texts), needs_each_once=True)
+    return Metric(value_of, len(texts), needs_each_once=True, bounds=(0.0, 1.0))
 
 
 def repetition(texts: Sequence[str], order: int = 4) -> Metric:

@@ -9,6 +9,7 @@ import numpy as np
 from tfgpt.data.corpus import all_examples
 from tfgpt.data.intake import Account
 from tfgpt.evaluation.metrics import Metric, ratio
+from tfgpt.generation.batches import batches
 from tfgpt.generation.results import Score
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import DataConfig
@@ -46,8 +47,7 @@ def score_texts(text_model: TextModel, texts: Iterable[str], stride: int = 0, ba
     texts = list(texts)
     order = np.argsort([len(text) for text in texts], kind="stable")
     scores: list[Score | None] = [None] * len(texts)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in batches(order, batch_size):
         for place, score in zip(places, text_model.score([texts[place] for place in places], stride, batch_size)):
             scores[place] = score
         advance(len(places))

@@ -5,6 +5,7 @@ word that is being typed, and what this begins with is a condition on the tokens
 """
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,13 +37,23 @@ class WordCompleter:
     """
 
     def __init__(self, reader: Reader, tokenizer, texts: Sequence[bytes]):
-        self._reader, self._tokenizer = reader, tokenizer
+        self.reader, self._tokenizer = reader, tokenizer
         self._texts = texts
         self._beginnings = Beginnings(texts)
         self._first = np.array([kind_of(text.decode("utf-8", "replace")[:1]) for text in texts])
         self.committed: tuple[int, ...] | None = None
         """The tokens of the text before the last word that was completed."""
         self._behind: dict[tuple[int, ...], np.ndarray] = {}
+
+    def fresh(self) -> WordCompleter:
+        """Return one for another text, in no time."""
+        other = copy.copy(self)
+        other.reader, other.committed, other._behind = self.reader.fresh(), None, {}
+        return other
+
+    def text_of(self, token: int) -> str:
+        """Return the text of a token; of one that the vocabulary does not have nothing."""
+        return self._texts[token].decode("utf-8", "replace") if token < len(self._texts) else ""
 
     def words(self, text: str, most: int) -> tuple[str, list[Expected]]:
         """Return what is typed of the last word, with the space before it, and the likeliest words that begin so, the likeliest first.
@@ -53,7 +64,7 @@ class WordCompleter:
         """
         committed, partial = self.parted(text)
         if committed != self.committed:
-            self._behind = {(): self._reader.read(committed)}
+            self._behind = {(): self.reader.read(committed)}
             self.committed = committed
         begun = self._beginnings.find(partial.encode(), self._look)
         return partial, self._whole(begun, most)
@@ -99,7 +110,7 @@ class WordCompleter:
     def _look(self, ways):
         """Return the log-probabilities behind each of some ways on from the text; those that have not been read are."""
         new = [ids for ids in ways if ids not in self._behind]
-        for ids, log_probs in zip(new, self._reader.ahead(new) if new else ()):
+        for ids, log_probs in zip(new, self.reader.ahead(new) if new else ()):
             self._behind[ids] = log_probs
         return [self._behind[ids] for ids in ways]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tfgpt.data.examples import SEPARATOR, spaced
+from tfgpt.generation.batches import batches
 from tfgpt.generation.results import Classification
 from tfgpt.generation.rows import last_tokens
 from tfgpt.text.graph import GraphTokenizer
@@ -24,12 +25,11 @@ class TextJudge(tf.Module):
     def __init__(self, model, tokenizer: GraphTokenizer):
         super().__init__(name="text_judge")
         self.head, self._tokenizer = model.adaptation.head, tokenizer
-        object.__setattr__(self, "_model", model)  # not tracked, as in `TextModel`
+        object.__setattr__(self, "_model", model)  # not tracked, as in `TextReader`
 
     def classify(self, texts: Sequence[Text], threshold: float, batch_size: int) -> Iterator[Classification]:
         """Yield what the head finds of each text; see `TextModel.classify`."""
-        for start in range(0, len(texts), batch_size):
-            rows = texts[start : start + batch_size]
+        for rows in batches(texts, batch_size):
             yield from getattr(self, f"_{self.head.kind}")(rows, threshold)
 
     def _classes(self, texts, threshold):

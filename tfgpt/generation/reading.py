@@ -5,6 +5,7 @@ be taken back; and since tensors never change, what was looked at ahead leaves n
 """
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ class Reader(tf.Module):
         super().__init__(name="reader")
         if model.encoder is not None or model.config.n_positions < 2 * ROOM:
             raise ValueError(f"reader: a model with an encoder, or a context of {model.config.n_positions} tokens; give one without, of {2 * ROOM} or more")
-        object.__setattr__(self, "_model", model)  # not tracked, as in `TextModel`
+        object.__setattr__(self, "_model", model)  # not tracked, as in `TextReader`
         self._end, self._ids, self._log_probs = end_of_text, [], None
         ids, place = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
         cache = model.empty_cache(1, model.config.n_positions)
@@ -44,6 +45,13 @@ class Reader(tf.Module):
         self._read_graph = tf.function(self._read, autograph=False, input_signature=rows)
         self._ahead_graph = tf.function(self._ahead, autograph=False, input_signature=rows)
         self._write_graph = tf.function(self._write, autograph=False, input_signature=[*rows, place, tf.TensorSpec([], tf.float32)])
+
+    def fresh(self) -> Reader:
+        """Return a reader of another text, without tracing anything again."""
+        other = copy.copy(self)
+        other._ids, other._log_probs = [], None
+        object.__setattr__(other, "_cache", self._model.empty_cache(1, self._model.config.n_positions))
+        return other
 
     @property
     def most(self) -> int:

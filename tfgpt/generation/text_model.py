@@ -13,15 +13,13 @@ from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import Decoder
-from tfgpt.generation.embedding import embed
-from tfgpt.generation.judging import TextJudge, check_texts
-from tfgpt.generation.results import Choice, Classification, Continuation, Score, Token
-from tfgpt.generation.rows import fit_prompts, framed_sources, unpadded
+from tfgpt.generation.results import Continuation, Token
+from tfgpt.generation.rows import fit_prompts, unpadded
 from tfgpt.generation.sampling import Constraints
-from tfgpt.generation.scoring import score, score_candidates, score_continuations
 from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS, TOP_SPEC, Stepper
 from tfgpt.generation.stops import first_stop, sure_text
-from tfgpt.text.graph import GraphTokenizer, as_unicode
+from tfgpt.generation.text_reader import TextReader
+from tfgpt.text.graph import as_unicode
 
 SEARCH_SPECS = (
     tf.TensorSpec([], tf.int32, name="beams"),
@@ -31,8 +29,8 @@ SEARCH_SPECS = (
 TOKEN_OUTPUTS = ("ids", "token_log_probs", "top_ids", "top_log_probs")
 
 
-class TextModel(tf.Module):
-    """A causal language model that takes and gives text.
+class TextModel(TextReader):
+    """A causal language model that takes and gives text: what it tells of texts is said of `TextReader`, from which it has that.
 
     Of a model with an encoder the prompts are sources: the encoder reads them, framed as in training (a source longer than the encoder takes keeps its
     first tokens), and a text is written from the end-of-text token on. All else is the same.
@@ -54,20 +52,13 @@ class TextModel(tf.Module):
     True
     """
 
-    # No graph here needs AutoGraph, whose reading of all the Python code on the way took 8 of the 12 seconds of a first call.
-
     def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = 5, text_device: str = ""):
-        super().__init__(name="text_model")
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model only {model.config.vocab_size}; load the two from one run")
+        super().__init__(model, tokenizer, text_device)
         if draft is not None:
             _check_draft(model, draft, draft_tokens)
-        self.tokenizer = GraphTokenizer(tokenizer, text_device)
-        self.weights = [variable for part in (model, draft) if part is not None for variable in part.all_variables]
-        # Not tracked, or saving would trace every Keras layer by itself; the graph needs the weights alone.
-        object.__setattr__(self, "model", model)
-        object.__setattr__(self, "draft", draft)
-        self.draft_tokens, self.python_tokenizer = draft_tokens, tokenizer
+            self.weights += draft.all_variables
+        object.__setattr__(self, "draft", draft)  # not tracked, as the model
+        self.draft_tokens = draft_tokens
         object.__setattr__(self, "decoder", Decoder(model, self.tokenizer.end_of_text, self.tokenizer.texts, draft, draft_tokens))
 
     def generate(self, prompts: list[str], max_new_tokens: int | Iterable[int] = 64, *, samples: int = 1, stop: Sequence = (),
@@ -187,13 +178,6 @@ class TextModel(tf.Module):
         constraints = Constraints(*(tf.broadcast_to(table, [batch, tf.shape(table)[1]]) for table in constraints))
         prompts, most = fit_prompts(prompts, controls.max_new_tokens, self.model.config.n_positions, self.tokenizer.end_of_text)
         return prompts, controls._replace(max_new_tokens=most), constraints, sources
-
-    def _parted(self, prompts):
-        """Return what the decoder begins with and what the encoder reads, int32 [batch, (tokens)] each; `None` for the latter without one."""
-        if self.model.encoder is None:
-            return prompts, None
-        nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros_like(prompts.row_lengths()))
-        return nothing, framed_sources(prompts, self.model.encoder.context, self.tokenizer.end_of_text)
 
     def _decode(self, prompts, controls, constraints, top):
         prompts, controls, constraints, sources = self.fitted(prompts, controls, constraints)
@@ -332,187 +316,6 @@ class TextModel(tf.Module):
             "finish_reason": tf.where(found.stopped, "stop", "length"),
             "ids": found.ids,
         }
-
-    def score(self, texts: list[str], stride: int = 0, batch_size: int = 8) -> list[Score]:
-        """Tell how likely each text is.
-
-        Args:
-            texts: any text, of any length.
-            stride: of the windows in which a text longer than the context is read: the fewer tokens, the more of the context stands before each
-                (`context - stride` at least), and the more windows there are. 1 is exact; 0 = half of the context.
-            batch_size: texts that are scored together; their logits, of the context's length, are in memory at once.
-
-        Raises:
-            ValueError: `texts` is one text and not a list; a stride that is negative or longer than the context; a model with an encoder, whose texts
-                have a likelihood with a source alone (see `score_targets`).
-        """
-        context = self.model.config.n_positions
-        if self.model.encoder is not None:
-            raise ValueError("score: this model has an encoder, so a text has a likelihood beside its source alone; call score_targets(sources, texts)")
-        if isinstance(texts, str):
-            raise ValueError("score: texts is one text; give a list of texts, such as [text]")
-        if not 0 <= stride <= context:
-            raise ValueError(f"score: stride {stride} is not between 1 and the context of {context} tokens; 0 = half of it")
-        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        columns = [self.score_graph(tf.constant(batch), tf.constant(stride)) for batch in batches]
-        return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
-
-    def score_targets(self, sources: list[str], targets: list[str], batch_size: int = 8) -> list[Score]:
-        """Tell how likely each target is beside its source, for a model with an encoder, or behind its prompt, for one without.
-
-        Args:
-            sources: sources or prompts, any text, read as `generate` reads them; a prompt that leaves too little room for its target keeps its last tokens.
-            targets: one for each. With an encoder a target is whole: its end-of-text token counts, so `token_count` is one more than its own tokens. Without
-                one it is tokenized apart from the prompt, so if it begins a word it wants its space (" yes"), and ends where it ends.
-            batch_size: targets that are scored together; a prompt that all of them share is read once.
-
-        Raises:
-            ValueError: one text and not a list, or not as many of one as of the other; a target longer than the context.
-
-        >>> text_model = TextModel(model, tokenizer)
-        >>> text_model.score_targets(["The sky is"], [" blue"])[0].log_prob == text_model.choose(["The sky is"], [" blue", " red"])[0].log_probs[0]
-        True
-        """
-        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
-            raise ValueError(f"score_targets: {len(sources)} sources and {len(targets)} targets; give two lists, with one target for each source")
-        counts = self._checked_lengths("score_targets: the target", targets, least=0)
-        scores = []
-        for start in range(0, len(targets), batch_size):
-            rows = slice(start, start + batch_size)
-            weigh = self.weigh_behind_one_graph if self.reads_once(sources[rows], max(counts[rows])) else self.weigh_graph
-            of_batch = weigh(tf.constant(sources[rows]), tf.constant(targets[rows])).numpy().tolist()
-            scores += [Score(log_prob, count, float(np.exp(-log_prob / max(count, 1)))) for log_prob, count in zip(of_batch, counts[rows])]
-        return scores
-
-    def reads_once(self, prompts: list[str], longest: int) -> bool:
-        """Tell whether prompts of several targets are one and the same, which is then read once for all: if it leaves room for the longest, in tokens."""
-        return (len(prompts) > 1 and len(set(prompts)) == 1 and self.model.encoder is None and hasattr(self.model, "states")  # which LiteRT does not tell
-                and len(self.python_tokenizer(prompts[0], verbose=False).input_ids) + longest <= self.model.config.n_positions)
-
-    def _checked_lengths(self, what, texts, least):
-        """Return how many tokens each text has to the model, the end of a whole target among them; one that does not fit the context is refused."""
-        ends = int(self.model.encoder is not None)
-        most = self.model.config.n_positions - ends
-        lengths = self.tokenizer.tokenize(tf.constant(texts, tf.string, shape=[len(texts)])).row_lengths().numpy()
-        for text, length in zip(texts, lengths):
-            if not least <= length <= most:
-                raise ValueError(f"{what} {text[:40]!r} has {length} tokens; give {least} to {most}, the context{' without its end' if ends else ''}")
-        return [int(length) + ends for length in lengths]
-
-    def choose(self, prompts: list[str], answers: list[str], batch_size: int = 8) -> list[Choice]:
-        """Choose the likeliest of given answers to each prompt: the one that a search over all their tokens would find.
-
-        Args:
-            prompts: any text; one that leaves too little room for an answer keeps its last tokens.
-            answers: two or more; they are tokenized apart from the prompt, so one that begins a word wants its space: " yes". With an encoder they are
-                whole targets, which begin where a text begins, and whose end-of-text token counts.
-            batch_size: answers that are weighed together.
-
-        Raises:
-            ValueError: `prompts` is one text and not a list; fewer than two answers; one that is empty or longer than the context.
-
-        >>> TextModel(model, tokenizer).choose(["The sky is"], [" blue", " green"])[0].answer in (" blue", " green")
-        True
-        """
-        if isinstance(prompts, str) or isinstance(answers, str):
-            raise ValueError("choose: prompts and answers are lists; give [text]")
-        if len(answers) < 2:
-            raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
-        self._checked_lengths("choose: the answer", answers, least=1)
-        rows = [(prompt, answer) for prompt in prompts for answer in answers]
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        log_probs = [number for batch in batches for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
-        choices = []
-        for start in range(0, len(log_probs), len(answers)):
-            of_prompt = log_probs[start : start + len(answers)]
-            best = int(np.argmax(of_prompt))
-            choices.append(Choice(answers[best], 1.0 / sum(np.exp(number - of_prompt[best]) for number in of_prompt), tuple(of_prompt)))
-        return choices
-
-    def embed(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
-        """Return a vector for each text, float32 [texts, width] (see `tfgpt.generation.embedding.embed` for what is averaged).
-
-        Args:
-            texts: any text; "" has a vector too. One longer than the context keeps its last tokens; with an encoder the first that this takes.
-            batch_size: texts that are read together.
-
-        Raises:
-            ValueError: `texts` is one text and not a list; a model behind LiteRT.
-
-        >>> TextModel(model, tokenizer).embed(["It was", ""]).shape
-        (2, 32)
-        """
-        if isinstance(texts, str):
-            raise ValueError("embed: texts is one text; give a list of texts, such as [text]")
-        if not hasattr(self.model, "states"):
-            raise ValueError("embed: with engine lite a model tells its logits alone; load it with engine graph")
-        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        return np.concatenate([np.zeros([0, self.model.config.n_embd], np.float32), *(self.embed_graph(tf.constant(batch)) for batch in batches)])
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
-    def embed_graph(self, text):
-        """Return the embeddings of texts, string [batch], float32 [batch, width]."""
-        return embed(self.model, self.tokenizer.tokenize(text), self.tokenizer.end_of_text)
-
-    @functools.cached_property
-    def judge(self) -> TextJudge:
-        """The model's head with the tokenizer."""
-        return TextJudge(self.model, self.tokenizer)
-
-    def classify(self, texts: Sequence, threshold: float = 0.5, batch_size: int = 32) -> list[Classification]:
-        """Tell what the model's head finds of each text (see `tfgpt.models.surgery.add_head`).
-
-        Args:
-            texts: any text; one longer than the context keeps its last tokens. For a head of kind tags a text, whose words white space is between, or a
-                list of words; words before the last tokens that the context takes have the tag "". For choice pairs of a prompt and its choices.
-            threshold: probability above which a text has a label, for a head of kind labels.
-            batch_size: texts that are read together.
-
-        Raises:
-            ValueError: a model without a head, or behind LiteRT; `texts` is one text and not a list, or what the head cannot judge.
-
-        >>> from tfgpt.models.surgery import add_head
-        >>> from tfgpt.recipe import HeadConfig
-        >>> judge = TextModel(add_head(model, HeadConfig("classes"), ["ham", "spam"]), tokenizer)
-        >>> found = judge.classify(["Call now!"])[0]
-        >>> found.label in ("ham", "spam"), round(sum(found.scores), 5)
-        (True, 1.0)
-        """
-        if self.model.head is None:
-            raise ValueError("classify: the model has no head (or engine lite, which runs none); train one with adapt.head.kind, and load it with engine graph")
-        check_texts(self.model.adaptation.head.kind, texts)
-        return list(self.judge.classify(texts, threshold, batch_size))
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
-    def weigh_graph(self, prompt, answer):
-        """Return the log-probability (nats) of each answer behind its prompt, float32 [batch]; both string [batch].
-
-        With an encoder the prompts are sources, and the answers are scored with the end-of-text token behind them.
-        """
-        end = self.tokenizer.end_of_text
-        (prompts, sources), answers = self._parted(self.tokenizer.tokenize(prompt)), self.tokenizer.tokenize(answer)
-        if sources is not None:
-            answers = tf.concat([answers, tf.fill([answers.nrows(tf.int32), 1], end)], axis=1)
-        return score_continuations(self.model, prompts, answers, end, sources)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)] * 2)
-    def weigh_behind_one_graph(self, prompt, answer):
-        """Return what `weigh_graph` does where all prompts are the same, and fit the context with their answers, without an encoder."""
-        return score_candidates(self.model, self.tokenizer.tokenize(prompt[:1]), self.tokenizer.tokenize(answer), self.tokenizer.end_of_text)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int32)])
-    def score_graph(self, text, stride):
-        """Score texts, string [batch], with windows of `stride`, int32 [] (see `tfgpt.generation.scoring.score`).
-
-        Returns:
-            `log_prob` float32 [batch], the sum over all tokens of the text, which is read from an end-of-text token on; `token_count` int32
-            [batch], how many they are; `perplexity` float32 [batch], 1 for an empty text.
-        """
-        rows = self.tokenizer.tokenize(text)
-        log_prob = score(self.model, rows, self.tokenizer.end_of_text, stride)
-        token_count = tf.cast(rows.row_lengths(), tf.int32)
-        per_token = tf.math.divide_no_nan(log_prob, tf.cast(token_count, tf.float32))
-        return {"log_prob": log_prob, "token_count": token_count, "perplexity": tf.exp(-per_token)}
 
 
 def _check_draft(model, draft, draft_tokens):

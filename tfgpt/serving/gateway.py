@@ -140,6 +140,8 @@ class RemoteModel:
     chat_template = None
     token_texts = ()
     """Another server does not tell the bytes of its tokens, so prompts are texts here."""
+    context = 0
+    """Nor how many tokens its model reads, so a chat that is too long loses its beginning there."""
 
     def __init__(self, stub: prediction_service_pb2_grpc.PredictionServiceStub, spec: model_pb2.ModelSpec, pool: ThreadPoolExecutor, limits: Limits):
         self._stub, self._spec, self._pool, self.limits = stub, spec, pool, limits

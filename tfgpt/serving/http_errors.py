@@ -70,6 +70,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
+        sent = request.headers.get("content-type", "nothing said of what it is")
+        if not where and not sent.split(";")[0].strip().endswith("json"):  # which FastAPI then takes for a text
+            return error_response(request.url.path, 400, f"body: sent as {sent[:100]}; send JSON, with the header Content-Type: application/json")
         return error_response(request.url.path, 400, f"{where or 'body'}: {first['msg']}", param=where or None)
 
     @app.exception_handler(HTTPException)

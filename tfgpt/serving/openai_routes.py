@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
@@ -23,7 +24,7 @@ from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_protocol import DEFAULT_TOKENS, ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
 from tfgpt.serving.openapi import OPENAI_ERROR, errors_of
 from tfgpt.serving.scheduler import Ticket, Writing
-from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_prompt
+from tfgpt.text.chat import DEFAULT_TEMPLATE, TooLongError, remembered, room_for_reply
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
@@ -264,16 +265,41 @@ class Chat(Answer):
     def prompts(self) -> list:
         """Return the rows: the turns as the model's template writes them, which the assistant's next turn continues.
 
+        A chat that is too long loses its oldest turns, whole, and the answer says how many in `left_out`.
+
         Raises:
-            BadRequestError: turns that the template refuses.
+            BadRequestError: turns that the template refuses, or a system text and a last turn that are too long together.
         """
+        most = self.body.max_completion_tokens if self.body.max_completion_tokens is not None else self.body.max_tokens
+        most = self._limited(MOST_TOKENS) if most is None else most
+        memory = self._remembered(most)
+        self._head["left_out"] = memory.left_out
+        top = (self.body.top_logprobs or 0) if self.body.logprobs else None
+        return self.body.prompts([memory.prompt.encode("utf-8", "replace")], most, top)
+
+    def _remembered(self, most):
+        """Return what is read of the chat: with room for the reply, or with any where the last turn has no room beside that."""
+        turns, template = [message.turn() for message in self.body.messages], self.loaded.chat_template or DEFAULT_TEMPLATE
         try:
-            text = chat_prompt([message.turn() for message in self.body.messages], self.loaded.chat_template or DEFAULT_TEMPLATE)
+            with contextlib.suppress(TooLongError):
+                return remembered(turns, self._fits(room_for_reply(most, self.loaded.context)), template)
+            return remembered(turns, self._fits(1), template)
         except ValueError as error:
             raise BadRequestError(f"messages: {error}") from error
-        most = self.body.max_completion_tokens if self.body.max_completion_tokens is not None else self.body.max_tokens
-        top = (self.body.top_logprobs or 0) if self.body.logprobs else None
-        return self.body.prompts([text.encode("utf-8", "replace")], self._limited(MOST_TOKENS) if most is None else most, top)
+
+    def _fits(self, room):
+        """Return what tells whether a prompt leaves so much room."""
+        if not self.loaded.context:
+            return lambda prompt: True
+        longest = self.loaded.context - room
+
+        def fits(prompt):
+            text = prompt.encode("utf-8", "replace")
+            if len(text) > self.loaded.limits.max_prompt_bytes:
+                return False
+            return self.loaded.predict("tokenize", {"text": np.array([text], object)})["length"][0] <= longest
+
+        return fits
 
     def _choice(self, number, row):
         logprobs = chat_logprobs(row, self.loaded.token_texts, 0) if self.body.logprobs else None

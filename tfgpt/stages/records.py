@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tfgpt.data.examples import Fields, UnusableError
-from tfgpt.data.intake import Intake
-from tfgpt.data.sources import input_files
+from tfgpt.data.intake import PLACES_KEPT, Intake
+from tfgpt.data.sources import input_files, passed_over
 from tfgpt.data.split import split_of
 from tfgpt.files import whole_folder, write_json
 from tfgpt.progress import console, progress_bar
@@ -50,9 +50,10 @@ def with_records(recipe: Recipe, folder: Path) -> Recipe:
               "set it to none, or take another model")
         examples, columns = "translation", task.encoder_columns
     long_text = long_text_of(recipe.task, task)
+    long_pairs = LONG_PAIRS.get((examples, task.long_pairs.get(long_text, long_text)), "pieces")
     return dataclasses.replace(recipe, data=dataclasses.replace(
         data, path=str(folder / RECORDS), sources=(), kind="jsonl", encoding="utf-8", column_names=(), split="hash", examples=examples,
-        columns=ColumnsConfig(split="split", **columns), long_pairs=LONG_PAIRS.get((examples, task.long_pairs.get(long_text, long_text)), "pieces"),
+        columns=ColumnsConfig(split="split", place="place", **columns), long_pairs=long_pairs,
     ))  # fmt: skip
 
 
@@ -79,10 +80,13 @@ def make_records(recipe: Recipe, folder: Path) -> None:
             _complete(partial, names, task, recipe, counts, advance)
         if task.learned:
             write_json(partial / Path(LEARNED).name, task.learned(_of_split(partial / Path(RECORDS).name, "train")))
-        account = intake.account
+        account, others_there = intake.account, passed_over(recipe.data)
         write_json(partial / "stats.json", {
             "task": recipe.task.kind, "read": account.documents_read, "empty": account.empty, "refused": dict(account.refused),
-            "refused_places": account.refused_places, "records": counts,
+            "refused_places": account.refused_places, "parts_left_out": dict(account.parts_left_out),
+            "files_with_invalid_utf8": account.files_with_invalid_utf8, "invalid_files": account.invalid_files,
+            "replaced_characters": account.replaced_characters, "files_passed_over": len(others_there), "passed_over": others_there[:PLACES_KEPT],
+            "records": counts,
         })  # fmt: skip
         for split, count in counts.items():
             if not count and split != "calibration":
@@ -91,6 +95,17 @@ def make_records(recipe: Recipe, folder: Path) -> None:
                                   f"{account.empty:,} empty, {account.refused.total():,} refused); give more that are not all the same{share}")
     console.print("records: " + ", ".join(f"{count:,} for {split}" for split, count in counts.items())
                   + (f"; {account.refused.total():,} records cannot be used, records/stats.json says why" if account.refused else ""))
+    for what, count in account.parts_left_out.items():
+        console.print(f"records: {count:,} {what} left out")
+    _tell_of_files(account.replaced_characters, account.invalid_files, others_there)
+
+
+def _tell_of_files(replaced, invalid, passed_over):
+    if replaced:
+        console.print(f"records: {replaced:,} bytes that are no text in their file's encoding were replaced, the first in {invalid[0]}; set "
+                      "data.encoding to what it is, or data.invalid_utf8 to refuse")
+    if passed_over:
+        console.print(f"records: {len(passed_over):,} files with other endings are passed over, such as {passed_over[0]}")
 
 
 def read_learned(folder: Path, task: Task) -> dict[str, object]:

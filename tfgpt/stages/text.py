@@ -39,11 +39,24 @@ def make_data(recipe: Recipe, folder: Path, prepare: Callable[..., dict]) -> Non
     for split, of_split in stats["splits"].items():
         console.print(f"data: {split} has {of_split['tokens']:,} trained tokens of {of_split['documents']:,} documents "
                       f"in {of_split['sequences']:,} sequences, {of_split['fill_rate']:.1%} full")
+        if of_split["too_long"]:
+            console.print(f"data: {of_split['too_long']:,} documents of {split} do not fit a sequence (data.length: {recipe.data.length}), and are not in "
+                          "the data")
+        if of_split["cut"] and (how := _how_cut(recipe.data)):
+            console.print(f"data: {of_split['cut']:,} documents of {split} are longer than a sequence (data.length: {recipe.data.length}); {how}")
     if stats["files_passed_over"]:
         console.print(f"data: {stats['files_passed_over']:,} files with other endings are passed over, such as {stats['passed_over'][0]}")
     lost = stats["empty"] + sum(stats["refused"].values()) + sum(stats["filtered"].values())
     if lost:
         console.print(f"data: {lost:,} of {stats['documents_read']:,} documents are left out; data/stats.json says why")
+
+
+def _how_cut(data):
+    """Return what becomes of documents that are too long; nothing where they go on in the next sequence."""
+    if data.long_pairs in ("cut", "window"):
+        return f"their prompts keep their {'last' if data.long_pairs == 'cut' else 'first'} tokens"
+    which = {"labels": "last", "numbers": "last", "translation": "first"}.get(data.examples)
+    return f"their {which} tokens are read" if which else ""
 
 
 def _counted(texts: Iterable[str], advance) -> Iterator[str]:

@@ -60,27 +60,26 @@ class AutoCompleter:
     def __init__(self, text_model: TextModel, most: int = SHOWN):
         if most < 1:
             raise ValueError(f"most: {most} suggestions; give 1 or more")
-        self._text_model, self._most = text_model, most
+        reader, texts = Reader(text_model.model, text_model.tokenizer.end_of_text), text_model.tokenizer.texts.numpy().tolist()
+        self._completer, self._most = WordCompleter(reader, text_model.python_tokenizer, texts), most
+        self.session(" ")  # what is traced and compiled by it no keystroke waits for
 
     def session(self, text: str = "") -> Session:
-        """Return what keeps the state of one text that is typed."""
-        return Session(self._text_model, self._most, text)
+        """Return what keeps the state of one text that is typed; any number of them may be open."""
+        return Session(self._completer.fresh(), self._most, text)
 
 
 class Session:
     """A text while it is typed. Only what is new is read, so a keystroke takes the time of a few tokens.
 
     Args:
-        text_model: the model.
+        completer: of this text alone.
         most: words that are suggested at a time.
         text: that is there already.
     """
 
-    def __init__(self, text_model: TextModel, most: int, text: str = ""):
-        self._reader = Reader(text_model.model, text_model.tokenizer.end_of_text)
-        self._texts = text_model.tokenizer.texts.numpy().tolist()
-        self._completer = WordCompleter(self._reader, text_model.python_tokenizer, self._texts)
-        self._most, self.text = most, text
+    def __init__(self, completer: WordCompleter, most: int, text: str = ""):
+        self._completer, self._most, self.text = completer, most, text
         self._onward: tuple[tuple[int, ...], dict] = ((), {})                            # the words behind which it is known how a phrase goes on
         self._suggest()
 
@@ -141,7 +140,7 @@ class Session:
         """Return the phrase that goes on behind a word."""
         text, log_prob, ends = expected.text, 0.0, []
         for number, of_token in self._written(expected.ids):
-            piece = self._texts[number].decode("utf-8", "replace") if number < len(self._texts) else ""
+            piece = self._completer.text_of(number)
             if not piece or kind_of(piece[0]) != kind_of(text[-1]):
                 ends.append((text, log_prob))                                             # here a word is whole
             text, log_prob = text + piece, log_prob + of_token
@@ -160,7 +159,7 @@ class Session:
         if committed != self._completer.committed:
             committed, known = self._onward = self._completer.committed, {}
         if ids not in known:
-            known[ids] = list(zip(*(table[0].tolist() for table in self._reader.written([ids], PHRASE_STEPS, LEAST_PHRASE))))
+            known[ids] = list(zip(*(table[0].tolist() for table in self._completer.reader.written([ids], PHRASE_STEPS, LEAST_PHRASE))))
         return known[ids]
 
 

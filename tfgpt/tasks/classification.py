@@ -15,6 +15,7 @@ from tfgpt.data.examples import SEPARATOR, Example, Fields, UnusableError
 from tfgpt.evaluation.judging import Findings, calibration, figures_of, probability_of_right
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_baselines import linear, most_frequent
+from tfgpt.generation.batches import batches
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import names_of
@@ -133,8 +134,8 @@ def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig,
     own = config.classification
     by_words = {"words": own.words, "template": config.template or TEMPLATE, "neutral": own.neutral} if own.by == "words" else {}
     classifier, answers = Classifier(text_model, **by_words), []
-    for start in range(0, len(records), batch_size):
-        found = classifier.classify([record["text"] for record in records[start : start + batch_size]], batch_size)
+    for batch in batches(records, batch_size):
+        found = classifier.classify([record["text"] for record in batch], batch_size)
         several = {} if own.by == "words" else {"several": text_model.model.adaptation.head.kind == "labels"}
         answers += [{"text": row.label, "confidence": row.probability, "scores": row.scores, "before": row.before} | several for row in found]
         advance(len(found))

@@ -21,6 +21,7 @@ from tfgpt.data.examples import Fields
 from tfgpt.evaluation.metrics import Metric, ratio
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.text_metrics import edit_similarity, exact_match
+from tfgpt.generation.batches import batches
 from tfgpt.generation.beginnings import Beginnings, parted
 from tfgpt.generation.reading import Reader
 from tfgpt.generation.text_model import TextModel
@@ -124,8 +125,7 @@ class CodeCompleter:
         """Return the line that is written from each of some beginnings, for each text."""
         flat = [one for of_text in begun for one in of_text]
         lines: list[Completion] = []
-        for start in range(0, len(flat), batch_size):
-            some = flat[start : start + batch_size]
+        for some in batches(flat, batch_size):
             longest = max(len(one.ids) for one in some)
             ids = np.array([[*one.ids, *[0] * (longest - len(one.ids))] for one in some])
             mask = np.array([[place < len(one.ids) for place in range(longest)] for one in some])
@@ -212,6 +212,7 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
         draw = random.Random(hashlib.sha256(segment.encode("utf-8", "surrogatepass")).digest())
         asked = [number for number in range(LEAST_LINES - 1, len(lines)) if len(lines[number].strip()) > 3]
         if not asked:
+            fields.leave_out("segments of code that are too short to have a line asked for")
             continue
         number = draw.choice(asked)
         before, after = ("".join(f"{line}\n" for line in part) for part in (lines[:number], lines[number + 1 :]))
@@ -241,8 +242,7 @@ def parses(source: str) -> bool:
 
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance: Callable[[int], None]) -> list[dict]:
     completer, answers = CodeCompleter(text_model), []
-    for start in range(0, len(records), batch_size):
-        batch = records[start : start + batch_size]
+    for batch in batches(records, batch_size):
         next_lines, infilled = completer.complete_both([(record["before"], record["after"]) for record in batch], batch_size)
         answers += [{"text": line.text, "infilled": filled.text} for line, filled in zip(next_lines, infilled)]
         advance(len(batch))
@@ -255,7 +255,8 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
         if key in answers[0]:
             written, right = [answer[key] for answer in answers], [record["line"] for record in records]
             whole = [record["before"] + line + "\n" + record["after"] for record, line in zip(records, written)]
-            good = [float(record["parses"] and parses(text)) for record, text in zip(records, whole)]
+            # most code parses with nothing written too, and that completes nothing
+            good = [float(record["parses"] and bool(line.strip()) and parses(text)) for record, line, text in zip(records, written, whole)]
             found |= {f"{prefix}exact_match": exact_match(written, right), f"{prefix}edit_similarity": edit_similarity(written, right),
                       f"{prefix}parses": ratio(good, [float(record["parses"]) for record in records])}
     return found

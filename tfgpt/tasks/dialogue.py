@@ -19,7 +19,7 @@ from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task
-from tfgpt.text.chat import DEFAULT_TEMPLATE, Memory, TooLongError, chat_parts, remembered
+from tfgpt.text.chat import DEFAULT_TEMPLATE, Memory, TooLongError, chat_parts, remembered, room_for_reply
 
 MOST_TOKENS = 64
 """Of a reply."""
@@ -73,11 +73,13 @@ class Dialogue:
             text: of this turn.
             max_new_tokens: the most tokens of the reply. The memory leaves room for them, but for no more than a quarter of the context; a reply may then be
                 as long as what is left.
-            options: as `TextModel.generate` takes them.
+            options: as `TextModel.generate` takes them, but `samples`, since one reply is remembered.
 
         Raises:
             ValueError: the turn is too long beside the system text (it is then as if it had not been said), or an option cannot be.
         """
+        if options.get("samples", 1) != 1:
+            raise ValueError(f"samples: {options['samples']}, and one reply is remembered; leave it out, or call TextModel.generate with chat_prompt(turns)")
         turns = [*self.turns, {"role": "user", "content": text}]
         memory = remembered(turns, _fits(self.text_model, _room(self.text_model, max_new_tokens)), self._template)
         [written] = self.text_model.generate([memory.prompt], max_new_tokens, **options)
@@ -93,8 +95,7 @@ def template_of(text_model: TextModel) -> str:
 
 
 def _room(text_model, max_new_tokens):
-    """Return how many tokens a memory leaves for a reply that is to be written: where the context is short, what was said is worth more of it."""
-    return min(max(max_new_tokens, 1), text_model.model.config.n_positions // 4)
+    return room_for_reply(max_new_tokens, text_model.model.config.n_positions)
 
 
 def _fits(text_model, room):
@@ -112,7 +113,8 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
         if turn["role"] == "assistant" and not turn["content"].strip():
             raise UnusableError("empty reply", f"turn {place} is the assistant's and empty", "write what it says, or leave the turn out")
     while turns[-1]["role"] != "assistant":
-        turns.pop()  # nothing answers it, so nothing is learned from it
+        turns.pop()
+        fields.leave_out("last turns that nothing answers")
     return [{"messages": turns}]
 
 

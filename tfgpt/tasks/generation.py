@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfgpt.data.examples import Fields
+from tfgpt.data.examples import SEPARATOR, Fields
 from tfgpt.evaluation.metrics import Metric, mean, ratio
 from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.text_metrics import distinct, perplexity, repetition
@@ -67,8 +67,10 @@ class Writer:
             top_p: of the likeliest tokens, which so much of the probability is with; 1 = all.
 
         Raises:
-            ValueError: a control out of its range.
+            ValueError: tags that are one text, or a control out of its range.
         """
+        if isinstance(tags, str):
+            raise ValueError(f"tags: {tags!r} is one text; give a list, such as [{tags!r}]")
         prompt = as_in_training(self._text_model, prefix_of(self._config, tags) + opening)
         [found] = self._text_model.generate([prompt], max_new_tokens, seed=seed, temperature=temperature, top_p=top_p)
         return Written(opening + found.text, found.finish_reason == "stop")
@@ -86,10 +88,18 @@ def prefix_of(config: TaskConfig, tags: Iterable[str]) -> str:
 
 def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
     text = fields.text("text").strip("\n")
-    tags = sorted(set(fields.words("tags"))) if fields.has("tags") else []
+    tags = sorted(set(_tags_of(fields))) if fields.has("tags") else []
     if not text.strip():
         return []
     return [{"prompt": prefix_of(config, tags), "target": text, "text": text, "tags": tags, "group": text}]
+
+
+def _tags_of(fields):
+    """Return a record's tags: a list of them, a text of words, or one of tags with spaces in them, between which | stands."""
+    value = fields.value("tags")
+    if isinstance(value, str) and SEPARATOR in value:
+        return [tag.strip() for tag in fields.text("tags").split(SEPARATOR) if tag.strip()]
+    return fields.words("tags")
 
 
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance: Callable[[int], None]) -> list[dict]:
@@ -182,7 +192,8 @@ def _drawn(ngram, tokenizer, history, rng):
 
 
 TASK = Task(
-    columns={"text": "a text, as one would be written", "tags": "what it is steered by: a list of words, or a text of them; may be left out"},
+    columns={"text": "a text, as one would be written",
+             "tags": "what it is steered by: a list, or a text of words, or of tags with | between them; may be left out"},
     examples="pairs",
     records=_records,
     answers=_answers,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfgpt.generation.batches import batches
 from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
 from tfgpt.tasks.task import as_in_training
@@ -48,8 +49,7 @@ def written_of_pieces(text_model: TextModel, pieces: Sequence[Sequence[str]], be
     asked = [(number, piece) for number, of_text in enumerate(pieces) for piece in of_text]
     written: list[list[Continuation]] = [[] for _ in pieces]
     finished = 0
-    for start in range(0, len(asked), batch_size):
-        some = asked[start : start + batch_size]
+    for some in batches(asked, batch_size):
         rows = text_model.generate([before + piece + behind for _, piece in some], max_new_tokens)
         for (number, _), row in zip(some, rows):
             written[number].append(row)

@@ -16,6 +16,7 @@ from tfgpt.data.examples import Fields, UnusableError
 from tfgpt.data.made_questions import UNKNOWN
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import calibration_error, exact_match, normalized, word_f1
+from tfgpt.generation.batches import batches
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task, as_in_training, prompt_of
@@ -38,6 +39,8 @@ class Answer(NamedTuple):
     """That text, whether it was confident or not."""
     finished: bool
     """Whether the model ended it, and not the limit of tokens."""
+    cut: bool
+    """Whether the passage was too long, and its beginning was not read."""
 
 
 class QuestionAnswerer:
@@ -84,14 +87,18 @@ class QuestionAnswerer:
         """
         prompts = [as_in_training(self._text_model, _prompt(self._config, question, passage)) for question, passage in asked]
         answers = []
-        for start in range(0, len(prompts), batch_size):
-            of_batch = self._text_model.generate(prompts[start : start + batch_size], self._most_tokens, stop=["\n"])
-            answers += [self._judged(row.text.strip(), math.exp(row.log_prob), row.finish_reason == "stop") for row in of_batch]
+        for batch in batches(prompts, batch_size):
+            of_batch = self._text_model.generate(batch, self._most_tokens, stop=["\n"])
+            answers += [self._judged(row, self._is_cut(prompt)) for row, prompt in zip(of_batch, batch)]
             advance(len(of_batch))
         return answers
 
-    def _judged(self, guess, confidence, finished):
-        return Answer(guess if confidence >= self._least else UNKNOWN, confidence, guess, finished)
+    def _judged(self, row, cut):
+        guess, confidence = row.text.strip(), math.exp(row.log_prob)
+        return Answer(guess if confidence >= self._least else UNKNOWN, confidence, guess, row.finish_reason == "stop", cut)
+
+    def _is_cut(self, prompt):
+        return len(self._text_model.python_tokenizer(prompt, verbose=False).input_ids) >= self._text_model.model.config.n_positions
 
 
 def _prompt(config, question, passage):

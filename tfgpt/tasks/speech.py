@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import regex
 
 from tfgpt.data.examples import SEPARATOR, Example, Fields, UnusableError
 from tfgpt.data.mishearings import misheard
@@ -22,13 +23,14 @@ from tfgpt.data.spoken import Recogniser, check_speech, hypotheses_of, read_wav
 from tfgpt.evaluation.metrics import Metric, mean
 from tfgpt.evaluation.text_baselines import linear
 from tfgpt.evaluation.text_metrics import calibration_error, exact_match, word_error_rate
+from tfgpt.generation.batches import batches
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.adaptation import Head
 from tfgpt.recipe import RecipeError, TaskConfig
 from tfgpt.tasks.classification import Classifier
 from tfgpt.tasks.task import Task
 
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*")
 FORMS = 'write ["best", "second"], or [{"text": "best", "score": -3.5}, ...] with a score to each or to none'
 LANGUAGE = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0)
 """Weights of the language model that are tried: how far apart it then brings the hypotheses of a list, beside how far apart the recogniser has them."""
@@ -143,7 +145,7 @@ def as_spoken(text: str) -> str:
     >>> as_spoken("Don't turn  on the lights, please!")
     "don't turn on the lights please"
     """
-    return " ".join(WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+    return " ".join(WORD.findall(unicodedata.normalize("NFC", text.lower()).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
 
 
 def hypotheses_from(value: object) -> list[Hypothesis]:
@@ -295,8 +297,8 @@ def _tuned(text_model: TextModel, kept: Sequence[dict], config: TaskConfig, batc
 
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance, tuned: dict) -> list[dict]:
     rescorer, answers = Rescorer(text_model, Weights(**tuned)), []
-    for start in range(0, len(records), batch_size):
-        lists = [record["hypotheses"] for record in records[start : start + batch_size]]
+    for batch in batches(records, batch_size):
+        lists = [record["hypotheses"] for record in batch]
         found, firsts = rescorer.rescore(lists, batch_size), rescorer.intents([hypotheses_from(one)[0].text for one in lists], batch_size)
         answers += [{"text": heard.text, "intent": heard.intent, "probability": heard.probability, "intent of the first": first,
                      "ranked": [one._asdict() for one in heard.ranked[:SHOWN]]} for heard, (first, _) in zip(found, firsts)]

@@ -1,14 +1,16 @@
 """Spelling: misspelt words, and words that are spelt rightly and were not meant, corrected by what a language model expects in their place.
 
 Each record of yours is a text without errors; it is cut into sentences, on which the language model is trained. To measure with, errors are put into those
-that are held out; or a second column says how each was written. A long text is corrected sentence by sentence, so none is too long.
+that are held out; or a second column says how each was written. A long text is corrected sentence by sentence, and a sentence of more than 40 words in parts,
+so none is too long.
 """
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +19,15 @@ from tfgpt.data.misspellings import WORD, cased, confused_with, counted_words, i
 from tfgpt.evaluation.metrics import Metric, ratio
 from tfgpt.evaluation.text_metrics import exact_match, f_beta
 from tfgpt.files import file_of_package
+from tfgpt.generation.batches import batches
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task
 
 SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|(?=\n\s*\n)|\Z)", re.DOTALL)
 """A text's first sentence: to its stop, a blank line or the end."""
+LONGEST = 40
+"""Words of a sentence that are weighed beside each other; of a longer one the parts are, or its time would grow with the square of its length."""
 MOST_EDITS = 2
 """Letters that are wrong, missing, too many or exchanged with their neighbour, in a candidate for an unknown word."""
 MOST_CANDIDATES = 12
@@ -95,7 +100,7 @@ class SpellingCorrector:
             batch_size: sentences with one candidate each that are weighed together; changes the speed alone.
         """
         found: list[list[Change]] = [[] for _ in texts]
-        places = [(number, match.start(), _Sentence(match[0], self._candidates)) for number, text in enumerate(texts) for match in SENTENCE.finditer(text)]
+        places = [(number, start, _Sentence(part, self._candidates)) for number, text in enumerate(texts) for start, part in _parts(text)]
         open_ = [sentence for _, _, sentence in places if sentence.choices]
         for _ in range(ROUNDS):
             rows = [(sentence, *variant) for sentence in open_ for variant in sentence.variants()]
@@ -121,6 +126,16 @@ class SpellingCorrector:
         found |= {meant: min(costs.listed, found.get(meant, costs.listed)) for meant in self._typos.get(lower, ())}
         found = {cased(other, word): cost for other, cost in found.items()} | {word: 0.0 if known and lower not in self._typos else costs.unknown}
         return found if len(found) > 1 else {}
+
+
+def _parts(text) -> Iterator[tuple[int, str]]:
+    """Yield the sentences of a text, of long ones parts alike in length, each with how many characters of the text stand before it."""
+    for sentence in SENTENCE.finditer(text):
+        words = [word.start() for word in WORD.finditer(sentence[0])]
+        count = max(-(-len(words) // LONGEST), 1)
+        borders = [0, *(words[number * len(words) // count] for number in range(1, count)), len(sentence[0])]
+        for start, end in itertools.pairwise(borders):
+            yield sentence.start() + start, sentence[0][start:end]
 
 
 class _Sentence:
@@ -226,7 +241,9 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
     text = fields.text("text")
     if not fields.has("written"):
         sentences = [" ".join(sentence.split()) for sentence in SENTENCE.findall(text)]
-        return [{"text": sentence, "written": with_errors(sentence), "group": text} for sentence in sentences if len(WORD.findall(sentence)) > 1]
+        kept = [sentence for sentence in sentences if len(WORD.findall(sentence)) > 1]
+        fields.leave_out("sentences of one word or none", len(sentences) - len(kept))
+        return [{"text": sentence, "written": with_errors(sentence), "group": text} for sentence in kept]
     written = fields.text("written")
     right, given = len(WORD.findall(text)), len(WORD.findall(written))
     if right != given:
@@ -238,8 +255,8 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
 def _answers(text_model: TextModel, records: Sequence[dict], config: TaskConfig, batch_size: int, advance, learned: dict) -> list[dict]:
     known = {typo: meant for typo, meant in misspellings().items() if not is_held_out(typo)}
     corrector, answers = SpellingCorrector(text_model, learned, known), []
-    for start in range(0, len(records), batch_size):
-        found = corrector.correct_all([record["written"] for record in records[start : start + batch_size]])
+    for batch in batches(records, batch_size):
+        found = corrector.correct_all([record["written"] for record in batch])
         answers += [{"text": correction.text} for correction in found]
         advance(len(found))
     return answers

@@ -40,6 +40,8 @@ class Summary(NamedTuple):
     """Of the summary, nats a token: what windows are chosen by."""
     cut: bool
     """Whether the text goes on behind what was read of it."""
+    finished: bool
+    """Whether the model ended the summary, and not the limit of 64 tokens."""
 
 
 class Summarizer:
@@ -99,7 +101,7 @@ class Summarizer:
     def _chosen(self, rows, cut):
         likely = [row.log_prob / row.token_count if row.token_count else -np.inf for row in rows]
         best = int(np.argmax(likely))
-        return Summary(rows[best].text.strip(), len(rows), best, likely[best], cut)
+        return Summary(rows[best].text.strip(), len(rows), best, likely[best], cut, rows[best].finish_reason == "stop")
 
 
 def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:

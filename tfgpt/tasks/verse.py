@@ -111,8 +111,10 @@ class Poet:
         """Write couplets from nothing; see `answer` for the arguments.
 
         Raises:
-            ValueError: the model draws no words to begin with; a control out of its range.
+            ValueError: fewer couplets than 0; the model draws no words to begin with; a control out of its range.
         """
+        if count < 0:
+            raise ValueError(f"count: {count} couplets; give 0 or more")
         seeds = [seed + number * self._candidates for number in range(count)]
         drawn = drawn_lines(self._text_model, [""] * count, seeds, self._candidates, temperature, top_p)
         first = [next((one.text for one in of_line if words_of(one.text)), "") for of_line in drawn]
@@ -179,7 +181,9 @@ def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:
             records += [_record(pair[0]), _record(pair[1]), _record(pair[1], before=pair[0])]
             place += 2
         else:
-            records += [_record(pair[0])] if _is_learned(pair[0]) else []
+            learned = _is_learned(pair[0])
+            records += [_record(pair[0])] if learned else []
+            fields.leave_out("lines of verse that cannot be scanned", bool(pair[0]) and not learned)
             place += 1
     if not records:
         word = next(filter(None, map(unknown_word, lines)), None)

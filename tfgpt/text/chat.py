@@ -4,6 +4,7 @@ A chat longer than what a model reads loses its oldest turns, whole and counted;
 """
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -104,14 +105,29 @@ def remembered(messages: Sequence[Mapping[str, str]], fits: Callable[[str], bool
     _check(messages)
     first = next((place for place, turn in enumerate(messages) if turn["role"] != "system"), len(messages))
     system, turns = messages[:first], messages[first:]
-    for left_out in range(max(len(turns), 1)):
-        if 0 < left_out < len(turns) - 1 and turns[left_out]["role"] == "assistant":
-            continue
+
+    def without(left_out):
         kept = (*system, *turns[left_out:])
-        prompt = chat_prompt(kept, template)
-        if fits(prompt):
-            return Memory(kept, prompt, left_out)
-    raise TooLongError(prompt, kept[-1]["content"])
+        return Memory(kept, chat_prompt(kept, template), left_out)
+
+    if fits((whole := without(0)).prompt):
+        return whole
+    last = max(len(turns) - 1, 0)
+    begins = [left_out for left_out in range(1, last) if turns[left_out]["role"] != "assistant"] + [last]
+    # the more is left out the shorter it is, so a chat of thousands of turns is rendered and counted a dozen times
+    memory = without(begins[min(bisect.bisect_left(begins, True, key=lambda left_out: fits(without(left_out).prompt)), len(begins) - 1)])
+    if not fits(memory.prompt):
+        raise TooLongError(memory.prompt, memory.turns[-1]["content"])
+    return memory
+
+
+def room_for_reply(max_new_tokens: int, context: int) -> int:
+    """Return how many tokens of the context a memory leaves for a reply: as many as it may have, and at most a quarter, since what was said is worth more.
+
+    >>> room_for_reply(64, 1024), room_for_reply(64, 128)
+    (64, 32)
+    """
+    return min(max(max_new_tokens, 1), context // 4)
 
 
 def _check(messages):
