@@ -20,7 +20,7 @@ from tfgpt.generation.results import Continuation
 from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError, TaskConfig, TokenizerConfig
 from tfgpt.recipe_task import GAP_MARKS, CodeConfig
 from tfgpt.tasks import code
-from tfgpt.tasks.code import MIDDLE, PREFIX, SUFFIX, TASK, CodeCompleter, segments
+from tfgpt.tasks.code import MIDDLE, PREFIX, SUFFIX, TASK, CodeCompleter, Completion, segments
 
 FUNCTION = "def add_{0}(one, other):\n    total = one + other\n    total += {0}\n    return total\n"
 RECIPE = """
@@ -159,6 +159,14 @@ def test_the_call_reads_what_is_nearest_to_the_gap(finished, monkeypatch):
         assert rows[2] == rows[0] and len(rows) > 4 and len(set(rows[2:])) == len(rows[2:]) <= 2 * code.WAYS
 
 
+@pytest.mark.parametrize(("before", "kept"), [("x = 1\n", ["y = 2", "z"]), ("x = 1\n    ", ["y = 2", "z"]), ("x = ", ["", "y = 2", " ", "z"])])
+def test_a_line_of_its_own_is_not_filled_with_nothing(before, kept):
+    lines = [Completion(text, -1.0) for text in ("", "y = 2", " ", "z")]
+
+    assert [line.text for line in code._filling(before, lines)] == kept
+    assert code._filling("x\n", lines[:1]) == lines[:1]
+
+
 def test_without_marks_the_line_is_taken_with_which_the_whole_is_likeliest(finished):
     text_model = load_text_model(finished[0])
     if PREFIX in text_model.python_tokenizer.get_vocab():
@@ -169,6 +177,7 @@ def test_without_marks_the_line_is_taken_with_which_the_whole_is_likeliest(finis
     found = completer.complete_all(asked)
 
     for (before, after), lines, line in zip(asked, written, found):
+        lines = code._filling(before, lines)
         likely = [text_model.score([f"{before}{one.text}\n{after}"])[0].log_prob for one in lines]
         assert line == lines[int(np.argmax(likely))] and len(lines) > 1
     assert completer.complete_both(asked) == ([lines[0] for lines in written], found)

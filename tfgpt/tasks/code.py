@@ -136,11 +136,12 @@ class CodeCompleter:
 
     def _chosen(self, asked, lines, batch_size):
         """Return, of the lines written for each pair, the one with which what stands around it is likeliest; the first of those that are alike."""
-        wholes = [self._wholes(before, of_pair, after) for (before, after), of_pair in zip(asked, lines)]
+        kept = [_filling(before, of_pair) for (before, _), of_pair in zip(asked, lines)]
+        wholes = [self._wholes(before, of_pair, after) for (before, after), of_pair in zip(asked, kept)]
         flat = list(dict.fromkeys(whole for of_pair in wholes for whole in of_pair))
         likely = dict(zip(flat, self._text_model.score(flat, batch_size=batch_size))) if flat else {}
-        best = [int(np.argmax([likely[whole].log_prob for whole in of_wholes])) if of_wholes else 0 for of_wholes in wholes]
-        return [of_pair[place] for of_pair, place in zip(lines, best)]
+        return [of_pair[int(np.argmax([likely[whole].log_prob for whole in of_wholes])) if of_wholes else 0]
+                for of_pair, of_wholes in zip(kept, wholes)]
 
     def _wholes(self, before, lines, after):
         """Return the texts by which lines are weighed; none where there is one line, or nothing behind it."""
@@ -170,6 +171,13 @@ class CodeCompleter:
     def _first(self, text, most):
         ids = self._tokenizer.encode(text[: most * 16])
         return text if len(ids) <= most and len(text) <= most * 16 else self._tokenizer.decode(ids[:most])
+
+
+def _filling(before: str, lines: Sequence[Completion]) -> Sequence[Completion]:
+    """Return the lines that hold something, where there are any and nothing stands in the line yet: an empty one is always likely, and fills no gap."""
+    if before.rpartition("\n")[2].strip():
+        return lines
+    return [line for line in lines if line.text.strip()] or lines
 
 
 def segments(source: str) -> Iterator[str]:
