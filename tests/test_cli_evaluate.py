@@ -72,16 +72,20 @@ def test_two_runs_are_compared_on_what_both_answered(tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["text", "--model", "m"], "--data is missing"),
     (["text", "--model", "nowhere", "--data", "python-docs"], "nowhere"),
-    (["choices", "--model", "m", "--data", "nothing.jsonl"], "data.path: no file nothing.jsonl"),
+    (["choices", "--model", "m", "--data", "nothing.jsonl"], "--data: no file nothing.jsonl"),
     (["choices", *["--model", "m"] * 3, "--data", "x"], "--model is given 3 times; give one, or two to compare"),
     (["text", "--model", "m", "--data", "x", "--batch-size", "0"], "--batch-size 0 is too small; give 1 or more"),
-    (["compare", "one"], "evaluate compare"),
+    (["compare"], "tfgpt evaluate compare: RUN is missing"),
+    (["compare", "one"], "tfgpt evaluate compare: 1 given; write tfgpt evaluate compare RUN RUN"),
+    (["compare", "one", "two", "three"], "3 given"),
+    (["text", "--model", "m", "--data", "x.csv", "--column", "y"], "set --column to one of them"),
     (["compare", "one", "two"], "one holds no answers.jsonl"),
     (["nothing.yaml"], "nothing.yaml: no such recipe"),
     ([], "the recipe is missing"),
 ])
 def test_what_cannot_be_measured_is_said_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("text\nHello\n")
 
     error = printed(capsys, "evaluate", *arguments, code=2)
 
@@ -97,4 +101,7 @@ def test_runs_that_have_nothing_in_common_are_not_compared(tmp_path, capsys):
 def test_help_is_printed_without_tensorflow(capsys):
     shown = printed(capsys, "evaluate", "--help")
 
-    assert "compare" in shown and "RECIPE.yaml" in shown
+    assert "compare" in shown and "RECIPE.yaml" in shown and "\n    `" not in shown
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["evaluate", "text", "--help"])
+    assert "--documents {file,block,line}" in (shown := capsys.readouterr().out) and "lambda" not in shown

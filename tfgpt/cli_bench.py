@@ -45,10 +45,10 @@ def train(arguments: list[str]) -> int:
     from tfgpt.bench import train as bench
 
     parser = parser_of("bench train", train.__doc__)
-    parser.add_argument("--model", type=str, default="small", choices=list(bench.MODELS),
+    parser.add_argument("--model", default="small", choices=list(bench.MODELS),
                         help="small = 4 layers of width 256, vocabulary 8,192, 8 x 256 tokens a step; gpt2 = GPT-2 of 124 million weights, 4 x 256 tokens; "
                              "char = 4 layers of width 128, 257 characters, 12 x 64 of them, whose steps are so short that --steps 100 times them better.")
-    parser.add_argument("--precision", type=str, default="bfloat16", choices=["float32", "bfloat16"], help="Of matrix products, on all sides.")
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"], help="Of matrix products, on all sides.")
     parser.add_argument("--texts", type=str, default="", help="File of texts, one a line; a .tsv's last column. Compares packed with padded batches.")
     parser.add_argument("--rounds", type=int, default=8, help="Times that each side has its turn; medians count.")
     parser.add_argument("--steps", type=int, default=4, help="Optimizer steps in a turn.")
@@ -84,7 +84,7 @@ def generate(arguments: list[str]) -> int:
     from tfgpt.bench import generate as bench
 
     parser = parser_of("bench generate", generate.__doc__)
-    parser.add_argument("--model", type=str, default="gpt2", choices=list(bench.MODELS),
+    parser.add_argument("--model", default="gpt2", choices=list(bench.MODELS),
                         help="gpt2 = GPT-2 of 124 million weights; small = 4 layers of width 256, vocabulary 8,192.")
     parser.add_argument("--batch", type=int, nargs="+", default=list(bench.BATCHES), help="Rows that are decoded together; several are timed one by one.")
     parser.add_argument("--rounds", type=int, default=5, help="Times that each side has its turn, one generation; medians count.")

@@ -1,6 +1,8 @@
 """`tfgpt evaluate`: a recipe's evaluation, models on texts and on multiple choice, and two runs beside each other."""
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import math
 from pathlib import Path
@@ -20,7 +22,8 @@ def evaluate(arguments: list[str]) -> int:
     if arguments and arguments[0] in ACTIONS:
         return ACTIONS[arguments[0]](arguments[1:])
     if arguments in (["-h"], ["--help"]):
-        print(f"usage: tfgpt evaluate {{RECIPE.yaml,{','.join(ACTIONS)}}} ...\n\n{evaluate.__doc__}\nEach has --help; with a recipe all its keys are options.")
+        print(f"usage: tfgpt evaluate {{RECIPE.yaml,{','.join(ACTIONS)}}} ...\n\n{inspect.getdoc(evaluate)}\n\n"
+              "Each has --help; with a recipe all its keys are options.")
         return DONE
     given = recipe_and_folder("tfgpt evaluate", evaluate.__doc__, [argument for argument in arguments if argument != "--json"])
     if given:
@@ -39,7 +42,7 @@ def text(arguments: list[str]) -> int:
     """Measure models on texts: loss, perplexity, bits per byte, with 95 % intervals over documents; of two models also the paired test of their difference."""
     parser = _parser("text", text.__doc__)
     parser.add_argument("--data", type=str, required=True, help="A file, folder, glob, URL or built-in corpus, as data.path of a recipe.")
-    parser.add_argument("--documents", type=str, default="file", choices=["file", "block", "line"], help="What one document of a text file is.")
+    parser.add_argument("--documents", default="file", choices=["file", "block", "line"], help="What one document of a text file is.")
     parser.add_argument("--column", type=str, default="text", help="The column with the text.")
     parser.add_argument("--most", type=int, default=0, help="Documents to measure on, the first ones; 0 = all.")
     parser.add_argument("--stride", type=int, default=0,
@@ -49,7 +52,8 @@ def text(arguments: list[str]) -> int:
     from tfgpt.evaluation.texts import metrics_of, read_texts, score_texts
     from tfgpt.recipe import ColumnsConfig, DataConfig
 
-    texts = read_texts(DataConfig(path=given.data, documents=given.documents, columns=ColumnsConfig(text=given.column)), given.most)
+    with _in_options({"data.path": "--data", "data.documents": "--documents", "data.columns.text": "--column"}):
+        texts = read_texts(DataConfig(path=given.data, documents=given.documents, columns=ColumnsConfig(text=given.column)), given.most)
 
     def measure(text_model, advance):
         return metrics_of(score_texts(text_model, texts, given.stride, given.batch_size, advance), texts)
@@ -70,7 +74,8 @@ def choices(arguments: list[str]) -> int:
     from tfgpt.recipe import ColumnsConfig
 
     columns = ColumnsConfig(prompt=given.prompt_column, choices=given.choices_column, answer=given.answer_column)
-    questions = read_questions(given.data, columns, given.most)
+    with _in_options({"data.path": "--data"} | {f"data.columns.{name}": f"--{name}-column" for name in ("prompt", "choices", "answer")}):
+        questions = read_questions(given.data, columns, given.most)
 
     def measure(text_model, advance):
         return metrics_of(list(choose(text_model, questions, given.batch_size, advance)))
@@ -81,9 +86,11 @@ def choices(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """Compare two runs of one task on the held-out records that both answered: their figures, the difference, and the p of the paired test."""
     parser = parser_of("evaluate compare", compare.__doc__)
-    parser.add_argument("runs", type=str, nargs=2, metavar="RUN", help="The folder of a run, with its answers.jsonl.")
+    parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="The folder of a run, with its answers.jsonl.")
     parser.add_argument("--json", action="store_true", help="Print it as JSON.")
     given = parse(parser, arguments)
+    if len(given.runs) != 2:
+        raise UsageError(f"{parser.prog}: {len(given.runs)} given; write {parser.prog} RUN RUN")
     import_tensorflow_quietly()
     from tfgpt.evaluation.metrics import compared, measured
     from tfgpt.tasks.measuring import shared_answers
@@ -127,6 +134,18 @@ def _parsed(parser, arguments):
         if key in given and given[key] < least:
             raise UsageError(f"{parser.prog}: --{key.replace('_', '-')} {given[key]} is too small; give {least} or more")
     return given
+
+
+@contextlib.contextmanager
+def _in_options(names):
+    """Name the options where an error names the recipe's keys that they stand for."""
+    try:
+        yield
+    except RecipeError as error:
+        message = str(error)
+        for key, option in names.items():
+            message = message.replace(key, option)
+        raise RecipeError(message) from error
 
 
 def _report(given, what, total, measure, baselines):

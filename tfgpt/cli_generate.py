@@ -25,9 +25,9 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--model", type=str, required=True, help="A run's folder, a folder with a model and its tokenizer, a hub id, or store://NAME[:VERSION|@STAGE].")
     parser.add_argument("--store", type=str, default="", metavar="DIR",
                         help="The store's folder for store://; default the environment's TFGPT_STORE, else ~/.tfgpt/store.")
-    parser.add_argument("--weights", type=str, default="float32", choices=get_args(Weights),
+    parser.add_argument("--weights", default="float32", choices=get_args(Weights),
                         help="How the matrices are kept: fewer bits are smaller and faster, less exact; int8 is for x86 CPUs, or --engine lite.")
-    parser.add_argument("--engine", type=str, default="graph", choices=get_args(Engine),
+    parser.add_argument("--engine", default="graph", choices=get_args(Engine),
                         help="What computes: graph = TensorFlow, on any device; lite = LiteRT, faster on a CPU, with float32 or int8.")
     parser.add_argument("--draft", type=str, default="",
                         help="A smaller model with the same tokenizer, given as --model is: it guesses tokens. The same text, sooner if often right.")
@@ -82,7 +82,7 @@ def _add_search(parser):
                         help="Search for the best text with so many beams, each of which costs what a prompt does; 0 = no search, token by token.")
     parser.add_argument("--length-penalty", type=float, default=None,
                         help="With --beams: a text's score is its log-probability by its tokens to this power, -10 to 10; 0 = the likeliest wins. Default 1.0.")
-    parser.add_argument("--early-stopping", type=str, default=None, nargs="?", const="true", choices=tuple(ENDS),
+    parser.add_argument("--early-stopping", default=None, nargs="?", const="true", choices=tuple(ENDS),
                         help="With --beams: when to end once as many texts have ended as there are beams: true (the option alone) = at once, false "
                              "(the default) = when the best that goes on is worse, never = when it can be no better at any length.")
 

@@ -50,7 +50,7 @@ def publish(arguments: list[str]) -> int:
     parser.add_argument("folder", type=str, help="A run's folder, or one with a model and its tokenizer.")
     parser.add_argument("--name", type=str, required=True, help="Of the model: small letters, digits, '.', '_' and '-'.")
     parser.add_argument("--version", type=int, default=None, help="The number that is expected; any other is refused. Default: whichever is next.")
-    parser.add_argument("--stage", type=str, default="draft", choices=STAGES_TO, help="The stage that it has from the beginning.")
+    parser.add_argument("--stage", default="draft", choices=STAGES_TO, help="The stage that it has from the beginning.")
     parser.add_argument("--private", action="store_true", help="A new model is private from the beginning; see tfgpt store access.")
     parser.add_argument("--export", type=str, default="", metavar="DIR",
                         help="The version folder of the SavedModel; none = publish none; default the newest of the run's export/.")
@@ -91,9 +91,9 @@ def search_(arguments: list[str]) -> int:
         parser.add_argument(f"--{key}", type=str, default="", help=text)
     parser.add_argument("--language", action="append", default=[], help="For this language; may be given again, then for all of them.")
     parser.add_argument("--tag", action="append", default=[], help="With this tag; may be given again, then with all of them.")
-    parser.add_argument("--stage", type=str, default="", choices=["", *STAGES], help="Versions in this stage, and not one of each model.")
+    parser.add_argument("--stage", default="", choices=["", *STAGES], help="Versions in this stage, and not one of each model.")
     parser.add_argument("--max-size-bytes", type=int, default=0, help="No larger than this; 0 = of any size.")
-    parser.add_argument("--sort", type=str, default="", choices=["", *ORDERS], help="Best first by this; default relevance with words, else newest.")
+    parser.add_argument("--sort", default="", choices=["", *ORDERS], help="Best first by this; default relevance with words, else newest.")
     parser.add_argument("--limit", type=int, default=20, help="Rows at most.")
     parser.add_argument("--offset", type=int, default=0, help="Rows left out at the beginning.")
     given = parse(parser, arguments)
@@ -158,7 +158,7 @@ def promote(arguments: list[str]) -> int:
     """Put a version into a stage. One at most of a model is in production; the one that was is archived."""
     parser = _parser("promote", promote.__doc__, by="Who promotes: the model's owner")
     parser.add_argument("reference", type=str, help="NAME:VERSION, or NAME for the newest that is not archived.")
-    parser.add_argument("--to", type=str, default="production", choices=STAGES_TO, help="The stage.")
+    parser.add_argument("--to", default="production", choices=STAGES_TO, help="The stage.")
     given = parse(parser, arguments)
     from tfgpt.store import lifecycle
 

@@ -15,9 +15,9 @@ from tfgpt.store.reference import check_name
 def user(arguments: list[str]) -> int:
     """Make somebody known to `tfgpt store serve`, change a role or password, or list all. The password is asked for, or the first line of standard input."""
     parser = _parser("user", user.__doc__)
-    parser.add_argument("action", type=str, choices=["add", "change", "list"], help="What is done.")
+    parser.add_argument("action", choices=["add", "change", "list"], help="What is done.")
     parser.add_argument("name", type=str, nargs="?", default="", help="The user; models of this owner that are there already are then theirs.")
-    parser.add_argument("--role", type=str, default="", choices=["", "reader", "publisher", "admin"], help="What they may do; default of a new one reader.")
+    parser.add_argument("--role", default="", choices=["", "reader", "publisher", "admin"], help="What they may do; default of a new one reader.")
     parser.add_argument("--password", action="store_true", help="With change: ask for a new password, which signs the user out everywhere.")
     parser.add_argument("--disable", action="store_true", help="With change: refuse the user's password and keys.")
     parser.add_argument("--enable", action="store_true", help="With change: accept them again.")
@@ -42,7 +42,7 @@ def user(arguments: list[str]) -> int:
 def group(arguments: list[str]) -> int:
     """Make or remove a group of users, put users into it or out of it, or list all."""
     parser = _parser("group", group.__doc__)
-    parser.add_argument("action", type=str, choices=["add", "remove", "list"], help="What is done.")
+    parser.add_argument("action", choices=["add", "remove", "list"], help="What is done.")
     parser.add_argument("name", type=str, nargs="?", default="", help="The group; made by add if there is none.")
     parser.add_argument("--user", action="append", default=[], metavar="NAME",
                         help="Put this user into it, or out of it; may be given again. Without: the group.")
@@ -68,7 +68,7 @@ def group(arguments: list[str]) -> int:
 def key(arguments: list[str]) -> int:
     """Make an API key of a user, list them or revoke one. A new key is printed this once."""
     parser = _parser("key", key.__doc__)
-    parser.add_argument("action", type=str, choices=["add", "list", "revoke"], help="What is done.")
+    parser.add_argument("action", choices=["add", "list", "revoke"], help="What is done.")
     parser.add_argument("user", type=str, help="The user that it acts for.")
     parser.add_argument("--name", type=str, default="", help="With add and revoke: what the key is called.")
     parser.add_argument("--scope", action="append", default=[], help="read, try, rate, publish, metrics or admin, of the user's role; may be given again.")

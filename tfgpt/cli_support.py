@@ -35,10 +35,16 @@ def parse(parser, arguments: list[str]):
     except ArgumentError as error:
         message = " ".join(str(error).split())
         if missing := re.search(r"arguments are required: (.*)", message):
-            message = "--" + missing[1].replace(", ", ", --").replace("_", "-") + " is missing"
+            message = ", ".join(_as_written(parser, name) for name in missing[1].split(", ")) + " is missing"
         elif typed := re.search(r'key "(\w+)"(?: element \d+)?: Expected an? <class \'(\w+)\'>. Got value: (.*)', message):
             message = f"--{typed[1].replace('_', '-')}: {typed[3]} is not {'a whole number' if typed[2] == 'int' else 'a number'}"
         raise UsageError(f"{parser.prog}: {message}; see {parser.prog} --help") from error
+
+
+def _as_written(parser, name):
+    """Return how an argument is written on the command line: --name, or the name of what is given by its place."""
+    action = next((one for one in parser._actions if one.dest == name.replace("-", "_")), None)
+    return f"--{name.replace('_', '-')}" if action is None or action.option_strings else str(action.metavar or name)
 
 
 def recipe_and_folder(prog: str, description: str, arguments: list[str]) -> tuple[Recipe, Path] | None:
