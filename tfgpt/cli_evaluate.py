@@ -64,7 +64,7 @@ def text(arguments: list[str]) -> int:
 def choices(arguments: list[str]) -> int:
     """Measure models on multiple choice by the likelihood of each choice behind its prompt, with the columns prompt, choices (a list) and answer (from 0)."""
     parser = _parser("choices", choices.__doc__)
-    parser.add_argument("--data", type=str, required=True, help="A .jsonl or .parquet file, a folder or glob of these, or a URL.")
+    parser.add_argument("--data", type=str, required=True, help="A .jsonl or .parquet file, a folder or glob of these, or a URL; others have no lists.")
     for name in ("prompt", "choices", "answer"):
         parser.add_argument(f"--{name}-column", type=str, default=name, help=f"The column with the {name}.")
     parser.add_argument("--most", type=int, default=0, help="Questions to measure on, the first ones; 0 = all.")
@@ -96,16 +96,18 @@ def compare(arguments: list[str]) -> int:
     from tfgpt.tasks.measuring import shared_answers
 
     try:
-        task, records, answers = shared_answers(*map(Path, given.runs))
+        task, records, answers, answered = shared_answers(*map(Path, given.runs))
     except ValueError as error:
         raise UsageError(f"tfgpt evaluate compare: {error}") from error
     first, second = (task.metrics(records, of_run) for of_run in answers)
-    found = {"records": len(records), "runs": given.runs, "metrics": {
+    found = {"records": len(records), "answered": answered, "runs": given.runs, "metrics": {
         name: {"first": measured(first[name], SEED), "second": measured(second[name], SEED), "compared": compared(first[name], second[name], SEED)}
-        for name in first if name in second}}  # fmt: skip
+        for name in first if name in second and not first[name].is_empty}}  # fmt: skip
     if given.json:
         print(json.dumps(found, ensure_ascii=False))
         return DONE
+    if len(records) < min(answered) / 2:
+        print(f"Of {answered[0]:,} and {answered[1]:,} answered records few are the same; evaluate.answers: 0 has all that are held out answered")
     print(f"{len(records):,} records that both answered\n\n{'':<26}{'first':>10}{'second':>10}{'difference':>12}  {'95 % interval':<22}p")
     for name, of in found["metrics"].items():
         low, high = of["compared"]["interval"]
@@ -145,7 +147,7 @@ def _in_options(names):
         message = str(error)
         for key, option in names.items():
             message = message.replace(key, option)
-        raise RecipeError(message) from error
+        raise RecipeError(message.replace(", or set data.bad_records to skip", "")) from error
 
 
 def _report(given, what, total, measure, baselines):
@@ -174,7 +176,8 @@ def _report(given, what, total, measure, baselines):
     for source, of in found["models"].items():
         print(f"\n{source}")
         for name, figure in of.items():
-            print(f"  {name:<28}{_shown(figure['value']):>12}   95 %: {_shown(figure['interval'][0])} to {_shown(figure['interval'][1])}")
+            interval = f"   95 %: {_shown(figure['interval'][0])} to {_shown(figure['interval'][1])}" if total > 1 else ""  # one has none
+            print(f"  {name:<28}{_shown(figure['value']):>12}{interval}")
     for name, figure in found["baselines"].items():
         print(f"{'' if name != next(iter(found['baselines'])) else chr(10) + 'without a model' + chr(10)}  {name:<28}{_shown(figure['value']):>12}")
     for number, (name, of) in enumerate(found.get("compared", {}).items()):

@@ -26,12 +26,14 @@ def _print_head(name, split, found):
 def _print_task(name, found):
     """Print a task's figures beside those of its baselines; p is that of the paired test of both on the same records."""
     print(f"\n{found['kind'].replace('_', ' ')}, {found['answered']:,} held-out records answered:\n\n{'':<26}{name[:22]:>22}  {'95 % interval':<20}")
+    if found["not_measured"]:
+        print(f"  not measured, since no record has anything to measure it on: {', '.join(found['not_measured'])}")
     for metric, of in found["metrics"].items():
         low, high = of["interval"]
         print(f"  {metric:<24}{of['value']:>22.4f}  {f'{low:.4f} to {high:.4f}':<20}")
         for baseline, theirs in found["baselines"].items():
             if metric in theirs["metrics"]:
-                print(f"    {baseline:<44}{theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
+                print(f"    {baseline:<44}  {theirs['metrics'][metric]['value']:.4f}  (p {theirs['compared'][metric]['p']:.3f})")
 
 
 def _sample_request(kind):
@@ -66,15 +68,16 @@ def _judges(recipe):
 
 
 def _held_out_prompt(recipe, folder):
-    """Return a prompt to try: one that the task has held out, as it is asked in training, or the beginning of any text."""
+    """Return a prompt to try: one that the task has held out, as it is asked in training, else the recipe's first, or the beginning of any text."""
     from tfgpt.models.adaptation import Adaptation
     from tfgpt.models.checkpoint import config_in
     from tfgpt.stages.records import has_records, read_records
     from tfgpt.text.bpe import load_tokenizer
 
-    prompt = read_records(folder, "validation", 1)[0].get("prompt", "") if has_records(recipe) else ""
+    record = read_records(folder, "validation", 1)[0] if has_records(recipe) else {}
+    prompt = record.get("prompt", "") + record.get("prompt_end", "")
     if not prompt:
-        return "The"
+        return next(iter(recipe.evaluate.prompts), "The")
     encoder = Adaptation.of(config_in(folder / "model")).encoder
     return prompt if encoder.kind != "none" else load_tokenizer(folder / "tokenizer").eos_token + prompt
 
@@ -97,7 +100,7 @@ def print_summary(recipe: Recipe, folder: Path) -> None:
             print(f"\n  [{prompt}]{answer['text']}".replace("\n", "\n  "))
     print_figures(recipe, json.loads((folder / "evaluation.json").read_text("utf-8")))
     base, url = shlex.quote(str(folder / "export" / recipe.name)), f"http://{HOST}:{PORT}/v1/models/{recipe.name}"
-    prompt = settings.prompts[0] if settings.prompts else _held_out_prompt(recipe, folder)
+    prompt = _held_out_prompt(recipe, folder)
     body = json.dumps({"instances": [_sample_request(recipe.adapt.head.kind) if judges else {"prompt": prompt, "max_new_tokens": 40}]})
     print("\nWatch the training:  tensorboard --logdir " + shlex.quote(str(folder / "logs")))
     print(f"Serve the model:     tfgpt serve --model {shlex.quote(recipe.name)}={base}")

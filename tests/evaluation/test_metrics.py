@@ -5,7 +5,7 @@ from scipy import stats
 from sklearn.metrics import fbeta_score
 
 from tfgpt.evaluation import text_metrics
-from tfgpt.evaluation.metrics import compared, mean, measured, ratio
+from tfgpt.evaluation.metrics import compared, mean, measured, ratio, share_with_interval
 from tfgpt.recipe import RecipeError
 
 ANSWERS = ["the cat sat on the mat", "a dog", "", "one two three four", "she reads a book in the garden"]
@@ -152,6 +152,27 @@ def test_answers_of_other_scripts_are_compared_without_their_punctuation():
     assert text_metrics.exact_match(["「東京」。"], ["東京"], text_metrics.normalized).value == 1.0
     assert text_metrics.word_f1(["东京塔"], ["东京"]).value == pytest.approx(0.8)
     assert text_metrics.normalized("a $5 + 6% ~ «so»") == "5 6 so"
+
+
+def test_texts_without_anything_to_measure_are_neither_good_nor_bad():
+    from tfgpt.evaluation.shown import ends
+
+    some, none = ratio([1, 0, 0, 3], [2, 0, 1, 3]), ratio([0, 0], [0, 0])
+
+    assert some.value == pytest.approx(4 / 6) and [places.tolist() for places in ends(some.of_texts)] == [[3, 0], [2]]
+    assert none.is_empty and not some.is_empty and [places.tolist() for places in ends(none.of_texts)] == [[], []]
+
+
+def test_the_interval_of_a_share_of_those_asked_has_a_width_where_none_is_right():
+    assert measured(ratio([0, 0, 0, 0], [1, 1, 0, 1]), seed=1)["interval"] == pytest.approx(share_with_interval(0, 3)["interval"])
+
+
+@pytest.mark.parametrize(("texts", "least"), [(1, 1.0), (2, 0.5), (5, 1 / 16), (60, 0.001)])
+def test_p_is_never_below_what_so_few_texts_can_tell(texts, least):
+    """Of the exact paired test by signs, where all are alike."""
+    found = compared(mean([0.9] * texts), mean([0.1] * texts), seed=1)
+
+    assert found["p"] == least == max(stats.binomtest(texts, texts).pvalue, 0.001)
 
 
 def test_a_missing_package_is_told_with_its_extra():

@@ -167,6 +167,28 @@ def test_a_line_of_its_own_is_not_filled_with_nothing(before, kept):
     assert code._filling("x\n", lines[:1]) == lines[:1]
 
 
+def test_a_text_indented_by_tabs_is_read_as_it_was_learned_and_completed_with_tabs(finished):
+    completer = CodeCompleter(load_text_model(finished[0]))
+    text = "def add_3(one, other):\n    total = one + other\n    if total:\n        total += 3\n"
+    asked = [(text, ""), (text[: text.index("if")], "        return 3\n"), (text, "    return total\n"), ("x = 1\t# one\n", "")]
+    tabs = [tuple(part.replace("    ", "\t") for part in pair) for pair in asked]
+
+    by_spaces, by_tabs = completer.complete_all(asked), completer.complete_all(tabs)
+
+    assert [line.log_prob for line in by_tabs] == pytest.approx([line.log_prob for line in by_spaces])
+    assert [line.text.expandtabs(4) for line in by_tabs] == [line.text for line in by_spaces] and not by_tabs[3].text.startswith("\t")
+    assert "    " not in "".join(line.text[: len(line.text) - len(line.text.lstrip())] for line in by_tabs[:3])
+    assert completer.complete_both(tabs)[1] == by_tabs
+
+
+@pytest.mark.parametrize(("before", "text", "given"), [
+    ("\tx\n", "        y", "\t\ty"), ("\tx\n\t", "     y", "\t y"), ("\tx = ", "    1", "    1"), ("    x\n", "        y", "        y")])
+def test_indentation_becomes_tabs_again(before, text, given):
+    asked, tabbed = code._with_spaces([(before, "")])
+
+    assert code._with_tabs(asked, tabbed, [Completion(text, -1.0)]) == [Completion(given, -1.0)]
+
+
 def test_without_marks_the_line_is_taken_with_which_the_whole_is_likeliest(finished):
     text_model = load_text_model(finished[0])
     if PREFIX in text_model.python_tokenizer.get_vocab():

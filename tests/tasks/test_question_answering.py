@@ -110,6 +110,11 @@ def test_confidence_is_the_probability_of_the_answer(finished):
     assert answer.confidence == pytest.approx(2.718281828 ** greedy.log_prob, rel=1e-5)  # float32 of a sum of some ten terms
 
 
+def test_what_is_no_pair_is_refused(finished):
+    with pytest.raises(ValueError, match="answer_all: 'ab' is no pair of a question and its passage"):
+        QuestionAnswerer(load_text_model(finished[0])).answer_all(["ab"])
+
+
 def test_an_answer_that_is_cut_says_so(finished):
     text_model = load_text_model(finished[0])
 

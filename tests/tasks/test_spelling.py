@@ -61,6 +61,11 @@ def corrector(reader):
     ("there cat is their", "their cat is there"),
     ("zorblat sat", "zorblat sat"),                                           # learned from the training text
     ("", ""),
+    ("teh 1st, 2nd and 3rd cat szt on teh mat", "the 1st, 2nd and 3rd cat sat on the mat"),                 # what is no word is left alone
+    ("teh file at https://exmaple.com/teh/szt, bob.szt@gmial.com, np.szt my_fucntion szt()",
+     "the file at https://exmaple.com/teh/szt, bob.szt@gmial.com, np.szt my_fucntion szt()"),
+    ("“Teh” (teh) teh/teh teh-teh", "“The” (the) the/the the-the"),           # but for marks around it, hyphens, and one slash
+    ("Teh cat Szt on Teh mat", "The cat Szt on The mat"),                     # a capital within a sentence: a name, unless it is listed
     ("12 + 3 = 15\n\n\ttabs   stay", "12 + 3 = 15\n\n\ttabs   stay"),
 ])
 def test_corrections_worked_by_hand(corrector, written, meant):
@@ -86,12 +91,12 @@ def test_what_is_known_by_heart_can_be_chosen(reader):
 
 
 def test_a_sentence_of_hundreds_of_words_is_weighed_in_parts(corrector, reader, monkeypatch):
-    text, lengths = "\n".join(["teh cat sat on the mat , the cat szt on teh mat"] * 50), []
+    text, lengths = "\n".join(["teh cat sat on the mat , the cat szt on teh mat"] * 60), []
     monkeypatch.setattr(reader, "score", lambda texts, batch_size: lengths.extend(map(len, texts)) or Reader.score(reader, texts, batch_size))
 
     found = corrector.correct(text)
 
-    assert found.text == "\n".join(["the cat sat on the mat , the cat sat on the mat"] * 50) and len(found.changes) == 150
+    assert found.text == "\n".join(["the cat sat on the mat , the cat sat on the mat"] * 60) and len(found.changes) == 180
     assert max(lengths) < len(text) / 10
 
 
@@ -103,6 +108,13 @@ def test_many_texts_are_weighed_in_two_passes_and_each_as_if_alone(corrector, re
     together = corrector.correct_all(texts)
 
     assert together == alone and reader.calls - before <= 2
+
+
+def test_no_error_is_put_into_what_is_no_word():
+    text = "See their_list, from.their, 2their and x@their.org; their/from, their. "
+
+    pairs = zip(text.split(), with_errors(text * 30, errors=1.0).split()[:-1])
+    assert {right for right, wrong in pairs if right != wrong} <= {"See", "and", "their/from,", "their."}
 
 
 def test_errors_are_put_in_word_for_word_and_always_the_same():

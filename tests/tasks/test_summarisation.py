@@ -2,6 +2,7 @@
 import dataclasses
 import itertools
 import json
+import shlex
 from collections import Counter
 
 import numpy as np
@@ -66,6 +67,13 @@ def test_a_run_summarises_what_it_holds_out_and_stands_beside_both_baselines(fin
         assert found == pytest.approx(np.mean([scorer.score(row["record"]["summary"], text)["rougeL"].fmeasure for row, text in zip(answers, texts)]))
         assert name in printed
     assert json.loads((folder / "records" / "stats.json").read_text())["refused"] == {"no summary": 1}
+
+
+def test_the_command_at_the_end_asks_as_it_was_trained(finished):
+    folder, printed = finished
+    first = next(record for record in lines_of(folder / "records" / "records.jsonl") if record["split"] == "validation")
+
+    assert f"--prompt {shlex.quote('<|endoftext|>' + first['prompt'] + first['prompt_end'])}" in printed and first["prompt_end"] == "\nSummary:"
 
 
 def test_long_texts_are_trained_on_by_their_first_window_and_counted(finished):

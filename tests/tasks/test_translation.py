@@ -18,7 +18,7 @@ from tfgpt.recipe import AdaptConfig, EncoderConfig, RecipeError
 from tfgpt.recipe_file import load_recipe
 from tfgpt.stages.records import task_records, with_records
 from tfgpt.tasks.translation import TASK, Translator
-from tfgpt.text.windows import token_count
+from tfgpt.text.windows import sentences_together, token_count
 
 RECIPE = """
 name: swap
@@ -115,6 +115,14 @@ def test_a_long_source_is_translated_in_whole_sentences(model, translator, token
     assert translation.log_prob == pytest.approx(sum(row.log_prob for row in rows), rel=1e-4)  # fp32, other batches
     with pytest.raises(ValueError, match=f"tokens, and {most} are read at once; shorten it, or set long_text to window"):
         Translator(text_model, "{source}\nTo English:", long_text="refuse").translate(text)
+
+
+@pytest.mark.parametrize("sentences", [["猫是红色的。", "狗是蓝色的！", "它们在哪里？"], ["बिल्ली लाल है। ", "कुत्ता नीला है। ", "वह कहाँ है? "]])
+def test_sentences_end_in_every_script(sentences, tokenizer):
+    text = "".join(sentences * 3)
+    most = max(token_count(sentence.strip(), tokenizer) for sentence in sentences)
+
+    assert [text[start:end] for start, end in sentences_together(text, tokenizer, most)] == [sentence.strip() for sentence in sentences * 3]
 
 
 def pieces_by_hand(sentences, tokenizer, most):

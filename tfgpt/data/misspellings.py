@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import regex
 
@@ -13,6 +13,9 @@ from tfgpt.recipe import RecipeError
 
 WORD = regex.compile(r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*")
 """Letters of any script with their marks, and apostrophes between them: a word that is cut at a letter would be mended in its middle."""
+PROSE = regex.compile(rf"{WORD.pattern}(?:[-–—]{WORD.pattern})*(?:/{WORD.pattern}(?:[-–—]{WORD.pattern})*)?")
+"""What between white space, and without the marks at its ends, is words: no address, number, name of a file or of a program's things."""
+ENDS = ".,;:!?…\"'“”‘’«»()[]{}<>*-–—"
 CONFUSIONS = (
     ("then", "than"), ("form", "from"), ("their", "there", "they're"), ("its", "it's"), ("to", "too", "two"), ("your", "you're"), ("lose", "loose"),
     ("affect", "effect"), ("weather", "whether"), ("no", "know"), ("of", "off"), ("were", "where", "we're"), ("quiet", "quite"), ("accept", "except"),
@@ -97,7 +100,29 @@ def with_errors(text: str, seed: int = 1, errors: float = ERRORS) -> str:
             return word
         return cased(draw.choice(draw.choice(kinds)), word)
 
-    return WORD.sub(damaged, text)
+    return replaced(text, damaged)
+
+
+def words_in(text: str) -> Iterator[regex.Match]:
+    """Yield the words of a text that are written as words, and no parts of addresses, numbers or names of things in programs.
+
+    >>> [word[0] for word in words_in("The 2nd file (np.zeros) is at x@y.org, and/or well-known.")]
+    ['The', 'file', 'is', 'at', 'and', 'or', 'well', 'known']
+    """
+    for chunk in regex.finditer(r"\S+", text):
+        start = chunk.start() + len(chunk[0]) - len(chunk[0].lstrip(ENDS))
+        end = chunk.end() - len(chunk[0]) + len(chunk[0].rstrip(ENDS))
+        if start < end and "()" not in chunk[0] and PROSE.fullmatch(text, start, end):
+            yield from WORD.finditer(text, start, end)
+
+
+def replaced(text: str, change: Callable[[regex.Match], str]) -> str:
+    """Return a text with what `change` gives for each of its words (see `words_in`)."""
+    pieces, end = [], 0
+    for word in words_in(text):
+        pieces += [text[end : word.start()], change(word)]
+        end = word.end()
+    return "".join([*pieces, text[end:]])
 
 
 def cased(word: str, like: str) -> str:

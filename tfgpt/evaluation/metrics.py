@@ -4,7 +4,6 @@ Whole texts are drawn, never their words, which depend on each other. A metric t
 """
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,10 @@ class Metric:
     """Whether a text drawn twice would change what is measured, as it would the share of n-grams that differ: the jackknife then tells its uncertainty."""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """Beyond which no figure can be; the jackknife's interval ends there."""
-    is_share: bool = False
-    """Whether it is the share of the texts that are right: a mean of zeros and ones."""
+    trials: int = 0
+    """Of a share of texts that are right: among how many; 0 = it is none."""
+    is_empty: bool = False
+    """Whether there is nothing to measure it on, such as no error that could be corrected; its value then tells nothing."""
 
     @property
     def value(self) -> float:
@@ -47,31 +48,29 @@ def mean(values: Sequence[float], lower_is_better: bool = False) -> Metric:
     >>> mean([1.0, 0.0, 0.5]).value
     0.5
     """
-    values = np.asarray(values, np.float64)
-    found = ratio(values, np.ones(len(values)), lower_is_better=lower_is_better, of_texts=values)
-    return dataclasses.replace(found, is_share=bool(np.isin(values, (0.0, 1.0)).all()))
+    return ratio(values, np.ones(len(values)), lower_is_better=lower_is_better)
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool = False, of_texts: np.ndarray | None = None) -> Metric:
-    """Return the metric that is one sum over the texts divided by another, 0 where that is 0.
+def ratio(parts: Sequence[float], wholes: Sequence[float], lower_is_better: bool = False) -> Metric:
+    """Return the metric that is one sum over the texts divided by another, 0 where that is 0; a text whose whole is 0 is neither good nor bad.
 
     Args:
         parts: of each text, such as its errors.
         wholes: of each text, such as its words.
         lower_is_better: whether it is.
-        of_texts: what each text is sorted by; `None` = its own ratio.
 
     >>> ratio([1, 3], [10, 10]).value
     0.2
     """
     parts, wholes = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    each = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes != 0) if of_texts is None else of_texts
+    each = np.divide(parts, wholes, out=np.full_like(parts, np.nan), where=wholes != 0)
+    is_share = all(np.isin(numbers, (0.0, 1.0)).all() for numbers in (parts, wholes))
 
     def value_of(counts):
         whole = float(counts @ wholes)
         return float(counts @ parts) / whole if whole else 0.0
 
-    return Metric(value_of, len(parts), each, lower_is_better)
+    return Metric(value_of, len(parts), each, lower_is_better, trials=int(wholes.sum()) if is_share else 0, is_empty=not wholes.any())
 
 
 def share_with_interval(hits: int, trials: int) -> dict:
@@ -103,8 +102,8 @@ def measured(metric: Metric, seed: int) -> dict:
     if metric.needs_each_once:
         interval = _by_jackknife(metric.value, _jackknife_error(metric.value_of, metric.texts))
         return {"value": metric.value, "interval": np.clip(interval, *metric.bounds).tolist()}
-    if metric.is_share:
-        return share_with_interval(round(metric.value * metric.texts), metric.texts)
+    if metric.trials:
+        return share_with_interval(round(metric.value * metric.trials), metric.trials)
     low, high = np.quantile([metric.value_of(counts) for counts in _draws(metric.texts, seed)], [0.025, 0.975]).tolist()
     return {"value": metric.value, "interval": [low, high]}
 
@@ -113,7 +112,8 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     """Return the `difference` of two models' figures on the same texts, its 95 % `interval`, and `p`, two-sided.
 
     `p` is how often, of draws of the same texts for both, the one that is ahead over all is not ahead, twice (Koehn 2004, "Statistical Significance
-    Tests for Machine Translation Evaluation"); it is never below 1 / 1,000, what so many draws can tell.
+    Tests for Machine Translation Evaluation"); it is never below 1 / 1,000, what so many draws can tell, nor below `2 ** (1 - texts)`, what so few texts can:
+    as often are the signs of all of them alike by chance.
 
     Args:
         one: of the first model.
@@ -130,14 +130,16 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     if one.texts != other.texts:
         raise ValueError(f"compared: {one.texts} texts and {other.texts}; both models must answer the same ones")
     difference = one.value - other.value
+    told = one.texts if one.of_texts is None else int(np.count_nonzero(~np.isnan(one.of_texts)))
+    least = max(1 / RESAMPLES, min(2.0 ** (1 - told), 1.0))
     if one.needs_each_once:
         error = _jackknife_error(lambda counts: one.value_of(counts) - other.value_of(counts), one.texts)
         p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(not difference)
-        return {"difference": difference, "interval": _by_jackknife(difference, error), "p": max(p, 1 / RESAMPLES)}
+        return {"difference": difference, "interval": _by_jackknife(difference, error), "p": max(p, least)}
     drawn = np.array([one.value_of(counts) - other.value_of(counts) for counts in _draws(one.texts, seed)])
     not_ahead = np.mean(drawn * np.sign(difference) <= 0) if difference else 1.0
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    return {"difference": difference, "interval": [low, high], "p": float(min(1.0, max(2 * not_ahead, 1 / RESAMPLES)))}
+    return {"difference": difference, "interval": [low, high], "p": float(min(1.0, max(2 * not_ahead, least)))}
 
 
 def _jackknife_error(value_of, texts):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfgpt.text.drawable import drawable
+
 MOST_LABELS = 40
 """Of a confusion matrix; the names and counts of more could not be read."""
 
@@ -57,8 +59,8 @@ def confusion_matrix(labels: Sequence[str], rows: Sequence[Sequence[int]]) -> by
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="found", ylabel="right")
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), map(drawable, labels), rotation=90)
+    axes.set_yticks(range(len(labels)), map(drawable, labels))
     for right, found in np.argwhere(counts > 0):
         axes.text(found, right, f"{int(counts[right, found])}", ha="center", va="center", fontsize=8, color="white" if shares[right, found] > 0.5 else "black")
     return _png(figure)

@@ -12,12 +12,13 @@ SHOWN = 5
 
 
 def ends(values: np.ndarray, lower_is_better: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the best and of the worst values, none in both.
+    """Return the places of the best and of the worst values, none in both; what is no number is neither.
 
-    >>> [places.tolist() for places in ends(np.array([0.5, 0.9, 0.1]))]
-    [[1, 0], [2]]
+    >>> [places.tolist() for places in ends(np.array([0.5, 0.9, np.nan, 0.1]))]
+    [[1, 0], [3]]
     """
     order = np.argsort(values if lower_is_better else -values, kind="stable")
+    order = order[~np.isnan(values[order])]
     shown = min(SHOWN, (len(order) + 1) // 2)
     return order[:shown], order[::-1][: min(shown, len(order) - shown)]
 

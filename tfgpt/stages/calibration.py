@@ -17,6 +17,9 @@ from tfgpt.stages.records import has_records, read_records
 from tfgpt.tasks.task import task_of
 from tfgpt.text.bpe import load_tokenizer
 
+FEW = 100
+"""Records below which it is said that a temperature is uncertain."""
+
 
 def calibrated(model, recipe: Recipe, folder: Path):
     """Return a trained model whose head tells calibrated probabilities, if the recipe's task keeps records for that."""
@@ -34,5 +37,6 @@ def calibrated(model, recipe: Recipe, folder: Path):
             advance(len(texts))
     right = targets_of(model.adaptation.head, [record["label"] for record in records])
     temperature = fit_temperature(np.concatenate(outputs), right > 0 if right.ndim == 2 else right)
-    console.print(f"train: temperature {temperature:.3f}, by {len(records):,} records that were not trained on")
+    console.print(f"train: temperature {temperature:.3f}, by {len(records):,} records that were not trained on"
+                  + (f"; these are few, and the probabilities the less to be trusted, so keep more ({FEW} do)" if len(records) < FEW else ""))
     return set_temperature(model, temperature)

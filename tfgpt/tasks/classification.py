@@ -147,12 +147,12 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
     chosen = figures_of(findings, np.ones(len(records)))
     found = {name: Metric(lambda counts, name=name: figures_of(findings, counts)[name], len(records), lower_is_better=False)
              for name in ("accuracy", "macro F1") if name in chosen}
-    found["accuracy"] = Metric(found["accuracy"].value_of, len(records), probability_of_right(findings), is_share=True)
+    found["accuracy"] = Metric(found["accuracy"].value_of, len(records), probability_of_right(findings), trials=len(records))
     found["calibration error"] = calibration(findings)
     if "before" in answers[0]:
         before = _findings(records, answers, "before")
         if "several" not in answers[0]:
-            found["accuracy before"] = Metric(lambda counts: figures_of(before, counts)["accuracy"], len(records), is_share=True)
+            found["accuracy before"] = Metric(lambda counts: figures_of(before, counts)["accuracy"], len(records), trials=len(records))
         found["calibration error before"] = calibration(before)
     return found
 

@@ -1,6 +1,7 @@
 """Code completion: the next line of a program, or what is missing between what stands before and behind it.
 
-Each record of yours is a source file. It is cut into segments at its functions (Python that parses), or at blank lines, and these are read as they are; with
+Each record of yours is a source file. It is cut into segments at its functions (Python that parses), or at blank lines, and these are read as they are, but for
+tabs, which are four spaces, and tabs again where a text that is indented by them is completed; with
 `task.code.gaps` a line of a share of them, or the rest of one, is moved to the end behind marks (Bavarian et al. 2022, "Efficient Training of Language Models
 to Fill in the Middle"). A text goes on from the token that the cursor stands in, with the likeliest ones that begin with what is there of it, since the tokens
 of a line's end and of the next one's indentation are one. Where what follows is known, a model with marks writes the line behind them; one without writes some
@@ -34,6 +35,8 @@ WAYS = 4
 """Lines among which one is chosen by what follows on it."""
 WEIGHED_BEFORE, WEIGHED_AFTER = 64, 32
 """Tokens before and behind a line, at most, by which it is weighed."""
+TAB = 4
+"""Spaces that a tab is learned as; in completions of a text that is indented by tabs they are tabs again."""
 MOST_LINES = 48
 """Of a segment; a longer function is cut."""
 LEAST_LINES = 3
@@ -101,12 +104,12 @@ class CodeCompleter:
             asked: the pairs.
             batch_size: lines that are written together; changes the speed alone.
         """
-        asked = list(asked)
+        asked, tabbed = _with_spaces(asked)
         if self._has_marks:
             begun = [[self._between(before, after)] if after else self._ways(before, 1) for before, after in asked]
         else:
             begun = [self._ways(before, WAYS if after else 1) for before, after in asked]
-        return self._chosen(asked, self._written(begun, batch_size), batch_size)
+        return _with_tabs(asked, tabbed, self._chosen(asked, self._written(begun, batch_size), batch_size))
 
     def complete_both(self, asked: Iterable[tuple[str, str]], batch_size: int = 16) -> tuple[list[Completion], list[Completion]]:
         """Write a line for each pair, without what stands behind it and with it: as `complete_all` does, in less time.
@@ -118,8 +121,9 @@ class CodeCompleter:
         asked = list(asked)
         if self._has_marks:
             return self.complete_all([(before, "") for before, _ in asked], batch_size), self.complete_all(asked, batch_size)
+        asked, tabbed = _with_spaces(asked)
         lines = self._written([self._ways(before, WAYS if after else 1) for before, after in asked], batch_size)
-        return [of_one[0] for of_one in lines], self._chosen(asked, lines, batch_size)
+        return _with_tabs(asked, tabbed, [of_one[0] for of_one in lines]), _with_tabs(asked, tabbed, self._chosen(asked, lines, batch_size))
 
     def _written(self, begun, batch_size):
         """Return the line that is written from each of some beginnings, for each text."""
@@ -173,6 +177,25 @@ class CodeCompleter:
         return text if len(ids) <= most and len(text) <= most * 16 else self._tokenizer.decode(ids[:most])
 
 
+def _with_spaces(asked: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[bool]]:
+    """Return pairs as segments are in training, without tabs, and which of them are indented by tabs."""
+    asked = list(asked)
+    tabbed = [any(line.startswith("\t") for part in pair for line in part.split("\n")) for pair in asked]
+    return [tuple(part.expandtabs(TAB) for part in pair) for pair in asked], tabbed
+
+
+def _with_tabs(asked, tabbed, lines: Sequence[Completion]) -> list[Completion]:
+    """Return completions with tabs for their indentation where that of the pair is by tabs."""
+    found = []
+    for (before, _), by_tabs, line in zip(asked, tabbed, lines):
+        rest = line.text.lstrip(" ")
+        spaces = len(line.text) - len(rest)
+        if by_tabs and not before.rpartition("\n")[2].strip():
+            line = line._replace(text="\t" * (spaces // TAB) + " " * (spaces % TAB) + rest)
+        found.append(line)
+    return found
+
+
 def _filling(before: str, lines: Sequence[Completion]) -> Sequence[Completion]:
     """Return the lines that hold something, where there are any and nothing stands in the line yet: an empty one is always likely, and fills no gap."""
     if before.rpartition("\n")[2].strip():
@@ -186,7 +209,7 @@ def segments(source: str) -> Iterator[str]:
     >>> list(segments("import os\\n\\n\\ndef one():\\n    a = 1\\n    return a\\n"))
     ['import os', 'def one():\\n    a = 1\\n    return a']
     """
-    lines = source.expandtabs(4).split("\n")
+    lines = source.expandtabs(TAB).split("\n")
     borders = _function_borders(source, lines)
     start = 0
     for end in (*borders, len(lines)):
@@ -200,7 +223,7 @@ def segments(source: str) -> Iterator[str]:
 def _function_borders(source, lines):
     """Return the lines at which segments end, in order: where a function begins or ends, or at blank lines where the source is no Python."""
     try:
-        tree = ast.parse(source.expandtabs(4))
+        tree = ast.parse(source.expandtabs(TAB))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [number for number in range(1, len(lines)) if not lines[number - 1].strip() and lines[number][:1].strip()]
     borders, reached = set(), 0
@@ -265,7 +288,7 @@ def _metrics(records: Sequence[dict], answers: Sequence[dict]) -> dict[str, Metr
             whole = [record["before"] + line + "\n" + record["after"] for record, line in zip(records, written)]
             # most code parses with nothing written too, and that completes nothing
             good = [float(record["parses"] and bool(line.strip()) and parses(text)) for record, line, text in zip(records, written, whole)]
-            found |= {f"{prefix}exact_match": exact_match(written, right), f"{prefix}edit_similarity": edit_similarity(written, right),
+            found |= {f"{prefix}exact_match": exact_match(written, right, str.rstrip), f"{prefix}edit_similarity": edit_similarity(written, right),
                       f"{prefix}parses": ratio(good, [float(record["parses"]) for record in records])}
     return found
 

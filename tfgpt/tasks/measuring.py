@@ -31,21 +31,23 @@ def measure_task(task: Task, config: TaskConfig, text_model: TextModel, train: S
         seed: of the bootstrap.
 
     Returns:
-        `kind`; `answered`, how many; `metrics` by name, each with `value` and 95 % `interval`; `baselines`, of each by its name `metrics` and `compared`, the
-        model's figure minus the baseline's with `difference`, `interval` and `p`; `best` and `worst`, records with their answers; where answers have
-        confidences `reliability`, the rows of that diagram.
+        `kind`; `answered`, how many; `not_measured`, the names of metrics for which no record has anything to measure; `metrics`, the others by name, each
+        with `value` and 95 % `interval`; `baselines`, of each by its name `metrics` and `compared`, the model's figure minus the baseline's with `difference`,
+        `interval` and `p`; `best` and `worst`, records with their answers; where answers have confidences `reliability`, the rows of that diagram.
     """
-    metrics = task.metrics(held_out, answers)
+    found = task.metrics(held_out, answers)
+    metrics = {name: metric for name, metric in found.items() if not metric.is_empty}
     baselines = {}
     for name, of_baseline in task.baselines(text_model, train, held_out, config).items():
         theirs = task.metrics(held_out, of_baseline)
         shared = [metric for metric in theirs if metric in metrics]
         baselines[name] = {"metrics": {metric: measured(theirs[metric], seed) for metric in shared},
                            "compared": {metric: compared(metrics[metric], theirs[metric], seed) for metric in shared}}
-    shown = metrics[task.shown]
+    shown = found[task.shown]
     best, worst = ([{"record": held_out[place], "answer": answers[place], "value": float(shown.of_texts[place])} for place in places]
                    for places in ends(shown.of_texts, shown.lower_is_better))
-    return {"kind": config.kind, "answered": len(answers), "metrics": {name: measured(metric, seed) for name, metric in metrics.items()},
+    return {"kind": config.kind, "answered": len(answers), "not_measured": sorted(found.keys() - metrics),
+            "metrics": {name: measured(metric, seed) for name, metric in metrics.items()},
             "baselines": baselines, "best": best, "worst": worst} | _reliability(metrics)
 
 
@@ -60,8 +62,8 @@ def write_answers(folder: Path, records: Sequence[dict], answers: Sequence[dict]
     write_text(folder / ANSWERS, "".join(json.dumps({"record": record, "answer": answer}, ensure_ascii=False) + "\n" for record, answer in rows))
 
 
-def shared_answers(*runs: Path) -> tuple[Task, list[dict], list[list[dict]]]:
-    """Return the task of some runs, the records that all of them answered, and the answers of each to these.
+def shared_answers(*runs: Path) -> tuple[Task, list[dict], list[list[dict]], list[int]]:
+    """Return the task of some runs, the records that all of them answered, the answers of each to these, and how many each answered in all.
 
     Records are the same if what the data gave of them is: prompts by other templates do not matter.
 
@@ -84,7 +86,8 @@ def shared_answers(*runs: Path) -> tuple[Task, list[dict], list[list[dict]]]:
     shared = [identity for identity in of_runs[0] if all(identity in of_run for of_run in of_runs)]
     if not shared:
         raise ValueError(f"{' and '.join(map(str, runs))} have answered no record in common; give runs with the same held-out data")
-    return task_of(TaskConfig(kinds[0])), [of_runs[0][one]["record"] for one in shared], [[of_run[one]["answer"] for one in shared] for of_run in of_runs]
+    answers = [[of_run[one]["answer"] for one in shared] for of_run in of_runs]
+    return task_of(TaskConfig(kinds[0])), [of_runs[0][one]["record"] for one in shared], answers, [len(of_run) for of_run in of_runs]
 
 
 def _identity(record):

@@ -84,7 +84,13 @@ class QuestionAnswerer:
             asked: the pairs.
             batch_size: how many are answered together; changes the speed alone.
             advance: called with how many were answered.
+
+        Raises:
+            ValueError: something that is no pair; a batch size below 1.
         """
+        asked = list(asked)
+        if wrong := [one for one in asked if isinstance(one, str) or len(one) != 2]:
+            raise ValueError(f"answer_all: {wrong[0]!r} is no pair of a question and its passage; give (question, \"\") without one")
         prompts = [as_in_training(self._text_model, _prompt(self._config, question, passage)) for question, passage in asked]
         answers = []
         for batch in batches(prompts, batch_size):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfgpt.data.examples import Fields, UnusableError
-from tfgpt.data.misspellings import WORD, cased, confused_with, counted_words, is_held_out, misspellings, with_errors
+from tfgpt.data.misspellings import WORD, cased, confused_with, counted_words, is_held_out, misspellings, replaced, with_errors, words_in
 from tfgpt.evaluation.metrics import Metric, ratio
 from tfgpt.evaluation.text_metrics import exact_match, f_beta
 from tfgpt.files import file_of_package
@@ -46,7 +46,7 @@ class Costs(NamedTuple):
     confused: float = 5.0
     """Of one word for another that it is often taken for."""
     unknown: float = 8.0
-    """That an unknown word is right: a name, or a word that no dictionary has."""
+    """That an unknown word is right: one that no dictionary has."""
 
 
 class Change(NamedTuple):
@@ -113,25 +113,32 @@ class SpellingCorrector:
             found[number] += [change._replace(start=start + change.start) for change in sentence.changes()]
         return [Correction(_changed(text, changes), tuple(changes)) for text, changes in zip(texts, found)]
 
-    def _candidates(self, word):
-        """Return what may be meant by a word, with the cost of each; nothing if it can only be itself."""
+    def _candidates(self, word, begins):
+        """Return what may be meant by a word, with the cost of each; nothing if it can only be itself.
+
+        Args:
+            word: as it is written.
+            begins: whether a sentence does with it, where a capital tells nothing.
+        """
         lower, costs = word.lower(), self._costs
         if not set(lower) <= self._dictionary.letters:                                   # of another language, or a name from there
             return {}
-        known = lower in self._dictionary
+        is_name = not begins and word[0].isupper() and not word.isupper()               # unless it is a misspelling that is listed
+        known = is_name or lower in self._dictionary
         found = {}
         if not known:
             found = {other: costs.edit * edits for other, edits in self._dictionary.nearest(lower)}
         found |= {other: min(costs.confused, found.get(other, costs.confused)) for other in confused_with().get(lower, ()) if known}
         found |= {meant: min(costs.listed, found.get(meant, costs.listed)) for meant in self._typos.get(lower, ())}
-        found = {cased(other, word): cost for other, cost in found.items()} | {word: 0.0 if known and lower not in self._typos else costs.unknown}
+        right = 0.0 if known and lower not in self._typos else costs.unknown
+        found = {cased(other, word): cost for other, cost in found.items()} | {word: right}
         return found if len(found) > 1 else {}
 
 
 def _parts(text) -> Iterator[tuple[int, str]]:
     """Yield the sentences of a text, of long ones parts alike in length, each with how many characters of the text stand before it."""
     for sentence in SENTENCE.finditer(text):
-        words = [word.start() for word in WORD.finditer(sentence[0])]
+        words = [word.start() for word in re.finditer(r"\S+", sentence[0])]
         count = max(-(-len(words) // LONGEST), 1)
         borders = [0, *(words[number * len(words) // count] for number in range(1, count)), len(sentence[0])]
         for start, end in itertools.pairwise(borders):
@@ -142,8 +149,8 @@ class _Sentence:
     """A sentence and what its words may be."""
 
     def __init__(self, text, candidates_of):
-        self._text, self._words = text, list(WORD.finditer(text))
-        self.choices = {number: found for number, word in enumerate(self._words) if (found := candidates_of(word[0]))}
+        self._text, self._words = text, list(words_in(text))
+        self.choices = {number: found for number, word in enumerate(self._words) if (found := candidates_of(word[0], begins=number == 0))}
         self._chosen = {number: min(found, key=found.get) for number, found in self.choices.items()}
         self._weighed: dict[tuple[int, str], float] = {}
 
@@ -285,7 +292,7 @@ def _baselines(text_model: TextModel, train: Sequence[dict], held_out: Sequence[
         found = [] if lower in dictionary or not set(lower) <= dictionary.letters else dictionary.nearest(lower)
         return cased(found[0][0], match[0]) if found else match[0]
 
-    return {"symspellpy alone": [{"text": WORD.sub(nearest, record["written"])} for record in held_out]}
+    return {"symspellpy alone": [{"text": replaced(record["written"], nearest)} for record in held_out]}
 
 
 TASK = Task(

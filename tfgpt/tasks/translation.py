@@ -29,6 +29,8 @@ class Translation(NamedTuple):
     """Of all of it, in nats."""
     pieces: int
     """In how many it was translated; 1 = at once."""
+    finished: bool
+    """Whether the model ended all of them, and not the end of its context."""
 
 
 class Translator:
@@ -92,8 +94,8 @@ def _joined(text, spans, rows):
     """Return what was written of the pieces of a text, on lines of their own where these are."""
     joined = rows[0].text.strip()
     for (_, end), (start, _), row in zip(spans, spans[1:], rows[1:]):
-        joined += ("\n" if "\n" in text[end:start] else " ") + row.text.strip()
-    return Translation(joined, sum(row.log_prob for row in rows), len(rows))
+        joined += ("\n" if "\n" in text[end:start] else " " if start > end else "") + row.text.strip()
+    return Translation(joined, sum(row.log_prob for row in rows), len(rows), all(row.finish_reason == "stop" for row in rows))
 
 
 def _records(fields: Fields, config: TaskConfig) -> Iterable[dict]:

@@ -8,8 +8,8 @@ import re
 
 from transformers import PreTrainedTokenizerFast
 
-SENTENCE_END = re.compile(r"(?<=[.!?。！？…])\s+|\s*\n\s*")
-"""Where a text may be parted: behind a sentence, or a line."""
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？।॥۔])\s*(?=\S)|\s*\n\s*")
+"""Where a text may be parted: behind a sentence, where Chinese and Japanese have no space, or a line."""
 
 Span = tuple[int, int]
 """Where a piece of a text begins and ends, in characters."""

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.text.bpe import GPT2TokenizerFast
+from tfgpt.text.drawable import drawable
 
 LONGEST = 24
 """Tokens of a picture; more cannot be read."""
@@ -60,8 +61,8 @@ def _draw_next(probabilities: np.ndarray, tokenizer, names: list[str]) -> bytes:
 
 
 def _shown(tokenizer, token) -> str:
-    """Return a token's text as it can stand in a picture; a lone $ would begin a formula."""
-    return repr(tokenizer.decode([int(token)]))[1:-1].replace("$", "\\$")
+    """Return a token's text as it can stand in a picture."""
+    return drawable(repr(tokenizer.decode([int(token)]))[1:-1])
 
 
 def _png(figure) -> bytes:
