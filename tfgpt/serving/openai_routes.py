@@ -284,6 +284,10 @@ class Chat(Answer):
             with contextlib.suppress(TooLongError):
                 return remembered(turns, self._fits(room_for_reply(most, self.loaded.context)), template)
             return remembered(turns, self._fits(1), template)
+        except TooLongError as error:
+            size, most_bytes = len(error.prompt.encode("utf-8", "replace")), self.loaded.limits.max_prompt_bytes
+            beyond = f"the system text and the last turn have {size} bytes; give at most {most_bytes}"
+            raise BadRequestError(f"messages: {beyond if size > most_bytes else error}") from error
         except ValueError as error:
             raise BadRequestError(f"messages: {error}") from error
 
