@@ -65,7 +65,7 @@ def corrector(reader):
     ("teh file at https://exmaple.com/teh/szt, bob.szt@gmial.com, np.szt my_fucntion szt()",
      "the file at https://exmaple.com/teh/szt, bob.szt@gmial.com, np.szt my_fucntion szt()"),
     ("“Teh” (teh) teh/teh teh-teh", "“The” (the) the/the the-the"),           # but for marks around it, hyphens, and one slash
-    ("Teh cat Szt on Teh mat", "The cat Szt on The mat"),                     # a capital within a sentence: a name, unless it is listed
+    ("Teh cat SZT Szt on Teh mat", "The cat SZT Szt on The mat"),                     # a capital within a sentence: a name, unless it is listed
     ("12 + 3 = 15\n\n\ttabs   stay", "12 + 3 = 15\n\n\ttabs   stay"),
 ])
 def test_corrections_worked_by_hand(corrector, written, meant):
@@ -98,6 +98,13 @@ def test_a_sentence_of_hundreds_of_words_is_weighed_in_parts(corrector, reader, 
 
     assert found.text == "\n".join(["the cat sat on the mat , the cat sat on the mat"] * 60) and len(found.changes) == 180
     assert max(lengths) < len(text) / 10
+
+
+def test_a_name_at_the_border_of_two_parts_is_no_beginning_of_a_sentence(corrector):
+    words = (["the", "cat", "sat", "on", "Szt"] * 10)[:48]
+    assert words[24] == "Szt"                                                            # with which the second part begins
+
+    assert [word for word in corrector.correct(" ".join(words)).text.split() if word[0] == "S"] == ["Szt"] * 9
 
 
 def test_many_texts_are_weighed_in_two_passes_and_each_as_if_alone(corrector, reader):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.evaluation.calibration import fit_temperature
+from tfgpt.generation.batches import batches
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.heads import targets_of
 from tfgpt.models.surgery import set_temperature
@@ -31,10 +32,9 @@ def calibrated(model, recipe: Recipe, folder: Path):
         return model
     judge, outputs = TextModel(model, load_tokenizer(folder / "tokenizer")).judge, []
     with progress_bar("train: calibration", total=len(records), unit="records") as advance:
-        for start in range(0, len(records), size):
-            texts = [task.calibrated_on(record) for record in records[start : start + size]]
-            outputs.append(judge.logits_graph(tf.constant(texts)).numpy())
-            advance(len(texts))
+        for batch in batches(records, size):
+            outputs.append(judge.logits_graph(tf.constant([task.calibrated_on(record) for record in batch])).numpy())
+            advance(len(batch))
     right = targets_of(model.adaptation.head, [record["label"] for record in records])
     temperature = fit_temperature(np.concatenate(outputs), right > 0 if right.ndim == 2 else right)
     console.print(f"train: temperature {temperature:.3f}, by {len(records):,} records that were not trained on"

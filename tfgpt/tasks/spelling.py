@@ -100,7 +100,7 @@ class SpellingCorrector:
             batch_size: sentences with one candidate each that are weighed together; changes the speed alone.
         """
         found: list[list[Change]] = [[] for _ in texts]
-        places = [(number, start, _Sentence(part, self._candidates)) for number, text in enumerate(texts) for start, part in _parts(text)]
+        places = [(number, start, _Sentence(part, self._candidates, begins)) for number, text in enumerate(texts) for start, part, begins in _parts(text)]
         open_ = [sentence for _, _, sentence in places if sentence.choices]
         for _ in range(ROUNDS):
             rows = [(sentence, *variant) for sentence in open_ for variant in sentence.variants()]
@@ -123,7 +123,7 @@ class SpellingCorrector:
         lower, costs = word.lower(), self._costs
         if not set(lower) <= self._dictionary.letters:                                   # of another language, or a name from there
             return {}
-        is_name = not begins and word[0].isupper() and not word.isupper()               # unless it is a misspelling that is listed
+        is_name = not begins and word[0].isupper()                                       # unless it is a misspelling that is listed
         known = is_name or lower in self._dictionary
         found = {}
         if not known:
@@ -135,22 +135,22 @@ class SpellingCorrector:
         return found if len(found) > 1 else {}
 
 
-def _parts(text) -> Iterator[tuple[int, str]]:
-    """Yield the sentences of a text, of long ones parts alike in length, each with how many characters of the text stand before it."""
+def _parts(text) -> Iterator[tuple[int, str, bool]]:
+    """Yield how many characters of a text stand before each sentence, the sentence, and that it begins there; of long ones parts alike in length."""
     for sentence in SENTENCE.finditer(text):
         words = [word.start() for word in re.finditer(r"\S+", sentence[0])]
         count = max(-(-len(words) // LONGEST), 1)
         borders = [0, *(words[number * len(words) // count] for number in range(1, count)), len(sentence[0])]
         for start, end in itertools.pairwise(borders):
-            yield sentence.start() + start, sentence[0][start:end]
+            yield sentence.start() + start, sentence[0][start:end], start == 0
 
 
 class _Sentence:
     """A sentence and what its words may be."""
 
-    def __init__(self, text, candidates_of):
+    def __init__(self, text, candidates_of, begins):
         self._text, self._words = text, list(words_in(text))
-        self.choices = {number: found for number, word in enumerate(self._words) if (found := candidates_of(word[0], begins=number == 0))}
+        self.choices = {number: found for number, word in enumerate(self._words) if (found := candidates_of(word[0], begins and number == 0))}
         self._chosen = {number: min(found, key=found.get) for number, found in self.choices.items()}
         self._weighed: dict[tuple[int, str], float] = {}
 
