@@ -122,43 +122,55 @@ def _over_chunks(rows, table, labels, trained, chunks, objective, differentiable
     """Return (objective, loss, correct), and the gradients of the objective: float32 [tokens, width] and [vocab, width]."""
     typed = tf.cast(table, rows.dtype)
 
-    def step(start, sums, of_rows, of_table):
+    def chunk_from(start):
+        """Return where the chunk that starts there ends, its sums, and of its rows and of the table the gradients."""
         size = chunks.size if isinstance(chunks.size, int) else tf.minimum(chunks.size, chunks.end - start)
         places = tf.slice(chunks.order, [start], [size])                                  # [chunk]
         counted = tf.cast(tf.range(size) + start < chunks.end, tf.float32)                # padding of fixed shapes does not count
         targets = tf.where(tf.gather(trained, places), tf.gather(labels, places), 0)
         chunk = tf.gather(rows, places)                                                   # [chunk, width]
-        logits = tf.cast(tf.matmul(chunk, typed, transpose_b=True), tf.float32)           # [chunk, vocab]
-        probabilities = tf.nn.softmax(logits)
-        of_target, probability = _at(logits, targets), _at(probabilities, targets)        # [chunk]
-        likeliest = tf.reduce_max(probabilities, axis=-1)
-        log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: _log_sum(chunk, typed))
-        losses = log_sum - of_target
-        smoothing, weight = objective.label_smoothing, objective.z_loss
-        wanted = losses + weight * tf.square(log_sum)
-        if smoothing:
-            wanted += smoothing * (of_target - tf.reduce_mean(logits, axis=-1))
-        terms = (wanted, losses, tf.cast(probability >= likeliest, tf.float32))
-        sums = tuple(total + tf.reduce_sum(term * counted) for total, term in zip(sums, terms))
+        terms, of_logits = _of_tokens(chunk, typed, targets, objective, differentiable)
+        sums = tuple(tf.reduce_sum(term * counted) for term in terms)
         if not differentiable:
-            return start + size, sums, of_rows, of_table
-        if weight:
-            probabilities *= (1.0 + 2.0 * weight * log_sum)[:, tf.newaxis]
-        if smoothing:
-            probabilities -= smoothing / table.shape[0]
-        with tf.control_dependencies([probability, likeliest]):                           # read before, so that this is done in place
-            of_logits = tf.tensor_scatter_nd_sub(probabilities, tf.stack([tf.range(size), targets], axis=1), tf.fill([size], 1.0 - smoothing))
-        of_logits = tf.cast(of_logits, rows.dtype)
+            return start + size, sums, None, None
         of_chunk = tf.cast(tf.matmul(of_logits, typed), tf.float32) * counted[:, tf.newaxis]
-        of_rows = tf.tensor_scatter_nd_add(of_rows, places[:, tf.newaxis], of_chunk)
         chunk *= tf.cast(counted, chunk.dtype)[:, tf.newaxis]
-        of_table += tf.cast(tf.matmul(of_logits, chunk, transpose_a=True), tf.float32)
-        return start + size, sums, of_rows, of_table
+        return start + size, sums, (places[:, tf.newaxis], of_chunk), tf.cast(tf.matmul(of_logits, chunk, transpose_a=True), tf.float32)
 
-    zeros = (tf.zeros(tf.shape(rows)), tf.zeros(tf.shape(table))) if differentiable else (0.0, 0.0)
-    state = (0, (0.0, 0.0, 0.0), *zeros)
-    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < chunks.end, step, state, parallel_iterations=1)  # one chunk in memory
+    def step(start, sums, of_rows, of_table):
+        end, more, of_chunk, of_typed = chunk_from(start)
+        sums = tuple(map(tf.add, sums, more))
+        return (end, sums, tf.tensor_scatter_nd_add(of_rows, *of_chunk), of_table + of_typed) if differentiable else (end, sums, of_rows, of_table)
+
+    end, sums, of_chunk, of_table = chunk_from(0)                                         # apart: adding to zeros would be two more passes over a table
+    start = (tf.scatter_nd(*of_chunk, tf.shape(rows)), of_table) if differentiable else (0.0, 0.0)
+    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < chunks.end, step, (end, sums, *start), parallel_iterations=1)  # one in memory
     return sums, (of_rows, of_table)
+
+
+def _of_tokens(chunk, table, targets, objective, differentiable):
+    """Return of each token objective, loss and whether its target is likeliest, float32 [chunk]; and the gradient of the logits, [chunk, vocab]."""
+    logits = tf.cast(tf.matmul(chunk, table, transpose_b=True), tf.float32)               # [chunk, vocab]
+    probabilities = tf.nn.softmax(logits)
+    of_target, probability = _at(logits, targets), _at(probabilities, targets)            # [chunk]
+    likeliest = tf.reduce_max(probabilities, axis=-1)
+    log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: _log_sum(chunk, table))
+    losses = log_sum - of_target
+    smoothing, weight = objective.label_smoothing, objective.z_loss
+    wanted = losses + weight * tf.square(log_sum)
+    if smoothing:
+        wanted += smoothing * (of_target - tf.reduce_mean(logits, axis=-1))
+    terms = (wanted, losses, tf.cast(probability >= likeliest, tf.float32))
+    if not differentiable:
+        return terms, None
+    if weight:
+        factor = 1.0 + 2.0 * weight * log_sum
+        probabilities, probability = probabilities * factor[:, tf.newaxis], probability * factor
+    if smoothing:
+        probabilities, probability = probabilities - smoothing / table.shape[0], probability - smoothing / table.shape[0]
+    of_target = tf.cast(probability - (1.0 - smoothing), table.dtype)
+    places = tf.stack([tf.range(tf.size(targets)), targets], axis=1)
+    return terms, tf.tensor_scatter_nd_update(tf.cast(probabilities, table.dtype), places, of_target)
 
 
 def _log_sum(chunk, table):
