@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfgpt.models.dropout import drop
-from tfgpt.models.elementwise import masked_softmax, norm
+from tfgpt.models.elementwise import COMPILED, PLAIN, attend, norm
 
 EPSILON = 1e-5
 ERRORS = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float16: 3e-3}
@@ -41,15 +41,38 @@ def test_norm_and_its_gradients(dtype):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
 @pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
-def test_masked_softmax_and_its_gradients(dtype, rate):
+def test_attention_and_its_gradients(dtype, kind, rate):
     seed, mask = tf.constant([5, 6, 0], tf.int64), tf.where(tf.linalg.band_part(tf.ones([1, 1, 9, 9]), -1, 0) > 0, 0.0, float("-inf"))
-    kept = tf.cast(drop(tf.ones([2, 3, 9, 9]), rate, seed), tf.float64)                  # the same mask, scaled up
+    kept = tf.cast(drop(tf.ones([2, 3, 9, 9]), rate, seed), tf.float64)           # the same mask, scaled up
     rng = np.random.default_rng(2)
-    scores, upstream = (tf.cast(rng.normal(size=[2, 3, 9, 9]) * 4, dtype) for _ in range(2))
-    found = results(lambda given: masked_softmax(given, mask, seed, scale=0.5, rate=rate), [scores], upstream)
-    expected = results(lambda given: tf.nn.softmax(given * 0.5 + tf.cast(mask, tf.float64)) * kept, [tf.cast(scores, tf.float64)], upstream)
+    query, key, value = (tf.cast(rng.normal(size=[2, 3, 9, 8]) * size, dtype) for size in (1.5, 1.5, 1.0))
+    upstream = tf.cast(rng.normal(size=[2, 3, 9, 8]), dtype)
+    inputs = [query, key, value]
 
-    assert found[0].dtype == found[1].dtype == dtype
-    assert not np.triu(found[0].numpy().astype(np.float32), k=1).any()
-    assert_near(found, expected, ERRORS[dtype])
+    def formula(query, key, value):
+        return (tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * 0.5 + tf.cast(mask, tf.float64)) * kept) @ value
+
+    found = results(lambda *given: kind["attend"](*given, mask, seed, scale=0.5, rate=rate)[0], inputs, upstream)
+
+    assert all(one.dtype == dtype for one in found)
+    assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], upstream), ERRORS[dtype])
+
+
+def test_gradients_also_go_through_attention_weights_that_are_given_back():
+    mask, rng = tf.where(tf.linalg.band_part(tf.ones([1, 1, 5, 5]), -1, 0) > 0, 0.0, float("-inf")), np.random.default_rng(3)
+    inputs = [tf.constant(rng.normal(size=[2, 3, 5, 4]), tf.float32) for _ in range(3)]
+    of_both = tf.constant(rng.normal(size=[2, 3, 5, 9]))
+
+    def mine(query, key, value):
+        return tf.concat(attend(query, key, value, mask, tf.zeros([3], tf.int64), scale=0.5, rate=0.0, give_weights=True), axis=-1)
+
+    def formula(query, key, value):
+        weights = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * 0.5 + tf.cast(mask, tf.float64))
+        return tf.concat([weights @ value, weights], axis=-1)
+
+    found = results(mine, inputs, of_both)
+
+    assert not np.triu(found[0][..., 4:].numpy(), k=1).any()
+    assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], of_both), ERRORS[tf.float32])

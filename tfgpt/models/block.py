@@ -216,14 +216,13 @@ class GPTAttention(TFAttention):
                 present = tf.stack([key, value], axis=0)
         if before is not None:
             key, value = (tf.concat([_for_rows(one, batch, all_.dtype), all_], axis=2) for one, all_ in zip(before, (key, value)))
-        scores = tf.matmul(query, key, transpose_b=True)                                 # [batch, heads, queries, keys]
         rate, seed = self._dropout.draw(training)
-        weights = work["masked_softmax"](scores, attention_mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate)
-        attended = tf.matmul(weights, value)                                             # [batch, heads, queries, head width]
+        attended, weights = work["attend"](query, key, value, attention_mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate,
+                                           give_weights=output_attentions)               # [batch, heads, queries, head width]
         if self.gates is not None:
             attended *= tf.cast(self.gates, attended.dtype)[..., tf.newaxis, tf.newaxis]
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
-        return self.c_proj(attended, training=training), present, weights if output_attentions else None
+        return self.c_proj(attended, training=training), present, weights
 
 
 def _for_rows(before, batch, dtype):

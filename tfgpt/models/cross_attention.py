@@ -73,10 +73,9 @@ class CrossAttention(TFAttention):
         """
         work = self._compute.elementwise(training)
         query = self._by_head(work["add_bias"](self.q_attn(x, training=training), self.q_attn.bias))
-        scores = tf.matmul(query, tf.cast(keys, query.dtype), transpose_b=True)           # [batch, heads, queries, places]
         rate, seed = self._dropout.draw(training)
-        weights = work["masked_softmax"](scores, mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate)
-        attended = tf.matmul(weights, tf.cast(values, weights.dtype))                     # [batch, heads, queries, head width]
+        attended, _ = work["attend"](query, tf.cast(keys, query.dtype), tf.cast(values, query.dtype), mask, seed, scale=1.0 / math.sqrt(self.head_width),
+                                     rate=rate)                                           # [batch, heads, queries, head width]
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.concat([tf.shape(x)[:2], [self.split_size]], axis=0))
         return self.c_proj(attended, training=training)
 
