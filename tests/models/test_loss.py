@@ -1,4 +1,4 @@
-"""The chunked loss against TensorFlow's own, in value and gradient."""
+"""The loss by groups and parts against TensorFlow's own, in value and gradient."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,9 +10,10 @@ VOCAB, WIDTH = 23, 7
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
+def small_groups_of_two_parts(monkeypatch):
     monkeypatch.setattr(losses, "TOKENS_AT_ONCE", 4)
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 4 * VOCAB)
+    monkeypatch.setattr(losses, "BYTES_OF_GROUP", 8 * VOCAB * 4)
 
 
 @pytest.fixture

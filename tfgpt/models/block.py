@@ -139,12 +139,15 @@ class Projection(TFConv1D):
 
 @tf.custom_gradient
 def _product(x, weight):
-    """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`; a copy of the weight in it is made anew on the way back, and not kept."""
+    """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`.
+
+    A copy of the weight in that dtype is made anew on the way back, and not kept. The weight's gradient stays in it: a wide copy would tell no more.
+    """
 
     def gradient(upstream):
         with tf.control_dependencies([upstream]):
             typed = tf.cast(weight, x.dtype)
-        return tf.matmul(upstream, typed, transpose_b=True), tf.cast(tf.matmul(x, upstream, transpose_a=True), weight.dtype)
+        return tf.matmul(upstream, typed, transpose_b=True), tf.matmul(x, upstream, transpose_a=True)
 
     return tf.matmul(x, tf.cast(weight, x.dtype)), gradient
 

@@ -305,10 +305,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ValueError: a batch without `input_ids`, or without `labels` and `head_labels`; `head_labels` where there is no head, or none that knows
                 what they stand for; one without what an encoder reads where there is one, or the other way about.
         """
-        hidden = self._hidden(batch, training)                     # [batch, length, width]
-        if "head_labels" in batch:
-            return self._head_terms(hidden, batch, training, balance)
-        return self._language_terms(hidden, batch["labels"], training)
+        with self.transformer.one_gradient(in_xla=bool(self.jit_compile)):
+            hidden = self._hidden(batch, training)                 # [batch, length, width]
+            if "head_labels" in batch:
+                return self._head_terms(hidden, batch, training, balance)
+            return self._language_terms(hidden, batch["labels"], training)
 
     def head_outputs(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Return what the head finds at each token of a packed batch, float32 [batch, length, outputs]."""

@@ -1,10 +1,12 @@
 """The loss of next-token prediction from hidden states, without ever holding the logits of all tokens.
 
-Projection, softmax and cross-entropy are done chunk by chunk of tokens, and only for tokens whose label counts. In training a chunk's gradients
-are computed at once, while its logits are there, so no logits are kept for the way back.
+Projection, softmax and cross-entropy are done part by part of the tokens, and only for tokens whose label counts. In training the gradient of a part's
+logits is computed at once, while they are there, so no logits are kept for the way back. The parts of a group share the two products of the way back, since
+each of these reads or writes a whole output matrix.
 """
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +15,11 @@ import tensorflow as tf
 IGNORED = -100
 """The label of a position that is not trained on, as in PyTorch and transformers."""
 LOGITS_AT_ONCE = 2**23
-"""Of a chunk: tokens x vocabulary; 32 MB in float32, which large caches hold. On two CPU cores 2**21 and 2**25 were slower."""
-TOKENS_AT_ONCE = 512
-"""Of a chunk, at least: with fewer the output matrix is read and its gradient written too often; GPT-2's vocabulary took a tenth longer with 167."""
+"""Of a part: tokens x vocabulary; 32 MB in float32, which large caches hold. On two CPU cores 2**21 and 2**25 were slower."""
+TOKENS_AT_ONCE = 256
+"""Of a part, at least: with fewer the output matrix is read too often."""
+BYTES_OF_GROUP = 2**27
+"""Of the gradient of a group's logits, in the precision of the products: 1,335 tokens of GPT-2's vocabulary in bfloat16."""
 
 SMALLEST = 1e-30
 """Probability of a target down to which its logarithm is taken from the softmax itself; a float32 ends at 1e-38."""
@@ -63,7 +67,7 @@ def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objec
         labels: int32 [batch, length], next-token targets, -100 = not trained on.
         objective: what is added to the cross-entropy.
         differentiable: whether to compute gradients, which is twice the work again.
-        fixed_shapes: whether all shapes must be known beforehand (XLA); then a chunk may also hold tokens that do not count.
+        fixed_shapes: whether all shapes must be known beforehand (XLA); then a group may also hold tokens that do not count.
 
     Raises:
         tf.errors.InvalidArgumentError: a label that is neither -100 nor in the vocabulary (on the CPU).
@@ -74,11 +78,11 @@ def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objec
     """
     labels = tf.reshape(labels, [-1])                                                     # [tokens]
     trained = labels != IGNORED
-    chunks = _plan(trained, table.shape[0], fixed_shapes)
+    groups = _plan(trained, table.shape[0], hidden.dtype.size, fixed_shapes)
 
     @tf.custom_gradient
     def run(rows, table):
-        sums, gradients = _over_chunks(rows, table, labels, trained, chunks, objective, differentiable)
+        sums, gradients = _over_groups(rows, table, labels, trained, groups, objective, differentiable)
 
         def backward(of_objective, *_):
             of_rows, of_table = gradients
@@ -92,69 +96,89 @@ def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objec
 
 
 def tokens_at_once(vocab: int) -> int:
-    """Return the most tokens of a chunk."""
+    """Return the most tokens of a part."""
     return max(LOGITS_AT_ONCE // vocab, TOKENS_AT_ONCE)
 
 
-class _Chunks(NamedTuple):
+def tokens_of_group(vocab: int, product_bytes: int) -> int:
+    """Return the most tokens of a group, of so many bytes a number."""
+    return max(BYTES_OF_GROUP // (vocab * product_bytes), tokens_at_once(vocab))
+
+
+class _Groups(NamedTuple):
     """Which tokens are looked at, and how many at once."""
 
     order: tf.Tensor
     """int32 [tokens that are looked at], those trained on first."""
     size: tf.Tensor | int
+    parts: int
+    """Of a group."""
     end: tf.Tensor
     """int32 [], place in the order behind the last token that is trained on."""
 
 
-def _plan(trained, vocab, fixed_shapes) -> _Chunks:
-    most = tokens_at_once(vocab)
+def _plan(trained, vocab, product_bytes, fixed_shapes) -> _Groups:
+    most = tokens_of_group(vocab, product_bytes)
+    parts = -(-min(most, trained.shape[0] or most) // tokens_at_once(vocab))
     end = tf.reduce_sum(tf.cast(trained, tf.int32))
     if not fixed_shapes:
         pieces = tf.maximum(-(-end // most), 1)
-        return _Chunks(tf.cast(tf.where(trained)[:, 0], tf.int32), -(-end // pieces), end)
+        return _Groups(tf.cast(tf.where(trained)[:, 0], tf.int32), -(-end // pieces), parts, end)
     order = tf.argsort(tf.cast(~trained, tf.int32), stable=True)
     pieces = -(-trained.shape[0] // most)
     size = -(-trained.shape[0] // pieces)
-    return _Chunks(tf.pad(order, [[0, pieces * size - trained.shape[0]]]), size, end)
+    return _Groups(tf.pad(order, [[0, pieces * size - trained.shape[0]]]), size, parts, end)
 
 
-def _over_chunks(rows, table, labels, trained, chunks, objective, differentiable):
+def _over_groups(rows, table, labels, trained, groups, objective, differentiable):
     """Return (objective, loss, correct), and the gradients of the objective: float32 [tokens, width] and [vocab, width]."""
-    typed = tf.cast(table, rows.dtype)
-
-    def chunk_from(start):
-        """Return where the chunk that starts there ends, its sums, and of its rows and of the table the gradients."""
-        size = chunks.size if isinstance(chunks.size, int) else tf.minimum(chunks.size, chunks.end - start)
-        places = tf.slice(chunks.order, [start], [size])                                  # [chunk]
-        counted = tf.cast(tf.range(size) + start < chunks.end, tf.float32)                # padding of fixed shapes does not count
+    def group_from(start):
+        """Return where the group that starts there ends, its sums, and the gradients of its rows, behind their places, and of the table."""
+        typed = tf.cast(table, rows.dtype)                                                # anew for each, so that none is kept while gradients widen
+        size = groups.size if isinstance(groups.size, int) else tf.minimum(groups.size, groups.end - start)
+        places = tf.slice(groups.order, [start], [size])                                  # [group]
+        counted = tf.cast(tf.range(size) + start < groups.end, tf.float32)                # padding of fixed shapes does not count
         targets = tf.where(tf.gather(trained, places), tf.gather(labels, places), 0)
-        chunk = tf.gather(rows, places)                                                   # [chunk, width]
-        terms, of_logits = _of_tokens(chunk, typed, targets, objective, differentiable)
+        group = tf.gather(rows, places)                                                   # [group, width]
+        *terms, of_logits = _in_parts(group, typed, targets, size, groups.parts, objective, differentiable)
         sums = tuple(tf.reduce_sum(term * counted) for term in terms)
         if not differentiable:
             return start + size, sums, None, None
-        of_chunk = tf.cast(tf.matmul(of_logits, typed), tf.float32) * counted[:, tf.newaxis]
-        chunk *= tf.cast(counted, chunk.dtype)[:, tf.newaxis]
-        return start + size, sums, (places[:, tf.newaxis], of_chunk), tf.cast(tf.matmul(of_logits, chunk, transpose_a=True), tf.float32)
+        of_group = tf.cast(tf.matmul(of_logits, typed), tf.float32) * counted[:, tf.newaxis]
+        with tf.control_dependencies([of_group]):                                         # then the narrow table is free
+            group *= tf.cast(counted, group.dtype)[:, tf.newaxis]
+        return start + size, sums, (places[:, tf.newaxis], of_group), tf.cast(tf.matmul(of_logits, group, transpose_a=True), tf.float32)
 
     def step(start, sums, of_rows, of_table):
-        end, more, of_chunk, of_typed = chunk_from(start)
+        end, more, of_group, more_of_table = group_from(start)
         sums = tuple(map(tf.add, sums, more))
-        return (end, sums, tf.tensor_scatter_nd_add(of_rows, *of_chunk), of_table + of_typed) if differentiable else (end, sums, of_rows, of_table)
+        return (end, sums, tf.tensor_scatter_nd_add(of_rows, *of_group), of_table + more_of_table) if differentiable else (end, sums, of_rows, of_table)
 
-    end, sums, of_chunk, of_table = chunk_from(0)                                         # apart: adding to zeros would be two more passes over a table
-    start = (tf.scatter_nd(*of_chunk, tf.shape(rows)), of_table) if differentiable else (0.0, 0.0)
-    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < chunks.end, step, (end, sums, *start), parallel_iterations=1)  # one in memory
+    end, sums, of_group, of_table = group_from(0)                                         # apart: adding to zeros would be two more passes over a table
+    start = (tf.scatter_nd(*of_group, tf.shape(rows)), of_table) if differentiable else (0.0, 0.0)
+    with tf.control_dependencies([start[1], *sums]):                                      # one group in memory
+        end = tf.identity(end)
+    _, sums, of_rows, of_table = tf.while_loop(lambda start, *_: start < groups.end, step, (end, sums, *start), parallel_iterations=1)
     return sums, (of_rows, of_table)
 
 
-def _of_tokens(chunk, table, targets, objective, differentiable):
-    """Return of each token objective, loss and whether its target is likeliest, float32 [chunk]; and the gradient of the logits, [chunk, vocab]."""
-    logits = tf.cast(tf.matmul(chunk, table, transpose_b=True), tf.float32)               # [chunk, vocab]
+def _in_parts(group, table, targets, size, parts, objective, differentiable):
+    """Return what `_of_tokens` does of a group of tokens, one part after the other."""
+    of_parts, before = [], []
+    for start, end in itertools.pairwise(size * part // parts for part in range(parts + 1)):
+        with tf.control_dependencies(before):                                             # the logits of one part in memory
+            of_parts.append(_of_tokens(group[start:end], table, targets[start:end], objective, differentiable))
+        before = of_parts[-1]
+    return [tf.concat(of_each, axis=0) for of_each in zip(*of_parts)] if parts > 1 else of_parts[0]
+
+
+def _of_tokens(rows, table, targets, objective, differentiable):
+    """Return of each token objective, loss and whether its target is likeliest, float32 [tokens]; and the gradient of the logits, [tokens, vocab]."""
+    logits = tf.cast(tf.matmul(rows, table, transpose_b=True), tf.float32)                # [tokens, vocab]
     probabilities = tf.nn.softmax(logits)
-    of_target, probability = _at(logits, targets), _at(probabilities, targets)            # [chunk]
+    of_target, probability = _at(logits, targets), _at(probabilities, targets)            # [tokens]
     likeliest = tf.reduce_max(probabilities, axis=-1)
-    log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: _log_sum(chunk, table))
+    log_sum = tf.cond(tf.reduce_all(probability > SMALLEST), lambda: of_target - tf.math.log(probability), lambda: _log_sum(rows, table))
     losses = log_sum - of_target
     smoothing, weight = objective.label_smoothing, objective.z_loss
     wanted = losses + weight * tf.square(log_sum)
@@ -162,7 +186,7 @@ def _of_tokens(chunk, table, targets, objective, differentiable):
         wanted += smoothing * (of_target - tf.reduce_mean(logits, axis=-1))
     terms = (wanted, losses, tf.cast(probability >= likeliest, tf.float32))
     if not differentiable:
-        return terms, None
+        return *terms, tf.zeros([0])
     if weight:
         factor = 1.0 + 2.0 * weight * log_sum
         probabilities, probability = probabilities * factor[:, tf.newaxis], probability * factor
@@ -170,14 +194,14 @@ def _of_tokens(chunk, table, targets, objective, differentiable):
         probabilities, probability = probabilities - smoothing / table.shape[0], probability - smoothing / table.shape[0]
     of_target = tf.cast(probability - (1.0 - smoothing), table.dtype)
     places = tf.stack([tf.range(tf.size(targets)), targets], axis=1)
-    return terms, tf.tensor_scatter_nd_update(tf.cast(probabilities, table.dtype), places, of_target)
+    return *terms, tf.tensor_scatter_nd_update(tf.cast(probabilities, table.dtype), places, of_target)
 
 
-def _log_sum(chunk, table):
-    """Return the logarithm of the softmax's denominator, float32 [chunk]; from logits made anew, since keeping them for so rare a case costs memory."""
-    return tf.reduce_logsumexp(tf.cast(tf.matmul(chunk, table, transpose_b=True), tf.float32), axis=-1)
+def _log_sum(rows, table):
+    """Return the logarithm of the softmax's denominator, float32 [tokens]; from logits made anew, since keeping them for so rare a case costs memory."""
+    return tf.reduce_logsumexp(tf.cast(tf.matmul(rows, table, transpose_b=True), tf.float32), axis=-1)
 
 
 def _at(rows, places):
-    """Return the entry of each row at its place, float32 [chunk]."""
+    """Return the entry of each row at its place, float32 [tokens]."""
     return tf.gather(rows, places, axis=1, batch_dims=1)

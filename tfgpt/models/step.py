@@ -59,6 +59,8 @@ def summed_gradients(
 ) -> tuple[LossTerms | HeadTerms, list[tf.Tensor]]:
     """Return a replica's sums over a batch, and the gradients of its summed objective times the loss scale, one for each trainable variable.
 
+    The gradients of matrices are in the precision of the products that gave them; of several micro steps they are added in float32.
+
     Raises:
         ValueError: the batch cannot be cut into so many micro steps.
     """
@@ -89,7 +91,7 @@ def summed_gradients(
 
     def step(number, sums, total):
         terms, gradients = micro_step(number, {key: value[number] for key, value in parts.items()})
-        return number + 1, kind(*map(tf.add, sums, terms)), [before + gradient for before, gradient in zip(total, gradients)]
+        return number + 1, kind(*map(tf.add, sums, terms)), list(map(tf.add, total, _wide(gradients)))
 
     kind = HeadTerms if "head_labels" in batch else LossTerms
     nothing = kind(*(tf.zeros([], dtype) for dtype in kind.dtypes))
@@ -159,7 +161,7 @@ class StepGuard:
 
         Args:
             optimizer: of Keras; its `iterations` count a skipped step too.
-            gradients: of this replica's summed objective times `scale`.
+            gradients: of this replica's summed objective times `scale`, in any precision.
             variables: that they belong to.
             divisor: int64 [], the trained tokens of all replicas, or what a head judged.
             scale: of `loss_scale`.
@@ -170,15 +172,15 @@ class StepGuard:
         """
         replicas = tf.distribute.get_replica_context()
         if replicas.num_replicas_in_sync > 1:
-            gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, _wide(gradients))
         factor = 1.0 / (tf.maximum(tf.cast(divisor, tf.float32), 1.0) * scale)
         if settings.l2:
             gradients = [gradient + settings.l2 / factor * variable if is_matrix(variable) else gradient
-                         for gradient, variable in zip(gradients, variables)]
+                         for gradient, variable in zip(_wide(gradients), variables)]
         if settings.l2_start:
             gradients = [gradient + settings.l2_start / factor * (variable - self._start[variable.ref()]) if variable.ref() in self._start else gradient
-                         for gradient, variable in zip(gradients, variables)]
-        norm = tf.linalg.global_norm(gradients) * factor
+                         for gradient, variable in zip(_wide(gradients), variables)]
+        norm = tf.linalg.global_norm(_wide(gradients)) * factor
         finite = tf.math.is_finite(norm)
         if settings.clip_norm:
             factor *= settings.clip_norm / tf.maximum(norm, settings.clip_norm)
@@ -211,13 +213,19 @@ class StepGuard:
             with optimizer.scaling(factor):
                 optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
         else:
-            optimizer.apply_gradients([(gradient * factor, variable) for gradient, variable in zip(gradients, variables)], skip_gradients_aggregation=True)
+            scaled = [gradient * factor for gradient in _wide(gradients)]
+            optimizer.apply_gradients(zip(scaled, variables), skip_gradients_aggregation=True)
 
     def _rescale(self, finite):
         good, scale = self.variables["good_steps"], self.variables["loss_scale"]
         enough = good + 1 >= GOOD_STEPS
         scale.assign(tf.where(finite, tf.where(enough, scale * 2.0, scale), tf.maximum(scale / 2.0, 1.0)))
         good.assign(tf.where(finite & ~enough, good + 1, 0))
+
+
+def _wide(gradients):
+    """Return them in float32."""
+    return [tf.cast(gradient, tf.float32) for gradient in gradients]
 
 
 def is_matrix(variable: tf.Variable) -> bool:

@@ -4,6 +4,9 @@ Weights, their names and the outputs stay those of `transformers`; training, sco
 """
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
@@ -15,7 +18,7 @@ from tfgpt.models.additions import LearnedTokens
 from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
-from tfgpt.models.stored import rows_of
+from tfgpt.models.stored import for_two_uses, rows_of
 
 
 def causal_mask(queries: int | tf.Tensor, keys: int | tf.Tensor, window: int = 0) -> tf.Tensor:
@@ -69,7 +72,7 @@ class GPTTransformer(TFGPT2MainLayer):
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
         self.dropout_clock, self.compute = DropoutClock(), Compute()
-        self.stored_table, adaptation = None, Adaptation.of(config)
+        self.stored_table, self._uses, adaptation = None, None, Adaptation.of(config)
         if gpt1.is_gpt1(config):
             self.ln_f = None
         shared = Shared(config, adaptation, self.compute, self.dropout_clock)
@@ -92,12 +95,28 @@ class GPTTransformer(TFGPT2MainLayer):
         """Return the embeddings of tokens, float [..., width]."""
         if self.stored_table is not None:
             return self.stored_table.rows(ids)
-        rows = tf.cast(rows_of(self.wte.embeddings, ids), self.compute_dtype)
+        rows = tf.cast(rows_of(self._uses[0] if self._uses else self.wte.embeddings, ids), self.compute_dtype)
         return rows if self.wte_lora is None else rows + self.wte_lora.rows(ids)
 
     def table(self) -> tf.Tensor:
         """Return the embeddings of all tokens, float32 [vocab, width]."""
+        if self._uses:
+            return self._uses[1]
         return tf.convert_to_tensor(self.wte.embeddings) if self.wte_lora is None else self.wte.embeddings + self.wte_lora.change()
+
+    @contextlib.contextmanager
+    def one_gradient(self, in_xla: bool) -> Iterator[None]:
+        """Within it, the gradients of `embed` and `table` are added in place (see `tfgpt.models.stored.for_two_uses`).
+
+        Args:
+            in_xla: whether the whole step is compiled.
+        """
+        if self.stored_table is None and self.wte_lora is None:
+            self._uses = for_two_uses(tf.convert_to_tensor(self.wte.embeddings), in_xla)
+        try:
+            yield
+        finally:
+            self._uses = None
 
     def first_keys(self, training: bool = False) -> list[tuple[tf.Tensor, tf.Tensor] | None]:
         """Return for each block the keys and values, [1, heads, tokens, head width], that stand before every text; `None` where there are none."""

@@ -46,7 +46,7 @@ class Muon(FusedAdamW):
         if variable.shape.rank != 2 or any(part in variable.name for part in NOT_HIDDEN):
             super().update_step(gradient, variable)
             return
-        gradient, rate = gradient * self._factor, tf.cast(self.learning_rate, variable.dtype)
+        gradient, rate = tf.cast(gradient, variable.dtype) * self._factor, tf.cast(self.learning_rate, variable.dtype)
         momentum = self._momentums[self._index_dict[self._var_key(variable)]]
         momentum.assign(MOMENTUM * momentum + gradient)
         direction = orthogonalize(gradient + MOMENTUM * momentum)  # Nesterov's

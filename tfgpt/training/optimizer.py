@@ -93,12 +93,12 @@ class FusedAdamW(tf_keras.optimizers.AdamW):
 
 
 def _update(variable, momentum, velocity, gradient, factor, rate, power_1, power_2, *, decay, beta_1, beta_2, epsilon):
-    """Decay one variable and take Adam's step; the first three are handles."""
+    """Decay one variable and take Adam's step; the first three are handles, the gradient may be of another precision than the variable."""
     if decay:
-        value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=gradient.dtype)
+        value = tf.raw_ops.ReadVariableOp(resource=variable, dtype=rate.dtype)
         tf.raw_ops.ResourceApplyGradientDescent(var=variable, alpha=rate * decay, delta=value)
     tf.raw_ops.ResourceApplyAdam(var=variable, m=momentum, v=velocity, beta1_power=power_1, beta2_power=power_2, lr=rate, beta1=beta_1, beta2=beta_2,
-                                 epsilon=epsilon, grad=gradient * factor)
+                                 epsilon=epsilon, grad=tf.cast(gradient, rate.dtype) * factor)
 
 
 _compiled_update = tf.function(_update, jit_compile=True)
