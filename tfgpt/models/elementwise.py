@@ -12,30 +12,40 @@ import tensorflow as tf
 
 from tfgpt.models.dropout import drop
 
+Fuse = Callable[..., Callable]
+"""Makes a function of tensors alone of a function and its settings."""
 
-def norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float, dtype: tf.DType) -> tf.Tensor:
-    """Return layer-normalized `x` [..., width] in `dtype` (Ba et al. 2016, "Layer Normalization")."""
+
+def norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float, dtype: tf.DType, fused: Fuse = functools.partial) -> tf.Tensor:
+    """Return layer-normalized `x` [..., width] in `dtype` (Ba et al. 2016, "Layer Normalization"); `fused` as for `attend`."""
     @tf.custom_gradient
-    def normalize(x, gamma, beta):
-        mean = tf.reduce_mean(tf.cast(x, tf.float32), axis=-1, keepdims=True)
-        centered = tf.cast(x, tf.float32) - mean
-        scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon)
+    def run(x, gamma, beta):
+        normed, mean, scale = fused(_normalized, epsilon=epsilon, dtype=dtype)(x, gamma, beta)
+        return normed, lambda upstream: _of_normalized(upstream, x, mean, scale, gamma, beta)
 
-        def gradient(upstream):
-            with tf.control_dependencies([upstream]):  # else what is computed anew here is computed at once, and kept
-                wide = tf.cast(upstream, tf.float32)
-                normal = (tf.cast(x, tf.float32) - mean) * scale
-            of_normal, leading = wide * tf.cast(gamma, tf.float32), list(range(x.shape.rank - 1))
-            shared = normal * tf.reduce_mean(of_normal * normal, axis=-1, keepdims=True) + tf.reduce_mean(of_normal, axis=-1, keepdims=True)
-            of_gamma, of_beta = tf.reduce_sum(wide * normal, axis=leading), tf.reduce_sum(wide, axis=leading)
-            return tf.cast((of_normal - shared) * scale, x.dtype), tf.cast(of_gamma, gamma.dtype), tf.cast(of_beta, beta.dtype)
-
-        return tf.cast(centered * (scale * tf.cast(gamma, tf.float32)) + tf.cast(beta, tf.float32), dtype), gradient
-
-    return normalize(x, gamma, beta)
+    return run(x, gamma, beta)
 
 
-def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: float) -> tf.Tensor:
+def _normalized(x, gamma, beta, *, epsilon, dtype):
+    """Return the norm of `x`, and its mean and the inverse of its standard deviation, [..., 1]."""
+    mean = tf.reduce_mean(_wide(x), axis=-1, keepdims=True)
+    centered = _wide(x) - mean
+    scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon)
+    return tf.cast(centered * (scale * _wide(gamma)) + _wide(beta), dtype), mean, scale
+
+
+def _of_normalized(upstream, x, mean, scale, gamma, beta):
+    """Return the gradients of `x`, `gamma` and `beta`."""
+    with tf.control_dependencies([upstream]):  # else what is computed anew here is computed at once, and kept
+        wide = _wide(upstream)
+        normal = (_wide(x) - mean) * scale
+    of_normal, leading = wide * _wide(gamma), list(range(x.shape.rank - 1))
+    shared = normal * tf.reduce_mean(of_normal * normal, axis=-1, keepdims=True) + tf.reduce_mean(of_normal, axis=-1, keepdims=True)
+    of_gamma, of_beta = tf.reduce_sum(wide * normal, axis=leading), tf.reduce_sum(wide, axis=leading)
+    return tf.cast((of_normal - shared) * scale, x.dtype), tf.cast(of_gamma, gamma.dtype), tf.cast(of_beta, beta.dtype)
+
+
+def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: float, fused: Fuse = functools.partial) -> tf.Tensor:
     """Return `x` plus the sum of `y` and its bias under dropout, in the dtype of `x`.
 
     Args:
@@ -44,20 +54,63 @@ def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: f
         bias: float [1, width].
         seed: int64 [3], of the dropout's mask (see `tfgpt.models.dropout.drop`); not looked at where the rate is 0.
         rate: share of the sum set to 0.
+        fused: as for `attend`.
     """
-    return tf.cast(tf.cast(x, tf.float32) + drop(tf.cast(y, tf.float32) + tf.cast(bias[0], tf.float32), rate, seed), x.dtype)
+    if rate:
+        return tf.cast(_wide(x) + drop(_wide(y) + _wide(bias[0]), rate, seed), x.dtype)
+
+    @tf.custom_gradient
+    def run(x, y, bias):
+        def gradient(upstream):
+            return upstream, tf.cast(upstream, y.dtype), _sum_of_rows(upstream, bias)
+
+        return fused(_sum)(x, y, bias), gradient
+
+    return run(x, y, bias)
 
 
 def add_norm(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, seed: tf.Tensor, *, rate: float, epsilon: float,
-             dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `add` of `x` and `y`, and its `norm`."""
-    total = add(x, y, bias, seed, rate=rate)
-    return total, norm(total, gamma, beta, epsilon=epsilon, dtype=dtype)
+             dtype: tf.DType, fused: Fuse = functools.partial) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `add` of `x` and `y`, and its `norm`; `fused` as for `attend`."""
+    if rate:
+        total = add(x, y, bias, seed, rate=rate)
+        return total, norm(total, gamma, beta, epsilon=epsilon, dtype=dtype, fused=fused)
+
+    @tf.custom_gradient
+    def run(x, y, bias, gamma, beta):
+        total, normed, mean, scale = fused(_added_and_normalized, epsilon=epsilon, dtype=dtype)(x, y, bias, gamma, beta)
+
+        def gradient(of_total, of_normed):
+            of_sum, of_gamma, of_beta = _of_normalized(of_normed, total, mean, scale, gamma, beta)
+            of_sum += of_total
+            return of_sum, tf.cast(of_sum, y.dtype), _sum_of_rows(of_sum, bias), of_gamma, of_beta
+
+        return (total, normed), gradient
+
+    return run(x, y, bias, gamma, beta)
 
 
-def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Return `x` [..., width] plus a bias [1, width], in the dtype of `x`."""
-    return tf.cast(tf.cast(x, tf.float32) + tf.cast(bias[0], tf.float32), x.dtype)
+def _added_and_normalized(x, y, bias, gamma, beta, *, epsilon, dtype):
+    total = _sum(x, y, bias)
+    return total, *_normalized(total, gamma, beta, epsilon=epsilon, dtype=dtype)
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor, *, fused: Fuse = functools.partial) -> tf.Tensor:
+    """Return `x` [..., width] plus a bias [1, width], in the dtype of `x`; `fused` as for `attend`."""
+    @tf.custom_gradient
+    def run(x, bias):
+        return fused(_sum)(x, bias), lambda upstream: (upstream, _sum_of_rows(upstream, bias))
+
+    return run(x, bias)
+
+
+def _sum(x, *others):
+    return tf.cast(sum(map(_wide, others), _wide(x)), x.dtype)
+
+
+def _sum_of_rows(upstream, bias):
+    """Return the gradient of a bias, [1, width]."""
+    return tf.cast(tf.reduce_sum(_wide(upstream), axis=list(range(upstream.shape.rank - 1)))[tf.newaxis], bias.dtype)
 
 
 def bias_gelu(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -67,7 +120,7 @@ def bias_gelu(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, *, scale: float, rate: float,
-           give_weights: bool = False, fused: Callable = functools.partial) -> tuple[tf.Tensor, tf.Tensor | None]:
+           give_weights: bool = False, fused: Fuse = functools.partial) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Return what each query finds, [batch, heads, queries, head width], and the attention weights under dropout, if asked for.
 
     On the way back the sum that softmax needs of each query's weights times their gradients is taken from what the query found times its gradient, which
@@ -164,5 +217,7 @@ def _kernel(function, **settings):
 
 
 PLAIN = {function.__name__: function for function in (norm, add, add_norm, add_bias, bias_gelu, attend)}
-COMPILED = PLAIN | {"bias_gelu": compiled(bias_gelu, differentiable=2), "attend": functools.partial(attend, fused=_kernel)}
-"""On two CPU cores the activation alone took 4 ms instead of 17, forward and backward, 8 x 256 tokens of width 1024; the others gained nothing."""
+COMPILED = {name: functools.partial(function, fused=_kernel) for name, function in PLAIN.items() if function is not bias_gelu}
+COMPILED["bias_gelu"] = compiled(bias_gelu, differentiable=2)
+"""On two CPU cores the activation took 4 ms instead of 17, forward and backward, 8 x 256 tokens of width 1024; softmax's way back 0.7 instead of 4.0,
+4 x 256 tokens of 12 heads; sums and norms together 2 % of a step. Ways back that sum columns are left to TensorFlow, which does that faster."""
