@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfgpt.models import elementwise
 from tfgpt.models.dropout import drop
-from tfgpt.models.elementwise import COMPILED, PLAIN, attend, norm
+from tfgpt.models.elementwise import COMPILED, PLAIN, attend
 
 EPSILON = 1e-5
 ERRORS = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float16: 3e-3}
@@ -25,8 +26,14 @@ def assert_near(found, expected, error):
         np.testing.assert_allclose(one, other, atol=error * np.abs(other).max())
 
 
+@pytest.fixture
+def everything_compiled(monkeypatch):
+    monkeypatch.setattr(elementwise, "WORTH_COMPILING", 0)
+
+
+@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
 @pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
-def test_norm_and_its_gradients(dtype):
+def test_norm_and_its_gradients(dtype, kind, everything_compiled):
     def formula(x, gamma, beta):
         mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
         return (x - mean) / tf.sqrt(variance + EPSILON) * gamma + beta
@@ -34,7 +41,7 @@ def test_norm_and_its_gradients(dtype):
     rng = np.random.default_rng(1)
     inputs = [rng.normal(3.0, 2.0, [2, 7, 32]), rng.normal(size=[32]), rng.normal(size=[32])]
     upstream = tf.cast(rng.normal(size=[2, 7, 32]), dtype)
-    found = results(lambda *given: norm(*given, epsilon=EPSILON, dtype=dtype), [tf.constant(array, tf.float32) for array in inputs], upstream)
+    found = results(lambda *given: kind["norm"](*given, epsilon=EPSILON, dtype=dtype), [tf.constant(array, tf.float32) for array in inputs], upstream)
 
     assert found[0].dtype == dtype and found[1].dtype == tf.float32
     assert_near(found, results(formula, [tf.constant(array) for array in inputs], upstream), ERRORS[dtype])
@@ -43,7 +50,44 @@ def test_norm_and_its_gradients(dtype):
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
 @pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
-def test_attention_and_its_gradients(dtype, kind, rate):
+def test_a_normed_sum_and_its_gradients(dtype, kind, rate, everything_compiled):
+    seed, rng = tf.constant([5, 6, 0], tf.int64), np.random.default_rng(4)
+    kept = tf.cast(drop(tf.ones([2, 7, 32]), rate, seed), tf.float64)                    # the same mask, scaled up
+    inputs = [tf.constant(rng.normal(size=shape), tf.float32) for shape in ([2, 7, 32], [2, 7, 32], [1, 32], [32], [32])]
+    inputs[1], upstream = tf.cast(inputs[1], dtype), tf.constant(rng.normal(size=[2, 7, 64]), tf.float32)
+
+    def mine(*given):
+        total, normed = kind["add_norm"](*given, seed, rate=rate, epsilon=EPSILON, dtype=dtype)
+        return tf.concat([total, tf.cast(normed, tf.float32)], axis=-1)
+
+    def formula(x, y, bias, gamma, beta):
+        total = x + (y + bias[0]) * kept
+        mean, variance = tf.nn.moments(total, axes=[-1], keepdims=True)
+        return tf.concat([total, (total - mean) / tf.sqrt(variance + EPSILON) * gamma + beta], axis=-1)
+
+    found = results(mine, inputs, upstream)
+
+    assert [one.dtype for one in found[1:]] == [given.dtype for given in inputs]
+    assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], upstream), ERRORS[dtype])
+
+
+@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
+def test_sums_with_biases_and_their_gradients(kind, everything_compiled):
+    seed, rng = tf.zeros([3], tf.int64), np.random.default_rng(5)
+    x, y, bias, upstream = (tf.constant(rng.normal(size=shape), tf.float32) for shape in ([2, 7, 32], [2, 7, 32], [1, 32], [2, 7, 32]))
+    wide = [tf.cast(array, tf.float64) for array in (x, y, bias)]
+
+    of_three = results(lambda *given: kind["add"](*given, seed, rate=0.0), [x, y, bias], upstream)
+    of_two = results(kind["add_bias"], [x, bias], upstream)
+
+    assert_near(of_three, results(lambda x, y, bias: x + y + bias, wide, upstream), ERRORS[tf.float32])
+    assert_near(of_two, results(lambda x, bias: x + bias, [wide[0], wide[2]], upstream), ERRORS[tf.float32])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
+@pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
+def test_attention_and_its_gradients(dtype, kind, rate, everything_compiled):
     seed, mask = tf.constant([5, 6, 0], tf.int64), tf.where(tf.linalg.band_part(tf.ones([1, 1, 9, 9]), -1, 0) > 0, 0.0, float("-inf"))
     kept = tf.cast(drop(tf.ones([2, 3, 9, 9]), rate, seed), tf.float64)           # the same mask, scaled up
     rng = np.random.default_rng(2)

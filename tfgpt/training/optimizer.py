@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tf_keras
 
+from tfgpt.models.elementwise import WORTH_COMPILING
 from tfgpt.models.step import NOT_DECAYED
 from tfgpt.recipe import ScheduleConfig, TrainConfig
 
@@ -49,10 +50,6 @@ class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self):
         """Return the constructor's arguments, as Keras wants them."""
         return {"config": self.config, "steps": self.steps}
-
-
-WORTH_COMPILING = 2**18
-"""Numbers of a variable from which on its update by one XLA kernel saves more than the kernel's start costs."""
 
 
 class FusedAdamW(tf_keras.optimizers.AdamW):
