@@ -10,7 +10,7 @@ from tfgpt.data.pipeline import pack_texts
 from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.build import load_model
-from tfgpt.models.stored import CHUNK, Bfloat16Matrix, Int8Matrix, int8_rows
+from tfgpt.models.stored import CHUNK, Bfloat16Matrix, Int8Matrix, for_two_uses, int8_rows, rows_of
 from tfgpt.models.transformer import segment_mask
 from tfgpt.serving.export import export
 from tfgpt.serving.saved_model import LoadedModel
@@ -122,3 +122,20 @@ def test_a_table_whose_rows_are_looked_up_is_not_copied_when_it_is_read(model, t
     of_matrices = [node for function in graph.library.function for node in function.node_def if node.op == "ResourceGather"]
 
     assert all("wpe" in node.name for node in of_matrices)  # which nothing else reads
+
+
+@pytest.mark.parametrize("in_xla", [False, True])
+def test_a_table_for_two_uses_has_the_gradient_of_both(in_xla):
+    rng = np.random.default_rng(6)
+    table, ids = tf.Variable(rng.normal(size=[11, 4]).astype(np.float32)), tf.constant([[3, 3, 10], [0, 3, 1]])
+
+    def gradient(uses):
+        with tf.GradientTape() as tape:
+            looked_up, whole = uses(tf.convert_to_tensor(table))
+            loss = tf.reduce_sum(tf.sin(tf.matmul(tf.reshape(rows_of(looked_up, ids), [-1, 4]), whole, transpose_b=True)))
+        return tf.convert_to_tensor(tape.gradient(loss, table))
+
+    found = tf.function(gradient, jit_compile=in_xla)(lambda table: for_two_uses(table, in_xla))
+
+    np.testing.assert_allclose(found, gradient(lambda table: (table, table)), rtol=1e-5, atol=1e-6)  # the sums of repeated rows in another order
+    np.testing.assert_allclose(rows_of(table, ids)[0, 0], table[3])

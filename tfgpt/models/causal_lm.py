@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -305,7 +306,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ValueError: a batch without `input_ids`, or without `labels` and `head_labels`; `head_labels` where there is no head, or none that knows
                 what they stand for; one without what an encoder reads where there is one, or the other way about.
         """
-        with self.transformer.one_gradient(in_xla=bool(self.jit_compile)):
+        tied = self.lm_head is None and ("head_labels" not in batch or self.adaptation.head.weight < 1)
+        with self.transformer.one_gradient(in_xla=bool(self.jit_compile)) if tied else contextlib.nullcontext():
             hidden = self._hidden(batch, training)                 # [batch, length, width]
             if "head_labels" in batch:
                 return self._head_terms(hidden, batch, training, balance)

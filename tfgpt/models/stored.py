@@ -29,7 +29,8 @@ def rows_of(table: tf.Variable | tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 def for_two_uses(table: tf.Tensor, in_xla: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a table twice: once for looking up its rows, once for products, whose gradient takes up that of the rows in place.
 
-    Left to the tape, the rows' gradient becomes a table of its own, mostly zeros, and both are added into a third; GPT-2's are 154 MB each.
+    Left to the tape, the rows' gradient becomes a table of its own, mostly zeros, and both are added into a third; GPT-2's are 154 MB each. Both must be
+    used: of a second that is not, the gradient would be a constant of the graph, which nothing may be added to in place.
 
     Args:
         table: float [rows, width].

@@ -106,7 +106,7 @@ class GPTTransformer(TFGPT2MainLayer):
 
     @contextlib.contextmanager
     def one_gradient(self, in_xla: bool) -> Iterator[None]:
-        """Within it, the gradients of `embed` and `table` are added in place (see `tfgpt.models.stored.for_two_uses`).
+        """Within it, the gradients of `embed` and `table` are added in place (see `tfgpt.models.stored.for_two_uses`); both must be called.
 
         Args:
             in_xla: whether the whole step is compiled.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tfgpt.models.loss import tokens_at_once
+from tfgpt.models.loss import tokens_at_once, tokens_of_group
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
 from tfgpt.recipe_model import Size
@@ -27,10 +27,10 @@ class Estimate:
     flops_per_token: int
     """Floating-point operations of a training step: products alone, forward and twice that backward, as is usual for utilisation."""
     weights_bytes: int
-    """With gradients, the optimizer's numbers, running averages, and copies in low precision."""
+    """With gradients, the optimizer's numbers, and running averages."""
     activations_bytes: int
     logits_bytes: int
-    """Of the chunk that is looked at."""
+    """Of the part that is looked at, and their gradients of its group."""
 
     @property
     def memory_bytes(self) -> int:
@@ -52,8 +52,10 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     tokens = config.global_batch_size * length
     at_once = tokens // (replicas * config.accumulate)
     product = 4 if config.precision == "float32" else 2  # bytes of a number that goes into a product
-    copies = 4 * (2 + SLOTS[config.optimizer] + bool(config.ema) + bool(config.l2_start)) + (4 if config.accumulate > 1 else 0)
-    logits = min(tokens_at_once(vocab), at_once) * vocab
+    kept = parameters * 4 * (1 + SLOTS[config.optimizer] + bool(config.ema) + bool(config.l2_start))
+    table = vocab * shape.width                          # whose gradient is float32; that of another matrix is as narrow as its products
+    gradients = 4 * table + product * (parameters - table) + (4 * parameters if config.accumulate > 1 else 0)
+    logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, product), at_once)
     stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
     if config.recompute:
         stored = at_once * (shape.layers * 4 * shape.width + _bytes_of_block(shape, length, product))
@@ -62,9 +64,9 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
         parameters=parameters,
         tokens_per_step=tokens,
         flops_per_token=3 * forward_flops(shape, vocab, length),
-        weights_bytes=parameters * copies,
+        weights_bytes=kept + gradients,
         activations_bytes=stored,
-        logits_bytes=logits * (4 + 4 + product),
+        logits_bytes=logits * vocab,
     )
 
 
