@@ -59,7 +59,7 @@ def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: f
         rate: share of the sum set to 0.
         fused: as for `attend`.
     """
-    if rate:
+    if rate or fused is functools.partial:
         return tf.cast(_wide(x) + drop(_wide(y) + _wide(bias[0]), rate, seed), x.dtype)
 
     @tf.custom_gradient
@@ -75,7 +75,7 @@ def add(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, seed: tf.Tensor, *, rate: f
 def add_norm(x: tf.Tensor, y: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, seed: tf.Tensor, *, rate: float, epsilon: float,
              dtype: tf.DType, fused: Fuse = functools.partial) -> tuple[tf.Tensor, tf.Tensor]:
     """Return `add` of `x` and `y`, and its `norm`; `fused` as for `attend`."""
-    if rate:
+    if rate or fused is functools.partial:
         total = add(x, y, bias, seed, rate=rate)
         return total, norm(total, gamma, beta, epsilon=epsilon, dtype=dtype, fused=fused)
 
@@ -100,6 +100,9 @@ def _added_and_normalized(x, y, bias, gamma, beta, *, epsilon, dtype):
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor, *, fused: Fuse = functools.partial) -> tf.Tensor:
     """Return `x` [..., width] plus a bias [1, width], in the dtype of `x`; `fused` as for `attend`."""
+    if fused is functools.partial:
+        return _sum(x, bias[0])
+
     @tf.custom_gradient
     def run(x, bias):
         return fused(_sum)(x, bias), lambda upstream: (upstream, _sum_of_rows(upstream, bias))
