@@ -120,3 +120,12 @@ def test_gradients_also_go_through_attention_weights_that_are_given_back():
 
     assert not np.triu(found[0][..., 4:].numpy(), k=1).any()
     assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], of_both), ERRORS[tf.float32])
+
+
+def test_the_compiled_activation_and_its_gradients_are_those_of_the_plain_one():
+    rng = np.random.default_rng(7)
+    x, bias, upstream = (tf.constant(rng.normal(size=shape), tf.float32) for shape in ([2, 7, 32], [1, 32], [2, 7, 32]))
+
+    found = results(COMPILED["bias_gelu"], [x, bias], upstream)
+
+    assert_near(found, [tf.cast(one, tf.float64) for one in results(PLAIN["bias_gelu"], [x, bias], upstream)], ERRORS[tf.float32])
