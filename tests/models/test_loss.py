@@ -1,9 +1,12 @@
 """The loss by groups and parts against TensorFlow's own, in value and gradient."""
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfgpt.models import loss as losses
+from tfgpt.models.elementwise import kernel
 from tfgpt.models.loss import IGNORED, Objective, projected_loss
 
 VOCAB, WIDTH = 23, 7
@@ -71,6 +74,29 @@ def test_the_compiled_step_computes_the_same(case):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("fused", [functools.partial, kernel])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.2, 0.03)])
+def test_rows_that_align_the_output_matrix_change_nothing(case, smoothing, z_loss, fused, monkeypatch):
+    hidden, table, labels = (tf.cast(one, tf.bfloat16) if one.dtype == tf.float32 else one for one in case)
+    hidden -= 40.0  # logits far below those of rows of 0
+
+    def values(table):
+        with tf.GradientTape() as tape:
+            tape.watch([hidden, table])
+            terms = projected_loss(hidden, table, labels, Objective(smoothing, z_loss), fused=fused)
+        of_hidden, of_table = tape.gradient(terms.objective, [hidden, table])
+        return terms.objective, terms.loss, terms.correct, of_hidden, tf.cast(of_table, tf.float32)
+
+    apart = values(table)  # already narrow: taken as it is
+    monkeypatch.setattr(losses, "WORTH_ALIGNING", VOCAB)
+    aligned = values(tf.cast(table, tf.float32))
+
+    assert aligned[4].shape == table.shape
+    assert [float(one) for one in aligned[:3]] == [float(one) for one in apart[:3]]
+    for mine, theirs in zip(aligned[3:], apart[3:]):
+        np.testing.assert_allclose(mine, theirs, atol=1e-2 * np.abs(theirs).max())  # bf16, sums of 7 or of 23 by another kernel
+
+
 def test_a_loss_past_the_range_of_a_float_probability_is_exact():
     hidden, table = tf.constant([[[300.0]]]), tf.constant([[1.0], [0.0], [0.5]])  # the target's probability is exp(-300)
 
@@ -105,5 +131,6 @@ def test_without_any_trained_token_nothing_is_computed(case):
 def test_a_label_outside_of_the_vocabulary_is_refused(case):
     hidden, table, _ = case
 
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        projected_loss(hidden, table, tf.fill([3, 6], VOCAB))
+    for number in (VOCAB, 10**9, -1):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            projected_loss(hidden, table, tf.fill([3, 6], number))

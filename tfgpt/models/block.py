@@ -4,6 +4,7 @@ The attention's mask is truly additive: a masked position gets -inf in float32, 
 """
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from dataclasses import dataclass, field
@@ -49,6 +50,10 @@ class Compute:
         if not training:
             return self.reading
         return elementwise.COMPILED if self.compile_elementwise else elementwise.PLAIN
+
+    def fused(self, training: bool) -> elementwise.Fuse:
+        """Return what makes one kernel of a function of tensors, if they are to be compiled."""
+        return elementwise.kernel if training and self.compile_elementwise else functools.partial
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             return self._stored_loss(hidden, labels)
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
         return projected_loss(tf.cast(hidden, dtype), self.output_table(), labels, self._settings.objective,
-                              differentiable=training, fixed_shapes=bool(self.jit_compile))
+                              differentiable=training, fixed_shapes=bool(self.jit_compile), fused=self.transformer.compute.fused(training))
 
     def _encoded(self, batch, training):
         """Return the encoder's states of a batch and which of them each position sees; twice `None` without an encoder."""
