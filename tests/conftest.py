@@ -10,6 +10,10 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["USE_TORCH"] = "AUTO"  # tests compare with PyTorch in this process; the command by itself does without
 
 import pytest
+
+import tfgpt  # noqa: F401  before TensorFlow, to which it gives oneDNN
+
+# isort: split
 import tensorflow as tf
 
 from tfgpt.data.corpus import read_corpus

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfgpt.data.pipeline import pack_texts
 from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.generation.text_model import TextModel
+from tfgpt.models import stored
 from tfgpt.models.build import load_model
 from tfgpt.models.stored import CHUNK, Bfloat16Matrix, Int8Matrix, for_two_uses, int8_rows, rows_of
 from tfgpt.models.transformer import segment_mask
@@ -21,8 +22,11 @@ def numbers(*shape, seed):
     return (random.normal(size=shape) * random.uniform(0.01, 30, size=[shape[0], 1])).astype(np.float32)
 
 
+@pytest.mark.parametrize("as_it_is", [True, False], ids=["processor", "processor without int8"])
 @pytest.mark.parametrize("rows", [1, 2, 8, 33])
-def test_the_int8_product_is_the_one_of_the_formula(rows):
+def test_the_int8_product_is_the_one_of_the_formula(rows, as_it_is, monkeypatch):
+    if not as_it_is:
+        monkeypatch.setattr(stored, "has_int8", lambda: False)
     x, matrix = numbers(rows, 64, seed=1), numbers(50, 64, seed=2)
     of_x, of_matrix = (np.abs(side).max(axis=1, keepdims=True) / 127 for side in (x, matrix))
     whole = np.round(x / of_x).astype(int) @ np.round(matrix / of_matrix).astype(int).T

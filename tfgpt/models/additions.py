@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfgpt.models.dropout import Dropout
+from tfgpt.models.products import product
 from tfgpt.models.stored import rows_of
 
 
@@ -34,7 +35,7 @@ class LowRank(tf_keras.layers.Layer):
     def call(self, x, training=False):
         """Return what is to be added to the product of `x` [batch, queries, nx] and the matrix, in the dtype of `x`."""
         x = self._dropout(x, training)
-        return tf.matmul(tf.matmul(x, tf.cast(self.a, x.dtype)), tf.cast(self.b, x.dtype)) * tf.cast(self._scale, x.dtype)
+        return product(product(x, self.a), self.b) * tf.cast(self._scale, x.dtype)
 
     def change(self) -> tf.Tensor:
         """Return what is to be added to the matrix, float32 [nx, nf]."""

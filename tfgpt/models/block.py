@@ -22,6 +22,7 @@ from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.cross_attention import CrossAttention, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
+from tfgpt.models.products import product
 from tfgpt.models.storing import forget
 
 FIRST_NAMED_SALT = 2**16
@@ -137,9 +138,9 @@ class Projection(TFConv1D):
         if self._stored is not None:
             return self._stored.product(x)
         x = tf.cast(x, self._compute.dtype(training, self.compute_dtype))
-        product = _product(tf.reshape(x, [-1, self.nx]), tf.convert_to_tensor(self.weight))
-        product = tf.reshape(product, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
-        return product if self.lora is None else product + self.lora(x, training=training)
+        found = _product(tf.reshape(x, [-1, self.nx]), tf.convert_to_tensor(self.weight))
+        found = tf.reshape(found, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+        return found if self.lora is None else found + self.lora(x, training=training)
 
 
 @tf.custom_gradient
@@ -151,10 +152,10 @@ def _product(x, weight):
 
     def gradient(upstream):
         with tf.control_dependencies([upstream]):
-            typed = tf.cast(weight, x.dtype)
-        return tf.matmul(upstream, typed, transpose_b=True), tf.matmul(x, upstream, transpose_a=True)
+            of_x = product(upstream, weight, transpose_b=True)
+        return of_x, product(x, upstream, transpose_a=True)
 
-    return tf.matmul(x, tf.cast(weight, x.dtype)), gradient
+    return product(x, weight), gradient
 
 
 class GPTAttention(TFAttention):

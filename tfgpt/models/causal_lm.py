@@ -23,6 +23,7 @@ from tfgpt.models.encoder import Encoder
 from tfgpt.models.epoch import Clock, RunningSums, logged, share
 from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
+from tfgpt.models.products import product
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_lanes, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
 
@@ -208,7 +209,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
         if self.stored_output is None:
-            return tf.matmul(hidden, tf.cast(self.output_table(), hidden.dtype), transpose_b=True)
+            return product(hidden, self.output_table(), transpose_b=True)
         return self.stored_output.product(hidden)
 
     def output_table(self) -> tf.Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfgpt.models.dropout import drop
+from tfgpt.models.products import product
 
 WORTH_COMPILING = 2**18
 """Numbers of a tensor from which on one XLA kernel saves more than its start costs."""
@@ -167,21 +168,21 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor, 
     """
     @tf.custom_gradient
     def run(query, key, value):
-        scores = tf.matmul(query, key, transpose_b=True)                                  # [batch, heads, queries, keys]
+        scores = product(query, key, transpose_b=True)                                    # [batch, heads, queries, keys]
         weights = tf.nn.softmax(fused(_masked, scale=scale)(scores, mask), axis=-1)
         kept, dropped = tf.cast(weights, scores.dtype), tf.cast(drop(weights, rate, seed), scores.dtype)
-        attended = tf.matmul(dropped, value)
+        attended = product(dropped, value)
 
         def gradient(of_attended, *of_weights):
             with tf.control_dependencies([of_attended]):  # else wide copies are made at once, and kept
                 shared = tf.reduce_sum(_wide(of_attended) * _wide(attended), axis=-1, keepdims=True)  # [batch, heads, queries, 1]
-                of_dropped = tf.matmul(of_attended, value, transpose_b=True)
+                of_dropped = product(of_attended, value, transpose_b=True)
                 if give_weights:
                     of_dropped += of_weights[0]
                     shared += tf.reduce_sum(_wide(of_weights[0]) * _wide(dropped), axis=-1, keepdims=True)
                 of_kept = drop(_wide(of_dropped), rate, seed) if rate else of_dropped          # the mask follows from the dtype too
                 of_scores = fused(_of_scores, scale=scale)(kept, of_kept, shared)
-            return tf.matmul(of_scores, key), tf.matmul(of_scores, query, transpose_a=True), tf.matmul(dropped, of_attended, transpose_a=True)
+            return product(of_scores, key), product(of_scores, query, transpose_a=True), product(dropped, of_attended, transpose_a=True)
 
         return (attended, dropped) if give_weights else attended, gradient
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.models.elementwise import Fuse
+from tfgpt.models.products import computed_in, product
 
 IGNORED = -100
 """The label of a position that is not trained on, as in PyTorch and transformers."""
@@ -143,7 +144,8 @@ def _plan(trained, vocab, product_bytes, fixed_shapes) -> _Groups:
 def _over_groups(rows, table, labels, trained, groups, objective, differentiable, fused):
     """Return (objective, loss, correct), and the gradients of the objective: float32 [tokens, width] and [vocab, width]."""
     vocab = table.shape[0]
-    narrow = fused(_aligned, dtype=rows.dtype) if table.dtype != rows.dtype else tf.identity
+    work = computed_in(rows.dtype)
+    narrow = fused(_aligned, dtype=work) if table.dtype != work else tf.identity
 
     def group_from(start):
         """Return where the group that starts there ends, its sums, and the gradients of its rows, behind their places, and of the table."""
@@ -158,10 +160,10 @@ def _over_groups(rows, table, labels, trained, groups, objective, differentiable
         sums = tuple(tf.reduce_sum(term * counted) for term in terms)
         if not differentiable:
             return start + size, sums, None, None
-        of_group = tf.cast(tf.matmul(of_logits, typed), tf.float32) * counted[:, tf.newaxis]
+        of_group = product(of_logits, typed, dtype=tf.float32) * counted[:, tf.newaxis]
         with tf.control_dependencies([of_group]):                                         # then the narrow table is free
             group *= tf.cast(counted, group.dtype)[:, tf.newaxis]
-        of_table = tf.matmul(of_logits, group, transpose_a=True)[:vocab]
+        of_table = product(of_logits, group, transpose_a=True, dtype=work)[:vocab]
         return start + size, sums, (places[:, tf.newaxis], of_group), tf.cast(of_table, tf.float32)
 
     def step(start, sums, of_rows, of_table):
@@ -193,10 +195,10 @@ class _Output(NamedTuple):
 
     def logits(self, rows):
         """Return float32 [tokens, rows of the table], -inf behind the vocabulary, of [tokens, width]."""
-        product, length = tf.matmul(rows, self.table, transpose_b=True), self.table.shape[0]
+        found, length = product(rows, self.table, transpose_b=True, dtype=self.table.dtype), self.table.shape[0]
         if length > self.vocab:
-            product = tf.nn.bias_add(product, tf.constant(np.where(np.arange(length) < self.vocab, 0.0, -np.inf), rows.dtype))  # by the product's kernel
-        return tf.cast(product, tf.float32)
+            found = tf.nn.bias_add(found, tf.constant(np.where(np.arange(length) < self.vocab, 0.0, -np.inf), found.dtype))  # by the product's kernel
+        return tf.cast(found, tf.float32)
 
 
 def _in_parts(group, output, targets, size, parts, objective, differentiable):

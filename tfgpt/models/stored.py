@@ -9,6 +9,8 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.op_def_library import apply_op
 
+from tfgpt.models.products import has_int8, product
+
 CHUNK = 4096
 """Rows of a matrix that are made int8 at once; what that takes beside the two is a few copies of them."""
 INT8_PRODUCT = "_QuantizedMatMul"
@@ -74,7 +76,7 @@ class Bfloat16Matrix(tf.Module):
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in]."""
         rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.bfloat16)
-        return _shaped_as(x, tf.cast(tf.matmul(rows, self._values, transpose_b=True), tf.float32))
+        return _shaped_as(x, product(rows, self._values, transpose_b=True, dtype=tf.float32))
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
@@ -84,7 +86,8 @@ class Bfloat16Matrix(tf.Module):
 class Int8Matrix(tf.Module):
     """A matrix in int8, each row scaled to its largest number; in a product each row of the other side is scaled by its own largest too.
 
-    So a row of a batch never depends on its neighbours. (Dettmers et al. 2022, "LLM.int8()", section 2.1, vector-wise quantization.)
+    So a row of a batch never depends on its neighbours. A graph made on a processor with products of int8 gives wrong numbers on one without (x86 before VNNI),
+    one made there right ones on both. (Dettmers et al. 2022, "LLM.int8()", section 2.1, vector-wise quantization.)
 
     Args:
         values: float [out, in].
@@ -116,6 +119,9 @@ class Int8Matrix(tf.Module):
         whole, *_ = tf.raw_ops.QuantizeV2(input=rows, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
                                           round_mode="HALF_TO_EVEN")
         wide = tf.convert_to_tensor(self._largest)
+        if not has_int8():  # oneDNN adds pairs of products in 16 bits there, and cuts off what is more: whole numbers as float32 are exact, if slower
+            found = tf.matmul(tf.cast(tf.bitcast(whole, tf.int8), tf.float32), tf.cast(self._values, tf.float32), transpose_b=True)
+            return _shaped_as(x, found / (127.0**2 / (largest[:, tf.newaxis] * wide)))  # as products TensorFlow would order these by the rows
         # The bounds of the left side are 1: its scales are multiplied to the rows of the product. The weights are reordered once, and kept.
         outputs, _ = apply_op(
             INT8_PRODUCT, name="int8_product",

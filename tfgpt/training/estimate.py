@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfgpt.models import products
 from tfgpt.models.loss import tokens_at_once, tokens_of_group
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
@@ -91,12 +92,12 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
     """
     size = 8192 if tf.config.list_logical_devices("GPU") else 2048
     matrix = tf.ones([size, size], PRECISIONS[precision] or tf.float32)
-    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)[0]))  # a number, so that fetching it costs nothing
-    product().numpy()
+    multiply = tf.function(lambda: tf.reduce_sum(products.product(matrix, matrix)[0]))  # a number, so that fetching it costs nothing
+    multiply().numpy()
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        product().numpy()
+        multiply().numpy()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

@@ -1,0 +1,56 @@
+"""Matrix products in the precision of what they multiply, on processors that have it and on those that do not."""
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import tensorflow as tf
+
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""What Linux calls the instructions of x86 and Arm processors that multiply bfloat16."""
+INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+"""And those that multiply int8 and add the products without cutting them off at 16 bits."""
+
+
+def product(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_b: bool = False, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Return `tf.matmul` of both in `dtype`; `None` = that of `a`.
+
+    Sums are float32, so that it tells the same where bfloat16 is multiplied as float32: on a processor that only has the latter TensorFlow takes up to four
+    times as long for bfloat16.
+    """
+    work = computed_in(a.dtype)
+    return tf.cast(tf.matmul(tf.cast(a, work), tf.cast(b, work), transpose_a=transpose_a, transpose_b=transpose_b), dtype or a.dtype)
+
+
+def computed_in(dtype: tf.DType) -> tf.DType:
+    """Return the precision in which products of this dtype are fast: its own, but for bfloat16 where the processor does not multiply it."""
+    return tf.float32 if dtype == tf.bfloat16 and not has_bfloat16() else dtype
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Tell whether what computes here multiplies bfloat16: an accelerator, or a processor by what Linux says of it (elsewhere it is taken to do so)."""
+    return any(device.device_type != "CPU" for device in tf.config.list_physical_devices()) or _processor_has(BFLOAT16)
+
+
+@functools.cache
+def has_int8() -> bool:
+    """Tell whether the processor adds products of int8 exactly (see `INT8`), as `has_bfloat16` does."""
+    return _processor_has(INT8)
+
+
+def names_one_of(cpuinfo: str, instructions: frozenset[str]) -> bool:
+    """Tell whether Linux names one of these instructions, or none at all.
+
+    >>> names_one_of("flags : fpu avx2 fma", BFLOAT16), names_one_of("flags : fpu avx2 avx512_bf16", BFLOAT16), names_one_of("Features : bf16", BFLOAT16)
+    (False, True, True)
+    """
+    named = {word for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
+    return not named or bool(named & instructions)
+
+
+def _processor_has(instructions):
+    try:
+        return names_one_of(Path("/proc/cpuinfo").read_text("utf-8"), instructions)
+    except FileNotFoundError:
+        return True
