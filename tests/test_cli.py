@@ -1,38 +1,39 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
+from tests.commands import called, in_a_process
 from tfgpt import cli
 
 HEAVY = {"tensorflow", "torch", "transformers", "keras", "tf_keras"}
 
 
-def tfgpt(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "tfgpt", *arguments], capture_output=True, text=True, check=False, **options)
+COMMANDS = (["run"], ["train"], ["generate"], ["export"], ["serve"], ["client"], ["client", "generate"], ["client", "score"], ["store"], ["store", "publish"],
+            ["store", "search"])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], [], ["--version"],
-     *([*command, "--help"] for command in (["run"], ["train"], ["generate"], ["export"], ["serve"], ["client"], ["client", "generate"], ["client", "score"],
-                                                ["store"], ["store", "publish"], ["store", "search"]))],
-)
-def test_help_imports_no_tensorflow(arguments):
+def test_help_imports_no_tensorflow():
+    calls = [["--help"], [], ["--version"], *([*command, "--help"] for command in COMMANDS)]
     code = f"""
-import sys
+import contextlib, io, json, sys
 from tfgpt.cli import main
-try:
-    code = main({arguments!r})
-except SystemExit as exit:
-    code = exit.code or 0
-print("EXIT", code, sorted({HEAVY!r} & set(sys.modules)))
+for arguments in {calls!r}:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as exit:
+            code = exit.code or 0
+    print(json.dumps([arguments, code, out.getvalue(), err.getvalue(), sorted({HEAVY!r} & set(sys.modules))]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    lines = done.stdout.splitlines()
-    assert lines[-1] == "EXIT 0 []"
-    assert len(lines) > 1 and done.stderr == ""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.stderr == "" and [arguments for arguments, *_ in found] == calls
+    for arguments, code, out, err, heavy in found:
+        assert (code, err, heavy) == (0, "", []) and out.count("\n") > (arguments != ["--version"]), arguments
 
 
 def test_import_tfgpt_imports_no_tensorflow():
@@ -51,7 +52,7 @@ def test_public_names_are_there():
 
 
 def test_help_gives_units_and_defaults():
-    text = " ".join(tfgpt("run", "--help").stdout.split())
+    text = " ".join(in_a_process("run", "--help").stdout.split())
 
     for part in ("Optimizer steps.", "default: 1000", "--data.length LENGTH Tokens in a packed sequence.", "0 = none", "0 = greedy"):
         assert part in text
@@ -83,8 +84,16 @@ def test_help_gives_units_and_defaults():
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, message):
-    done = tfgpt(*arguments)
+    assert_refused(called(*arguments), message)
 
+
+@pytest.mark.parametrize(("arguments", "message"), [(["nonsense"], "nonsense is no command"), (["export", "pipelines"], "pipelines")])
+def test_nor_has_a_process_more_to_say(arguments, message):
+    """TensorFlow's C++ part writes to the process's standard error itself."""
+    assert_refused(in_a_process(*arguments), message)
+
+
+def assert_refused(done, message):
     assert done.returncode == cli.USAGE, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
@@ -95,7 +104,7 @@ def test_bad_data_is_refused_before_any_work(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"name: bad\ndata: {{path: {tmp_path}/missing.txt}}\n")
 
-    done = tfgpt("run", str(recipe), "--output", str(tmp_path / "run"))
+    done = in_a_process("run", recipe, "--output", tmp_path / "run")
 
     assert (done.returncode, done.stdout) == (cli.USAGE, "")
     assert done.stderr.startswith(f"error: data.path: no file {tmp_path}/missing.txt; give an existing file") and done.stderr.count("\n") == 1
@@ -106,7 +115,7 @@ def test_a_dry_run_says_what_training_takes_and_does_nothing(tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: {path: python-docs, length: 256}\nmodel: {size: gpt2}\ntokenizer: {vocab: 50257}\n"
                                           "train: {global_batch_size: 4, steps: 10, weight_decay: 0.0}\n")
 
-    done = tfgpt("train", "recipe.yaml", "--dry-run", cwd=tmp_path)
+    done = called("train", tmp_path / "recipe.yaml", "--dry-run")
 
     assert done.returncode == 0, done.stderr
     assert "12 layers of width 768, 12 heads, context 1024" in done.stdout

@@ -1,9 +1,9 @@
 """`tfgpt data prepare` and `tfgpt data inspect`, as a user calls them."""
 import json
-import subprocess
-import sys
 
 import pytest
+
+from tests.commands import called
 
 RECIPE = """
 name: tiny
@@ -13,12 +13,8 @@ model: {layers: 1, width: 16, heads: 2}
 """
 
 
-def tfgpt(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", "tfgpt", *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli_data")
     rows = [{"prompt": f"What is {n} and one?", "target": f" It is {n + 1}."} for n in range(200)] + [{"prompt": "x", "target": ""}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
@@ -26,8 +22,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def folder(written, monkeypatch):
+    """A folder with a recipe, in which the command is called."""
+    monkeypatch.chdir(written)
+    return written
+
+
 def test_prepare_writes_the_data_alone_and_says_what_became_of_it(folder):
-    done = tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "prepared")
+    done = called("data", "prepare", "recipe.yaml", "--output", "prepared")
 
     assert done.returncode == 0, done.stderr
     assert {"read", "202", "empty", "left out: exact duplicate"} <= {part.strip() for line in done.stdout.splitlines() for part in line.split("│")}
@@ -36,9 +39,9 @@ def test_prepare_writes_the_data_alone_and_says_what_became_of_it(folder):
 
 def test_prepare_with_beam_writes_the_same(folder):
     pytest.importorskip("apache_beam", reason="pip install 'tfgpt[beam]'")
-    assert tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "prepared").returncode == 0
+    assert called("data", "prepare", "recipe.yaml", "--output", "prepared").returncode == 0
 
-    done = tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "beamed", "--beam", "--", "--runner", "DirectRunner")
+    done = called("data", "prepare", "recipe.yaml", "--output", "beamed", "--beam", "--", "--runner", "DirectRunner")
 
     assert done.returncode == 0, done.stderr
     files = {name: {path.name: path.read_bytes() for path in (folder / name / "data").iterdir()} for name in ("prepared", "beamed")}
@@ -48,13 +51,13 @@ def test_prepare_with_beam_writes_the_same(folder):
 
 
 def test_a_shard_changed_in_place_is_told(folder):
-    assert tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "changed").returncode == 0
+    assert called("data", "prepare", "recipe.yaml", "--output", "changed").returncode == 0
     shard = next((folder / "changed" / "data").glob("train-*"))
     raw = bytearray(shard.read_bytes())
     raw[len(raw) // 2] ^= 255
     shard.write_bytes(raw)
 
-    done = tfgpt(folder, "data", "prepare", "recipe.yaml", "--output", "changed")
+    done = called("data", "prepare", "recipe.yaml", "--output", "changed")
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: changed/data/{shard.name}: its SHA-256 is not the one in index.json")
@@ -63,8 +66,8 @@ def test_a_shard_changed_in_place_is_told(folder):
 def test_inspect_answers_and_shows_what_is_trained_on(folder):
     pytest.importorskip("py3langid", reason="pip install 'tfgpt[inspect]'")
 
-    shown = tfgpt(folder, "data", "inspect", "recipe.yaml", "--output", "inspected")
-    as_json = tfgpt(folder, "data", "inspect", "recipe.yaml", "--output", "inspected", "--json")
+    shown = called("data", "inspect", "recipe.yaml", "--output", "inspected")
+    as_json = called("data", "inspect", "recipe.yaml", "--output", "inspected", "--json")
 
     assert shown.returncode == as_json.returncode == 0, shown.stderr + as_json.stderr
     for part in ("Is it enough? Not in all:", "Is it clean? Yes.", "Is it relevant?", "«trained on»", "┃", "« It is "):
@@ -88,7 +91,7 @@ def test_inspect_answers_and_shows_what_is_trained_on(folder):
     ],
 )
 def test_a_wrong_call_ends_with_code_2_and_one_line(folder, arguments, message):
-    done = tfgpt(folder, *arguments)
+    done = called(*arguments)
 
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]

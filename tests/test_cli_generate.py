@@ -1,10 +1,10 @@
 """`tfgpt generate` against the model in Python."""
+import io
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import called, in_a_process
 from tfgpt.cli import main
 from tfgpt.text.chat import chat_prompt
 
@@ -59,13 +59,9 @@ def test_stop_strings_forced_text_and_log_probabilities_are_options(run_folder, 
     assert [[number for number, _ in token["top"]] for token in row["tokens"]] == [[number for number, _ in token.top] for token in expected.tokens]
 
 
-def chat_of(run_folder, said, *options):
-    command = [sys.executable, "-m", "tfgpt", "generate", "--model", str(run_folder), "--chat", "--max-new-tokens", "5", *options]
-    return subprocess.run(command, input=said, capture_output=True, text=True, check=False)
-
-
 def test_a_chat_has_the_turns_before_each_answer_that_the_context_holds_and_the_system_text(run_folder, text_model, tokenizer):
-    done = chat_of(run_folder, "Hi\nWho?\nAnd where was it?\n", "--system", "Be brief.", "--json")
+    done = in_a_process("generate", "--model", run_folder, "--chat", "--max-new-tokens", "5", "--system", "Be brief.", "--json",
+                        input="Hi\nWho?\nAnd where was it?\n")
 
     turns, left_out = [{"role": "system", "content": "Be brief."}], 0
     for said, found in zip(("Hi", "Who?", "And where was it?"), map(json.loads, done.stdout.splitlines()), strict=True):
@@ -78,8 +74,10 @@ def test_a_chat_has_the_turns_before_each_answer_that_the_context_holds_and_the_
     assert left_out > 0 and f"the first {left_out} turns are forgotten" in done.stderr
 
 
-def test_a_turn_that_is_too_long_is_an_error_in_one_line(run_folder):
-    done = chat_of(run_folder, "Hi\n" + "word " * 99)
+def test_a_turn_that_is_too_long_is_an_error_in_one_line(run_folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n" + "word " * 99))
+
+    done = called("generate", "--model", run_folder, "--chat", "--max-new-tokens", "5")
 
     assert done.returncode == 2 and done.stdout.count("\n") == 1  # the first turn is answered
     assert "the system text and the last turn ('word word" in done.stderr and done.stderr.count("\n") == 1

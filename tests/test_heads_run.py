@@ -1,15 +1,13 @@
 """Whole runs with a head by the command line: every kind, and what is refused before any work."""
-import contextlib
 import html
-import io
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.data.corpus import read_corpus
 from tfgpt.generation.text_model import TextModel
@@ -39,13 +37,6 @@ ROWS = {
 EXAMPLES = {"classes": "labels", "labels": "labels", "number": "numbers", "tags": "tags", "choice": "choice"}
 
 
-def tfgpt(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(map(str, arguments)))
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
 def recipe_of(folder, kind, weight=1.0, steps=60, examples=None):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind if kind in ROWS else "classes"]))
     text = RECIPE.format(corpus=folder / "rows.jsonl", examples=examples or EXAMPLES[kind], kind=kind, weight=weight, steps=steps)
@@ -62,7 +53,7 @@ def read_json(path):
 def test_a_run_learns_what_its_head_is_to_find_and_exports_it(tmp_path, kind, weight):
     recipe, folder = recipe_of(tmp_path, kind, weight, steps=120), tmp_path / "run"
 
-    done = tfgpt("run", recipe, "--output", folder)
+    done = called("run", recipe, "--output", folder)
 
     assert done.returncode == 0, done.stderr
     evaluation = read_json(folder / "evaluation.json")
@@ -100,9 +91,9 @@ def test_a_run_learns_what_its_head_is_to_find_and_exports_it(tmp_path, kind, we
 @pytest.mark.slow
 def test_a_head_in_fewer_bits_is_exported_with_what_that_costs_and_a_run_is_resumed(tmp_path):
     recipe, folder = recipe_of(tmp_path, "classes"), tmp_path / "run"
-    assert tfgpt("train", recipe, "--output", folder).returncode == 0
+    assert called("train", recipe, "--output", folder).returncode == 0
 
-    done = tfgpt("run", recipe, "--output", folder, "--export.weights", "bfloat16")
+    done = called("run", recipe, "--output", folder, "--export.weights", "bfloat16")
 
     assert done.returncode == 0 and "train: up to date" in done.stderr, done.stderr
     cost = read_json(folder / "export" / "tiny" / "1" / "assets.extra" / "weights.json")
@@ -123,7 +114,7 @@ def test_a_head_in_fewer_bits_is_exported_with_what_that_costs_and_a_run_is_resu
 def test_what_cannot_be_is_told_before_any_work(tmp_path, kind, examples, overrides, message):
     recipe = recipe_of(tmp_path, kind, examples=examples)
 
-    done = tfgpt("run", recipe, "--output", tmp_path / "run", *overrides)
+    done = called("run", recipe, "--output", tmp_path / "run", *overrides)
 
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()
@@ -133,8 +124,8 @@ def test_a_label_that_is_no_number_and_too_few_classes_are_told(tmp_path):
     recipe = recipe_of(tmp_path, "classes")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"label": "only"}) + "\n" for row in ROWS["classes"]))
 
-    few = tfgpt("run", recipe, "--output", tmp_path / "run")
-    no_number = tfgpt("run", recipe, "--output", tmp_path / "run", "--data.examples", "numbers", "--adapt.head.kind", "number")
+    few = called("run", recipe, "--output", tmp_path / "run")
+    no_number = called("run", recipe, "--output", tmp_path / "run", "--data.examples", "numbers", "--adapt.head.kind", "number")
 
     assert few.returncode == 2 and "error: adapt.head.kind: classes needs 2 labels or more to tell apart, and the data has 1 (only)" in few.stderr
     assert no_number.returncode == 2 and "rows.jsonl:1: column 'label' holds the text 'only', not a number" in no_number.stderr
@@ -143,7 +134,7 @@ def test_a_label_that_is_no_number_and_too_few_classes_are_told(tmp_path):
 @pytest.mark.slow
 def test_the_recipe_runs_from_texts_to_a_served_classifier(tmp_path):
     """On labels that it was not made for; what it reaches on its own stands in its header."""
-    done = tfgpt("run", ROOT / "pipelines" / "classification.yaml", "--output", tmp_path, "--data.path", "python-docstrings", "--adapt.pretrain.steps", 20,
+    done = called("run", ROOT / "pipelines" / "classification.yaml", "--output", tmp_path, "--data.path", "python-docstrings", "--adapt.pretrain.steps", 20,
                  "--train.steps", 60)
 
     assert done.returncode == 0, done.stderr
@@ -156,7 +147,7 @@ def test_the_recipe_runs_from_texts_to_a_served_classifier(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not SMS.is_file(), reason="needs the SMS spam collection at ../shared/data/sms_spam.tsv")
 def test_the_recipe_finds_spam(tmp_path):
-    done = tfgpt("run", ROOT / "pipelines" / "classification.yaml", "--output", tmp_path, "--data.path", SMS, "--data.column_names", "[label, text]")
+    done = called("run", ROOT / "pipelines" / "classification.yaml", "--output", tmp_path, "--data.path", SMS, "--data.column_names", "[label, text]")
 
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "evaluation.json")["head"]["metrics"]["F1 of spam"]["value"] >= 0.93  # the recipe's header has what it was at several seeds

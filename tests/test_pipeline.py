@@ -1,19 +1,17 @@
 """Whole runs by the command line, on a corpus of their own: resumed, repeated, killed, and with bad input."""
-import contextlib
-import io
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast, TFGPT2LMHeadModel
 
+from tests.commands import called, command, in_a_process
 from tfgpt import cli
 from tfgpt.models import build, surgery
 from tfgpt.models.lora import load_lora, merge_lora
@@ -47,22 +45,6 @@ def recipe(corpus, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE.format(corpus=corpus, steps=25))
     return path
-
-
-def command(name, *arguments):
-    return [sys.executable, "-m", "tfgpt", name, *map(str, arguments)]
-
-
-def in_a_process(name, *arguments):
-    return subprocess.run(command(name, *arguments), capture_output=True, text=True, check=False)
-
-
-def tfgpt_run(*arguments):
-    """Run the command in this process, which has TensorFlow loaded."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(["run", *map(str, arguments)])
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -214,13 +196,13 @@ def test_nothing_is_done_twice_and_a_changed_setting_runs_its_stage_and_what_fol
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in ("recipe.yaml", "stages.json")}
 
-    again = tfgpt_run(recipe, "--output", folder)
+    again = called("run", recipe, "--output", folder)
 
     stages = ["tokenizer", "data", "model", "train", "evaluate", "export"]
     assert [line for line in again.stderr.splitlines() if "up to date" in line] == [f"{stage}: up to date" for stage in stages]
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
-    changed = tfgpt_run(recipe, "--output", folder, "--evaluate.ngram_order", "3")
+    changed = called("run", recipe, "--output", folder, "--evaluate.ngram_order", "3")
 
     assert [line for line in changed.stderr.splitlines() if "up to date" in line] == [f"{stage}: up to date" for stage in stages[:4]]
     assert "3-gram" in (folder / "evaluation.json").read_text()
@@ -280,18 +262,18 @@ def test_a_changed_corpus_is_noticed(recipe, corpus, finished, tmp_path):
         (tmp_path / "corpus" / path.name).write_bytes(path.read_bytes())
     copied = tmp_path / "tiny.yaml"
     copied.write_text(RECIPE.format(corpus=tmp_path / "corpus", steps=2))
-    assert tfgpt_run(copied, "--output", tmp_path / "run").returncode == 0
+    assert called("run", copied, "--output", tmp_path / "run").returncode == 0
     (tmp_path / "corpus" / "new.txt").write_text("One more document.\n")
 
-    again = tfgpt_run(copied, "--output", tmp_path / "run")
+    again = called("run", copied, "--output", tmp_path / "run")
 
     assert again.returncode == 0, again.stderr
     assert "up to date" not in again.stderr
     after = (tmp_path / "run" / "stages.json").read_bytes()
 
     (tmp_path / "short.txt").write_text("".join(f"line {number}\n" for number in range(3)))
-    refused = tfgpt_run(copied, "--output", tmp_path / "run", "--data.path", tmp_path / "short.txt", "--data.documents", "line", "--data.validation", "0.5")
-    same = tfgpt_run(copied, "--output", tmp_path / "run")
+    refused = called("run", copied, "--output", tmp_path / "run", "--data.path", tmp_path / "short.txt", "--data.documents", "line", "--data.validation", "0.5")
+    same = called("run", copied, "--output", tmp_path / "run")
 
     assert refused.returncode == cli.USAGE and "less than one sequence" in refused.stderr, refused.stderr
     assert same.stderr.count("up to date") == 6, same.stderr  # what was refused has left the finished run as it was
@@ -313,7 +295,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, content, overrides, mes
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.format(corpus=tmp_path / "text.txt", steps=2))
 
-    done = tfgpt_run(path, "--output", tmp_path / "run", *overrides)
+    done = called("run", path, "--output", tmp_path / "run", *overrides)
 
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == cli.USAGE, done.stderr
@@ -327,14 +309,14 @@ def test_a_context_longer_than_the_starting_models_is_refused_before_any_work(tm
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.format(corpus=corpus, steps=2))
 
-    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer", "--data.length", "64")
+    done = called("run", path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer", "--data.length", "64")
 
     assert done.returncode == cli.USAGE
     assert "data.length: 64 tokens is longer than the model's context of 48" in done.stderr
-    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer",
+    done = called("run", path, "--output", tmp_path / "run", "--model.init", model_folder, "--tokenizer.init", tmp_path / "tokenizer",
                      "--export.length_buckets", "[16, 48]")
     assert "export.length_buckets: 48 tokens leave no room to write in the model's context of 48" in done.stderr
-    done = tfgpt_run(path, "--output", tmp_path / "run", "--export.draft", tmp_path)
+    done = called("run", path, "--output", tmp_path / "run", "--export.draft", tmp_path)
     assert f"export.draft: {tmp_path} has no config.json; give a folder with a model" in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -348,7 +330,7 @@ def test_a_shard_cut_short_is_named_before_training(finished, recipe, tmp_path):
     shard = next((tmp_path / "run" / "data").glob("train-*"))
     shard.write_bytes(shard.read_bytes()[:-9])
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run")
+    done = called("run", recipe, "--output", tmp_path / "run")
 
     assert done.returncode == cli.FAILED
     assert f"error: {shard}: " in done.stderr and "the shard was cut short or changed: remove " in done.stderr
@@ -361,7 +343,7 @@ def test_a_run_starts_from_a_given_model_and_tokenizer(tmp_path, finished, corpu
     path.write_text(RECIPE.format(corpus=corpus, steps=3))
     start = finished[0]
 
-    done = tfgpt_run(path, "--output", tmp_path / "run", "--model.init", start / "model", "--tokenizer.init", start / "tokenizer")
+    done = called("run", path, "--output", tmp_path / "run", "--model.init", start / "model", "--tokenizer.init", start / "tokenizer")
 
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((folder / "evaluation.json").read_text())["loss"] for folder in (start, tmp_path / "run"))
@@ -370,9 +352,9 @@ def test_a_run_starts_from_a_given_model_and_tokenizer(tmp_path, finished, corpu
 
     copied = shutil.copytree(start / "model", tmp_path / "copied")
     overrides = ("--model.init", copied, "--tokenizer.init", start / "tokenizer")
-    assert "tokenizer: up to date\ndata: up to date\nmodel: " in tfgpt_run(path, "--output", tmp_path / "run", *overrides).stderr
+    assert "tokenizer: up to date\ndata: up to date\nmodel: " in called("run", path, "--output", tmp_path / "run", *overrides).stderr
     (copied / "model.safetensors").write_bytes((tmp_path / "run" / "model" / "model.safetensors").read_bytes())
-    again = tfgpt_run(path, "--output", tmp_path / "run", *overrides)
+    again = called("run", path, "--output", tmp_path / "run", *overrides)
     assert again.stderr.count("up to date") == 2, again.stderr  # other weights to start from: the model, and what follows from it
 
 
@@ -388,7 +370,7 @@ def test_a_run_trains_on_pairs_and_chats_and_measures_what_is_trained_on(tmp_pat
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.format(corpus=tmp_path / "rows.jsonl", steps=3))
 
-    done = tfgpt_run(path, "--output", tmp_path / "run", "--data.examples", examples, "--data.length", "64")
+    done = called("run", path, "--output", tmp_path / "run", "--data.examples", examples, "--data.length", "64")
 
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -404,7 +386,7 @@ def test_a_run_trains_on_pairs_and_chats_and_measures_what_is_trained_on(tmp_pat
 def test_an_adapted_run_trains_what_is_new_and_keeps_a_plain_gpt2_with_the_changes_beside_it(finished, recipe, tmp_path):
     start, settings = finished[0] / "model", "{lora: {rank: 2}, insert_blocks: [1], attention: {prune: 0.3}}"
 
-    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", start, "--tokenizer.init", finished[0] / "tokenizer", "--adapt", settings)
+    done = called("run", recipe, "--output", tmp_path, "--model.init", start, "--tokenizer.init", finished[0] / "tokenizer", "--adapt", settings)
 
     assert done.returncode == 0, done.stderr
     assert "adapt: which heads matter" in done.stderr
@@ -425,7 +407,7 @@ def test_an_adapted_run_trains_what_is_new_and_keeps_a_plain_gpt2_with_the_chang
     ("{lora: {rank: -1}}", "adapt.lora.rank: -1 is too small"),
 ])
 def test_an_adaptation_that_cannot_be_is_refused_before_any_work(recipe, tmp_path, settings, message):
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--adapt", settings)
+    done = called("run", recipe, "--output", tmp_path / "run", "--adapt", settings)
 
     assert done.returncode == cli.USAGE
     assert message in done.stderr and "Traceback" not in done.stderr
@@ -437,7 +419,7 @@ def test_a_starting_model_takes_another_vocabulary_context_and_dropout(finished,
     changes = {"tokenizer.vocab": 450, "data.length": 48, "train.steps": 10, "adapt.context": 48, "adapt.dropout": 0.0,
                "adapt.embeddings.vocabulary": "tokenizer", "adapt.embeddings.untie": "true"}
 
-    done = tfgpt_run(recipe, "--output", tmp_path, "--model.init", finished[0] / "model", *(f"--{key}={value}" for key, value in changes.items()))
+    done = called("run", recipe, "--output", tmp_path, "--model.init", finished[0] / "model", *(f"--{key}={value}" for key, value in changes.items()))
 
     assert done.returncode == 0, done.stderr
     model = build.load_model(tmp_path / "model")
@@ -451,7 +433,7 @@ def test_a_starting_model_takes_another_vocabulary_context_and_dropout(finished,
 def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, tmp_path):
     shutil.copytree(finished[0] / "model", tmp_path / "alone")
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "alone", "--adapt.embeddings.vocabulary", "tokenizer")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "alone", "--adapt.embeddings.vocabulary", "tokenizer")
 
     assert done.returncode == cli.USAGE
     assert "adapt.embeddings.vocabulary: tokenizer needs the one that model.init" in done.stderr and "Traceback" not in done.stderr
@@ -459,7 +441,7 @@ def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, 
 
 def test_new_tokens_do_not_stand_on_the_rows_of_others(finished, recipe, tmp_path):
     """They would be trained without a word and know nothing."""
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", finished[0] / "model")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", finished[0] / "model")
 
     assert done.returncode == cli.USAGE
     assert "tokenizer.init: train makes new tokens" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
@@ -470,7 +452,7 @@ def test_damaged_weights_of_a_starting_model_are_known_before_any_work(finished,
     whole = (tmp_path / "cut" / "model.safetensors").read_bytes()
     (tmp_path / "cut" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "cut", "--tokenizer.init", finished[0] / "tokenizer")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "cut", "--tokenizer.init", finished[0] / "tokenizer")
 
     assert done.returncode == cli.USAGE
     assert "is no safetensors file, or a damaged one" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
@@ -480,7 +462,7 @@ def test_vectors_that_are_damaged_in_their_midst_are_known_before_any_training(r
     rows = [f"word{number} 0.5 {number}.0" for number in range(50)]
     (tmp_path / "vectors.txt").write_text("\n".join([*rows, "of nan 1.0", *rows[:1]]) + "\n")
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--adapt.pretrain.steps", "5", "--adapt.embeddings.vectors", tmp_path / "vectors.txt")
+    done = called("run", recipe, "--output", tmp_path / "run", "--adapt.pretrain.steps", "5", "--adapt.embeddings.vectors", tmp_path / "vectors.txt")
 
     assert done.returncode == cli.USAGE
     assert "has a number that is none in the vector of 'of'" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.commands import called, command
 from tests.test_cluster import ended, start_workers, wait_for
-from tests.test_pipeline import assert_no_rest, command, tfgpt_run
+from tests.test_pipeline import assert_no_rest
 from tfgpt import cli
 from tfgpt.recipe import AdaptConfig, DataConfig, LoraConfig, PretrainConfig, Recipe, ScheduleConfig, TrainConfig
 from tfgpt.stages.plan import is_adapted, pretrain_config, start_of
@@ -40,7 +41,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "small"
-    done = tfgpt_run(recipe, "--output", folder)
+    done = called("run", recipe, "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -81,7 +82,7 @@ def test_pretraining_is_as_the_training_but_for_its_own_steps_and_peak():
 
 @pytest.mark.slow
 def test_the_fine_tune_starts_from_a_language_model_of_its_own_text(recipe, trained, tmp_path):
-    plain = tfgpt_run(recipe, "--output", tmp_path, "--adapt.pretrain.steps", "0")
+    plain = called("run", recipe, "--output", tmp_path, "--adapt.pretrain.steps", "0")
 
     assert plain.returncode == 0 and "pretrain" not in plain.stderr
     assert not (tmp_path / "checkpoints" / "pretrained").exists()
@@ -98,14 +99,14 @@ def test_it_is_not_done_twice_and_the_trainings_settings_leave_it_as_it_is(recip
     kept = [trained / "logs" / "pretrain" / "curves.csv", trained / "checkpoints" / "pretrained" / "model.safetensors"]
     before = [path.stat().st_mtime_ns for path in kept]
 
-    again = tfgpt_run(recipe, "--output", trained)
-    longer = tfgpt_run(recipe, "--output", trained, "--train.steps", "15", "--adapt.lora.rank", "2")
+    again = called("run", recipe, "--output", trained)
+    longer = called("run", recipe, "--output", trained, "--train.steps", "15", "--adapt.lora.rank", "2")
 
     assert [line for line in again.stderr.splitlines() if "up to date" in line] == [
         f"{stage}: up to date" for stage in ("tokenizer", "data", "model", "pretrain", "train", "evaluate", "export")]
     assert "pretrain: up to date\nadapt: " in longer.stderr and (15, "validation") in curves(trained / "logs")
     assert [path.stat().st_mtime_ns for path in kept] == before
-    other = tfgpt_run(recipe, "--output", trained, "--adapt.pretrain.peak", "1e-4")
+    other = called("run", recipe, "--output", trained, "--adapt.pretrain.peak", "1e-4")
     assert "model: up to date\npretrain: tokenizing" in other.stderr
     assert kept[0].stat().st_mtime_ns != before[0]
 
@@ -113,7 +114,7 @@ def test_it_is_not_done_twice_and_the_trainings_settings_leave_it_as_it_is(recip
 @pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(recipe, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
-    assert tfgpt_run(recipe, "--output", undisturbed).returncode == 0
+    assert called("run", recipe, "--output", undisturbed).returncode == 0
     process = subprocess.Popen(command("train", recipe, "--output", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                start_new_session=True)
     checkpoint = folder / "checkpoints" / "pretrain-steps" / "step-000000005"
@@ -123,7 +124,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_weights_of_an_undistu
     shards = [path.stat().st_mtime_ns for path in (folder / "data-pretrain").iterdir()]
     assert not (folder / "checkpoints" / "pretrained").exists()
 
-    resumed = tfgpt_run(recipe, "--output", folder)
+    resumed = called("run", recipe, "--output", folder)
 
     assert resumed.returncode == 0 and "pretrain: going on from the checkpoint of step" in resumed.stderr, resumed.stderr
     assert [path.stat().st_mtime_ns for path in (folder / "data-pretrain").iterdir()] == shards
@@ -134,8 +135,8 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_weights_of_an_undistu
 
 @pytest.mark.slow
 def test_two_devices_have_the_losses_of_one(recipe, trained, tmp_path):
-    assert tfgpt_run(recipe, "--output", trained).returncode == 0  # as it was, whatever the tests above did
-    done = tfgpt_run(recipe, "--output", tmp_path, "--train.strategy", "mirrored")
+    assert called("run", recipe, "--output", trained).returncode == 0  # as it was, whatever the tests above did
+    done = called("run", recipe, "--output", tmp_path, "--train.strategy", "mirrored")
 
     assert done.returncode == 0, done.stderr
     for part in ("logs/pretrain", "logs"):
@@ -145,7 +146,7 @@ def test_two_devices_have_the_losses_of_one(recipe, trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_does_it_together_and_goes_on_where_a_worker_died(recipe, trained, tmp_path):
-    assert tfgpt_run(recipe, "--output", trained).returncode == 0
+    assert called("run", recipe, "--output", trained).returncode == 0
     workers = start_workers(recipe, tmp_path)
     wait_for(tmp_path / "checkpoints" / "pretrain-steps" / "step-000000010", workers)
     workers[1].kill()

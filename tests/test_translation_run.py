@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import build
@@ -41,7 +41,7 @@ def finished(table, tmp_path_factory):
     """The folder of a finished run, its recipe, and what was printed."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "swap.yaml").write_text(RECIPE.format(path=table, kind="new", more="") + TASK)
-    done = tfgpt_run(folder / "swap.yaml", "--output", folder / "run")
+    done = called("run", folder / "swap.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", folder / "swap.yaml", done.stdout
 
@@ -87,7 +87,7 @@ def test_the_export_writes_what_the_saved_model_writes(finished):
 def test_a_second_run_does_nothing_again_and_generate_takes_sources(finished, capsys):
     folder, recipe, _ = finished
 
-    again = tfgpt_run(recipe, "--output", folder)
+    again = called("run", recipe, "--output", folder)
     assert cli.main(["generate", "--model", str(folder), "--prompt", "ab cd", "--max-new-tokens", "5"]) == 0
 
     assert again.stderr.count("up to date") == 8
@@ -100,7 +100,7 @@ def test_a_run_without_a_task_may_go_on_from_a_model_that_has_an_encoder(finishe
     folder, recipe = finished[0], plain
     start = ["--model.init", folder / "model", "--tokenizer.init", folder / "tokenizer", "--adapt.encoder.kind", "none"]
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "on", *start, "--export.weights", "float32")
+    done = called("run", recipe, "--output", tmp_path / "on", *start, "--export.weights", "float32")
 
     assert done.returncode == 0, done.stderr
     assert set(json.loads((tmp_path / "on" / "evaluation.json").read_text())["metrics"]) == {"accuracy"}
@@ -113,7 +113,7 @@ def test_a_copied_encoder_trains_with_pruned_heads_and_lora(table, tmp_path):
 
     changes = ["--adapt.attention.prune", "0.25", "--adapt.lora.rank", "2", "--export.weights", "float32"]
 
-    done = tfgpt_run(tmp_path / "swap.yaml", "--output", tmp_path / "run", *changes)
+    done = called("run", tmp_path / "swap.yaml", "--output", tmp_path / "run", *changes)
 
     assert done.returncode == 0, done.stderr
     start, model = (build.load_model(tmp_path / "run" / part) for part in ("checkpoints/start", "model"))
@@ -132,7 +132,7 @@ def test_a_copied_encoder_trains_with_pruned_heads_and_lora(table, tmp_path):
     (["--data.source_length", "30", "--adapt.encoder.kind", "copy"], "adapt.encoder.context: 30 cannot be copied from a model that has 24"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_told_before_any_work(plain, tmp_path, changes, message):
-    done = tfgpt_run(plain, "--output", tmp_path / "run", *changes)
+    done = called("run", plain, "--output", tmp_path / "run", *changes)
 
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -141,6 +141,6 @@ def test_what_does_not_fit_is_told_before_any_work(plain, tmp_path, changes, mes
 def test_an_encoder_is_not_given_twice(finished, tmp_path):
     folder, recipe, _ = finished
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--model.init", folder / "model", "--tokenizer.init", folder / "tokenizer")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", folder / "model", "--tokenizer.init", folder / "tokenizer")
 
     assert done.returncode == 2 and "adapt.encoder.kind: new, and the model has an encoder; give new or copy to one that has none" in done.stderr

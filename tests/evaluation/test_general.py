@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from tests.commands import called
 from tests.data.test_unlabelled import texts_of
-from tests.test_pipeline import tfgpt_run
 from tfgpt.data.corpus import read_corpus
 from tfgpt.data.unlabelled import prepare_unlabelled
 from tfgpt.evaluation.general import CHARACTERS, general_data, general_figures, general_texts, in_words
@@ -146,7 +146,7 @@ def test_a_fine_tune_tells_what_was_lost_and_another_vocabulary_is_measured_with
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(task=lines(tmp_path / "task.txt", "Task", 60), tokenizer=tmp_path / "start" / "tokenizer", model=model))
 
-    done = tfgpt_run(recipe, "--output", run)
+    done = called("run", recipe, "--output", run)
 
     assert done.returncode == 0, done.stderr
     general = json.loads((run / "evaluation.json").read_text())["general"]
@@ -160,7 +160,7 @@ def test_a_fine_tune_tells_what_was_lost_and_another_vocabulary_is_measured_with
     report = (run / "report.html").read_text()
     assert in_words(general) in report and f"{general['before']['bits_per_byte']:.4f}" in report
 
-    exchanged = tfgpt_run(recipe, "--output", other, "--tokenizer.init", "train", "--tokenizer.vocab", "300", "--adapt.embeddings.vocabulary", "tokenizer")
+    exchanged = called("run", recipe, "--output", other, "--tokenizer.init", "train", "--tokenizer.vocab", "300", "--adapt.embeddings.vocabulary", "tokenizer")
 
     assert exchanged.returncode == 0, exchanged.stderr
     found = json.loads((other / "evaluation.json").read_text())["general"]

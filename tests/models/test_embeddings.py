@@ -208,7 +208,7 @@ def test_a_tokenizer_as_gpt1s_is_refused_for_text_and_looked_up_for_a_new_vocabu
 
 @pytest.mark.slow
 def test_a_run_starts_from_a_gpt1_with_a_tokenizer_of_its_own(gpt1_tokenizer_folder, documents, tmp_path):
-    from tests.test_pipeline import tfgpt_run
+    from tests.commands import called
 
     start = shutil.copytree(gpt1_tokenizer_folder, tmp_path / "gpt1")
     torch.manual_seed(1)
@@ -223,8 +223,8 @@ train: {{steps: 12, global_batch_size: 4, evaluate_every: 6, schedule: {{peak: 3
 evaluate: {{prompts: ["The "], max_new_tokens: 5}}
 """)
 
-    done = tfgpt_run(tmp_path / "recipe.yaml", "--output", tmp_path / "run")
-    refused = tfgpt_run(tmp_path / "recipe.yaml", "--output", tmp_path / "other", "--tokenizer.init", start)
+    done = called("run", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
+    refused = called("run", tmp_path / "recipe.yaml", "--output", tmp_path / "other", "--tokenizer.init", start)
 
     assert done.returncode == 0, done.stderr
     trained = load_model(tmp_path / "run" / "model")

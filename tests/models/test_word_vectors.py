@@ -335,7 +335,7 @@ def test_one_hot_tokens_are_unit_vectors_in_a_wide_model(model):
 
 @pytest.mark.slow
 def test_a_file_of_ones_own_goes_through_a_whole_run(trained_vectors, documents, tmp_path):
-    from tests.test_pipeline import tfgpt_run
+    from tests.commands import called
 
     trained_vectors.save_word2vec_format(str(tmp_path / "own.bin"), binary=True)
     (tmp_path / "text.txt").write_text("\n\n".join(documents[:60]), "utf-8")
@@ -343,7 +343,7 @@ def test_a_file_of_ones_own_goes_through_a_whole_run(trained_vectors, documents,
     small = ["--data.path", tmp_path / "text.txt", "--data.length", "32", "--tokenizer.vocab", "400", "--model.width", "32", "--model.layers", "1",
              "--train.steps", "4", "--train.evaluate_every", "2", "--train.schedule.warmup_steps", "1"]
 
-    done = tfgpt_run(recipe, "--output", tmp_path / "run", "--adapt.embeddings.vectors", tmp_path / "own.bin", *small)
+    done = called("run", recipe, "--output", tmp_path / "run", "--adapt.embeddings.vectors", tmp_path / "own.bin", *small)
 
     assert done.returncode == 0, done.stderr
     assert "adapt: vectors of 12 dimensions for " in done.stderr and "of the training text" in done.stderr
@@ -357,9 +357,9 @@ def test_a_file_of_ones_own_goes_through_a_whole_run(trained_vectors, documents,
     ("{embeddings: {tie: true, untie: true}}", "adapt.embeddings.tie: true with adapt.embeddings.untie true"),
 ])  # fmt: skip
 def test_vectors_that_cannot_be_are_refused_before_any_work(settings, message, tmp_path):
-    from tests.test_pipeline import tfgpt_run
+    from tests.commands import called
 
-    done = tfgpt_run("pipelines/word_vectors.yaml", "--output", tmp_path / "run", "--adapt", settings)
+    done = called("run", "pipelines/word_vectors.yaml", "--output", tmp_path / "run", "--adapt", settings)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

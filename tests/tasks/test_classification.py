@@ -9,7 +9,7 @@ from sklearn import metrics
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import pipeline
 from tfgpt.data.made_reviews import made_reviews
 from tfgpt.evaluation.calibration import fit_temperature
@@ -57,7 +57,7 @@ def finished(table, tmp_path_factory):
     rows = lines_of(table)
     write(table, [*rows[:-1], {"text": hail, "sky": "hail"}])
     (folder / "skies.yaml").write_text(RECIPE.format(path=table, bad="skip", kind="classes", steps=80))
-    done = tfgpt_run(folder / "skies.yaml", "--output", folder / "run")
+    done = called("run", folder / "skies.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 
@@ -146,7 +146,7 @@ def test_the_temperature_is_in_the_model_the_export_and_the_answers(finished):
 def test_what_cannot_be_is_refused_before_any_training(finished, table, tmp_path, more, message):
     (tmp_path / "skies.yaml").write_text(RECIPE.format(path=table, bad="refuse", kind="classes", steps=2))
 
-    done = tfgpt_run(tmp_path / "skies.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "skies.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

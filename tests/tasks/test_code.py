@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt.data.examples import Fields
 from tfgpt.data.intake import Intake
 from tfgpt.data.readers import Record
@@ -124,7 +124,7 @@ def finished(request, tmp_path_factory):
     for number in range(30):
         (folder / "project" / f"file{number}.py").write_text(FUNCTION.format(number) + "\n\n" + FUNCTION.format(number + 50))
     (folder / "lines.yaml").write_text(RECIPE.format(path=folder / "project", marks=list(GAP_MARKS) if with_marks else [], gaps=0.5 * with_marks))
-    done = tfgpt_run(folder / "lines.yaml", "--output", folder / "run")
+    done = called("run", folder / "lines.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.data.intake import Intake
 from tfgpt.data.made_dialogues import NUMBERS, made_dialogues
@@ -54,7 +54,7 @@ def chats(tmp_path_factory):
 def finished(chats, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "talk.yaml").write_text(RECIPE.format(path=chats, bad="skip", more=""))
-    done = tfgpt_run(folder / "talk.yaml", "--output", folder / "run")
+    done = called("run", folder / "talk.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 
@@ -97,7 +97,7 @@ def test_a_file_of_two_or_three_columns_is_one_exchange_a_row(tmp_path):
 def test_a_record_that_cannot_be_used_is_refused_before_any_training(chats, tmp_path, more, message):
     (tmp_path / "talk.yaml").write_text(RECIPE.format(path=chats, bad="refuse", more=""))
 
-    done = tfgpt_run(tmp_path / "talk.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "talk.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.data.examples import Fields
 from tfgpt.data.intake import Intake
@@ -89,7 +89,7 @@ def finished(tmp_path_factory):
     rows = [{"story": text.format(place, days), "mood": tag} for tag, text in TAGGED.items() for place in ("hill", "sea", "town") for days in range(2, 14)]
     (folder / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "weather.yaml").write_text(RECIPE.format(path=folder / "stories.jsonl"))
-    done = tfgpt_run(folder / "weather.yaml", "--output", folder / "run")
+    done = called("run", folder / "weather.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt.data.made_questions import UNKNOWN, made_questions
 from tfgpt.generation.loading import load_text_model
 from tfgpt.tasks.question_answering import TASK, QuestionAnswerer
@@ -35,7 +35,7 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "answers.yaml").write_text(RECIPE.format(path=table, bad="skip"))
-    done = tfgpt_run(folder / "answers.yaml", "--output", folder / "run")
+    done = called("run", folder / "answers.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 
@@ -73,7 +73,7 @@ def test_a_record_without_an_answer_is_counted_with_its_place(finished, table):
 def test_a_record_that_cannot_be_used_is_refused_before_any_training(table, tmp_path, more, message):
     (tmp_path / "answers.yaml").write_text(RECIPE.format(path=table, bad="refuse"))
 
-    done = tfgpt_run(tmp_path / "answers.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "answers.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()
@@ -84,7 +84,7 @@ def test_a_moved_run_is_up_to_date_where_it_is(finished, tmp_path):
     recipe = folder.parent / "answers.yaml"
     moved = folder.rename(folder.parent / "moved")
 
-    done = tfgpt_run(recipe, "--output", moved)
+    done = called("run", recipe, "--output", moved)
     moved.rename(folder)
 
     assert done.returncode == 0 and done.stderr.count("up to date") == 7, done.stderr

@@ -12,7 +12,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import pipeline
 from tfgpt.data import spoken
 from tfgpt.data.made_commands import TEMPLATES, made_commands
@@ -173,7 +173,7 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "heard.yaml").write_text(RECIPE.format(path=table, bad="skip"))
-    done = tfgpt_run(folder / "heard.yaml", "--output", folder / "run")
+    done = called("run", folder / "heard.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 
@@ -242,7 +242,7 @@ def test_a_rescorer_of_the_run_answers_as_the_run_did(finished):
 def test_what_cannot_be_is_refused_before_any_training(table, tmp_path, more, message):
     (tmp_path / "heard.yaml").write_text(RECIPE.format(path=table, bad="refuse"))
 
-    done = tfgpt_run(tmp_path / "heard.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "heard.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

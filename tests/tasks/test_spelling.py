@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt.data.misspellings import WORD, confused_with, is_held_out, misspellings, with_errors
 from tfgpt.generation.loading import load_text_model
 from tfgpt.generation.results import Score
@@ -172,7 +172,7 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "right.yaml").write_text(RECIPE.format(path=table, bad="skip"))
-    done = tfgpt_run(folder / "right.yaml", "--output", folder / "run")
+    done = called("run", folder / "right.yaml", "--output", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 
@@ -203,7 +203,7 @@ def test_a_run_corrects_what_it_holds_out_and_stands_beside_symspellpy(finished,
 def test_what_cannot_be_is_refused_before_any_training(table, tmp_path, more, message):
     (tmp_path / "right.yaml").write_text(RECIPE.format(path=table, bad="refuse"))
 
-    done = tfgpt_run(tmp_path / "right.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "right.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

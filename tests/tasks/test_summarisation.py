@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.data.builtin import stdlib_files
 from tfgpt.data.intake import Intake
@@ -48,7 +48,7 @@ def table(tmp_path_factory):
 def finished(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "short.yaml").write_text(RECIPE.format(path=table, bad="skip", more=""))
-    done = tfgpt_run(folder / "short.yaml", "--output", folder / "run", "--adapt.pretrain.steps", "2")
+    done = called("run", folder / "short.yaml", "--output", folder / "run", "--adapt.pretrain.steps", "2")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 
@@ -94,7 +94,7 @@ def test_long_texts_are_trained_on_by_their_first_window_and_counted(finished):
 def test_a_record_that_cannot_be_used_is_refused_before_any_training(table, tmp_path, more, message):
     (tmp_path / "short.yaml").write_text(RECIPE.format(path=table, bad="refuse", more=""))
 
-    done = tfgpt_run(tmp_path / "short.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "short.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

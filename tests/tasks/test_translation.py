@@ -8,7 +8,7 @@ import pytest
 import sacrebleu
 from num2words import num2words
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import cli
 from tfgpt.data.date_words import date_in_words, date_words
 from tfgpt.data.intake import Intake
@@ -48,7 +48,7 @@ def recipe_of(table, folder, bad="skip"):
 
 
 def test_a_run_without_an_encoder_translates_what_it_holds_out_beside_the_sources_copied(table, tmp_path):
-    done = tfgpt_run(recipe_of(table, tmp_path), "--output", tmp_path / "run")
+    done = called("run", recipe_of(table, tmp_path), "--output", tmp_path / "run")
 
     assert done.returncode == 0, done.stderr
     evaluation, answers = json.loads((tmp_path / "run" / "evaluation.json").read_text()), lines_of(tmp_path / "run" / "answers.jsonl")
@@ -81,7 +81,7 @@ def test_a_record_is_a_pair_behind_a_prompt_or_a_source_for_an_encoder(table, tm
     (["--task.long_text", "cut"], "task.long_text: cut is nothing that translation can do; set it to auto or window or refuse"),
 ])
 def test_what_cannot_be_used_is_refused_before_any_training(table, tmp_path, more, message):
-    done = tfgpt_run(recipe_of(table, tmp_path, bad="refuse"), "--output", tmp_path / "run", *more)
+    done = called("run", recipe_of(table, tmp_path, bad="refuse"), "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()

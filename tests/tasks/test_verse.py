@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pronouncing
 import pytest
 
-from tests.test_pipeline import tfgpt_run
+from tests.commands import called
 from tfgpt import pipeline
 from tfgpt.data.made_verse import METRES, made_verse
 from tfgpt.generation.loading import load_text_model
@@ -139,7 +139,7 @@ def poems(tmp_path_factory):
 def test_a_users_poems_become_a_poet(poems, tmp_path):
     (tmp_path / "poems.yaml").write_text(RECIPE.format(path=poems, bad="skip"))
 
-    done = tfgpt_run(tmp_path / "poems.yaml", "--output", tmp_path / "run")
+    done = called("run", tmp_path / "poems.yaml", "--output", tmp_path / "run")
 
     assert done.returncode == 0, done.stderr
     stats = json.loads((tmp_path / "run" / "records" / "stats.json").read_text())
@@ -159,7 +159,7 @@ def test_a_users_poems_become_a_poet(poems, tmp_path):
 def test_what_cannot_be_scanned_is_an_error_that_names_the_word(poems, tmp_path):
     (tmp_path / "poems.yaml").write_text(RECIPE.format(path=poems, bad="refuse"))
 
-    done = tfgpt_run(tmp_path / "poems.yaml", "--output", tmp_path / "run")
+    done = called("run", tmp_path / "poems.yaml", "--output", tmp_path / "run")
 
     assert done.returncode == 2
     assert "no line can be scanned, since the dictionary has no word 'zorblat'" in done.stderr
@@ -173,7 +173,7 @@ def test_what_cannot_be_scanned_is_an_error_that_names_the_word(poems, tmp_path)
 def test_a_head_that_hears_nothing_is_refused_before_any_work(poems, tmp_path, more, message):
     (tmp_path / "poems.yaml").write_text(RECIPE.format(path=poems, bad="skip"))
 
-    done = tfgpt_run(tmp_path / "poems.yaml", "--output", tmp_path / "run", *more)
+    done = called("run", tmp_path / "poems.yaml", "--output", tmp_path / "run", *more)
 
     assert done.returncode == 2 and message in done.stderr
     assert not (tmp_path / "run" / "records").exists()

@@ -3,6 +3,7 @@ import tensorflow as tf
 from tensorflow.python.profiler import model_analyzer, option_builder
 
 from tfgpt.models import build
+from tfgpt.models.step import StepSettings
 from tfgpt.recipe import ModelConfig, RecipeError, TrainConfig
 from tfgpt.recipe_model import SIZES, Size
 from tfgpt.training.estimate import estimate, forward_flops
@@ -46,6 +47,35 @@ def test_memory_is_that_of_weights_gradients_and_what_the_optimizer_keeps():
     assert cut.activations_bytes == plain.activations_bytes // 4
     assert recomputed.activations_bytes < 0.2 * plain.activations_bytes
     assert plain.flops_per_token * plain.tokens_per_step == pytest.approx(6 * count * 1024, rel=0.05)  # the usual rule
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_activations_are_what_the_way_back_reads(tokenizer, precision):
+    rows, length, layers = 2, 40, 6
+    model = build.new_model(ModelConfig(layers=layers, width=64, heads=2, dropout=0.0), length, tokenizer, seed=1)
+    model.compile(settings=StepSettings(precision=precision))
+
+    @tf.function
+    def read_on_the_way_back(ids):
+        with tf.GradientTape() as tape:
+            hidden = model.transformer(input_ids=ids, use_cache=False, training=True).last_hidden_state
+        forward = set(ids.graph.get_operations())
+        tape.gradient(hidden, model.trainable_variables)
+        backward = set(ids.graph.get_operations()) - forward
+        read = {tensor.ref(): tensor for operation in backward for tensor in map(buffer_of, operation.inputs) if tensor.op in forward}
+        return {tensor.name: tensor for tensor in read.values() if tensor.dtype.is_floating and tensor.op.type not in ("ReadVariableOp", "Const")}
+
+    read = read_on_the_way_back(tf.zeros([rows, length], tf.int32))
+
+    told = estimate(Size(layers, 64, 2, length), 512, length, TrainConfig(global_batch_size=rows, precision=precision), 1).activations_bytes
+    assert told == pytest.approx(sum(tensor.numpy().nbytes for tensor in read.values()), rel=0.05)
+
+
+def buffer_of(tensor):
+    """Return the tensor in whose memory another lies."""
+    while tensor.op.type in ("Reshape", "Identity", "IdentityN"):
+        tensor = tensor.op.inputs[tensor.value_index if tensor.op.type == "IdentityN" else 0]
+    return tensor
 
 
 def test_a_shape_is_given_by_name_by_numbers_or_by_both():

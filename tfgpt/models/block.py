@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,6 +52,10 @@ class Compute:
         if not training:
             return self.reading
         return elementwise.COMPILED if self.compile_elementwise else elementwise.PLAIN
+
+    def again(self, training: bool, function: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor] | None:
+        """Return a function whose result is made anew on the way back, and so not kept; `None` = it is kept, as the steps of what is not compiled are."""
+        return function if training and self.compile_elementwise else None
 
     def fused(self, training: bool) -> elementwise.Fuse:
         """Return what makes one kernel of a function of tensors, if they are to be compiled."""
@@ -133,29 +138,39 @@ class Projection(TFConv1D):
         forget(self, "weight")
         self.lora = None
 
-    def call(self, x, training=False):
-        """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias."""
+    def call(self, x, training=False, again=None):
+        """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias.
+
+        `again` makes `x` anew on the way back, so that it is not kept: for one that costs little beside the product.
+        """
         if self._stored is not None:
             return self._stored.product(x)
-        x = tf.cast(x, self._compute.dtype(training, self.compute_dtype))
-        found = _product(tf.reshape(x, [-1, self.nx]), tf.convert_to_tensor(self.weight))
+        dtype = self._compute.dtype(training, self.compute_dtype)
+
+        def rows(x):
+            return tf.reshape(tf.cast(x, dtype), [-1, self.nx])
+
+        found = _product(rows(x), tf.convert_to_tensor(self.weight), again and (lambda: rows(again())))
         found = tf.reshape(found, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
         return found if self.lora is None else found + self.lora(x, training=training)
 
 
-@tf.custom_gradient
-def _product(x, weight):
+def _product(x, weight, again=None):
     """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`.
 
-    A copy of the weight in that dtype is made anew on the way back, and not kept. The weight's gradient stays in it: a wide copy would tell no more.
+    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is `x` if it can be made `again`. The weight's gradient stays in
+    that dtype: a wide copy would tell no more.
     """
+    @tf.custom_gradient
+    def run(x, weight):
+        def gradient(upstream):
+            with tf.control_dependencies([upstream]):
+                of_x, kept = product(upstream, weight, transpose_b=True), again() if again else x
+            return of_x, product(kept, upstream, transpose_a=True)
 
-    def gradient(upstream):
-        with tf.control_dependencies([upstream]):
-            of_x = product(upstream, weight, transpose_b=True)
-        return of_x, product(x, upstream, transpose_a=True)
+        return product(x, weight), gradient
 
-    return product(x, weight), gradient
+    return run(x, weight)
 
 
 class GPTAttention(TFAttention):
@@ -183,7 +198,7 @@ class GPTAttention(TFAttention):
             with tf.name_scope(self.prefix.name):
                 self.prefix.build()
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None):
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, again=None):
         """Attend to the tokens of `x` and of the past.
 
         Args:
@@ -195,6 +210,7 @@ class GPTAttention(TFAttention):
             output_attentions: whether to give the attention weights back.
             training: whether dropout is on.
             before: keys and values, [1, heads, tokens, head width], that stand before all others and are not given back; the mask knows them.
+            again: makes `x` anew, as for `Projection`.
 
         Returns:
             What is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]; keys and values; the weights,
@@ -202,7 +218,7 @@ class GPTAttention(TFAttention):
         """
         batch, queries = tf.shape(x)[0], tf.shape(x)[1]
         work = self._compute.elementwise(training)
-        parts = work["add_bias"](self.c_attn(x, training=training), self.c_attn.bias)
+        parts = work["add_bias"](self.c_attn(x, training=training, again=again), self.c_attn.bias)
         parts = tf.reshape(parts, [batch, queries, 3, self.n_head, self.head_width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
@@ -230,8 +246,11 @@ class GPTAttention(TFAttention):
                                            give_weights=output_attentions)               # [batch, heads, queries, head width]
         if self.gates is not None:
             attended *= tf.cast(self.gates, attended.dtype)[..., tf.newaxis, tf.newaxis]
-        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
-        return self.c_proj(attended, training=training), present, weights
+
+        def joined():
+            return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
+
+        return self.c_proj(joined(), training=training, again=self._compute.again(training, joined)), present, weights
 
 
 def _for_rows(before, batch, dtype):
@@ -250,12 +269,13 @@ class GPTMLP(TFMLP):
         self.c_proj = shared.projection(config.n_embd, inner, f"{path}.c_proj")
         self._compute, self._is_gelu = shared.compute, config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
 
-    def call(self, x, training=False):
-        """Return what is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]."""
+    def call(self, x, training=False, again=None):
+        """Return what is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]; `again` as for `Projection`."""
         work = self._compute.elementwise(training)
-        inner = self.c_fc(x, training=training)
+        inner = self.c_fc(x, training=training, again=again)
         if self._is_gelu:
-            return self.c_proj(work["bias_gelu"](inner, self.c_fc.bias), training=training)
+            activated = functools.partial(work["bias_gelu"], inner, self.c_fc.bias)
+            return self.c_proj(activated(), training=training, again=self._compute.again(training, activated))
         return self.c_proj(self.act(work["add_bias"](inner, self.c_fc.bias)), training=training)
 
 
@@ -322,8 +342,9 @@ class GPTBlock(TFBlock):
         work = self._compute.elementwise(training)
         norm = {"epsilon": self._epsilon, "dtype": x.dtype if self._is_gpt1 else self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
-        normed = x if self._is_gpt1 else work["norm"](x, self.ln_1.gamma, self.ln_1.beta, **norm)
-        attended, present, weights = self.attn(normed, layer_past, attention_mask, use_cache, output_attentions, training=training, before=before)
+        first = functools.partial(work["norm"], x, self.ln_1.gamma, self.ln_1.beta, **norm)
+        attended, present, weights = self.attn(x if self._is_gpt1 else first(), layer_past, attention_mask, use_cache, output_attentions, training=training,
+                                               before=before, again=self._again(training, first))
         attended, bias = self._narrowed("attn", attended, self.attn.c_proj.bias, training), self.attn.c_proj.bias
         if source is not None:
             x, normed = work["add_norm"](x, attended, bias, self.ln_cross_attn.gamma, self.ln_cross_attn.beta, first_seed, rate=rate, **norm)
@@ -331,11 +352,15 @@ class GPTBlock(TFBlock):
             _, first_seed = self.crossattention.residual_dropout.draw(training)
         of_sum = self.ln_1 if self._is_gpt1 else self.ln_2
         x, normed = work["add_norm"](x, attended, bias, of_sum.gamma, of_sum.beta, first_seed, rate=rate, **norm)
-        inner = self._narrowed("mlp", self.mlp(normed, training=training), self.mlp.c_proj.bias, training)
+        again = self._again(training, functools.partial(work["norm"], x, of_sum.gamma, of_sum.beta, **norm))
+        inner = self._narrowed("mlp", self.mlp(normed, training=training, again=again), self.mlp.c_proj.bias, training)
         if self._is_gpt1:
             last = work["add_norm"](normed, inner, self.mlp.c_proj.bias, self.ln_2.gamma, self.ln_2.beta, second_seed, rate=rate, **norm)[1]
             return last, present, weights
         return work["add"](x, inner, self.mlp.c_proj.bias, second_seed, rate=rate), present, weights
+
+    def _again(self, training, norm):
+        return None if self._is_gpt1 else self._compute.again(training, norm)  # GPT-1's norms are the residual stream itself
 
     def _narrowed(self, place, found, bias, training):
         return self.bottlenecks[place](found, bias, training=training) if place in self.bottlenecks else found

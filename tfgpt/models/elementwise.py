@@ -170,7 +170,8 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor, 
     def run(query, key, value):
         scores = product(query, key, transpose_b=True)                                    # [batch, heads, queries, keys]
         weights = tf.nn.softmax(fused(_masked, scale=scale)(scores, mask), axis=-1)
-        kept, dropped = tf.cast(weights, scores.dtype), tf.cast(drop(weights, rate, seed), scores.dtype)
+        kept = tf.cast(weights, scores.dtype)
+        dropped = tf.cast(drop(weights, rate, seed), scores.dtype) if rate else kept
         attended = product(dropped, value)
 
         def gradient(of_attended, *of_weights):

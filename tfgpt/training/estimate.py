@@ -104,9 +104,8 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
 
 def _bytes_of_block(shape, length, product) -> int:
     """Return what a block keeps for the way back, for one token."""
-    stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP
-    norms = 2 * product * shape.width                              # as it goes into the products
+    stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP, of which norms are made anew
     attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
     scores = shape.heads * length * product                        # attention weights
-    inner = 2 * 4 * product * shape.width                          # before and behind the activation
-    return stream + norms + attention + scores + inner
+    inner = 4 * product * shape.width                              # before the activation
+    return stream + attention + scores + inner
