@@ -8,7 +8,6 @@ import pytest
 from sklearn import metrics
 
 from tests.commands import called
-from tfgpt import cli
 from tfgpt.data.corpus import read_corpus
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.build import load_model
