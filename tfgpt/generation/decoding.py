@@ -235,9 +235,9 @@ def bucketed(length):
 
 def _put(rows, place, values, wanted):
     """Return the rows [batch, places, ...] with values [batch, ...] at one place each, int32 [batch], where wanted, bool [batch]."""
-    row = tf.where(wanted)[:, 0]
-    where = tf.stack([row, tf.cast(tf.boolean_mask(place, wanted), tf.int64)], axis=1)
-    return tf.tensor_scatter_nd_update(rows, where, tf.boolean_mask(values, wanted))
+    here = (tf.range(tf.shape(rows)[1]) == place[:, tf.newaxis]) & wanted[:, tf.newaxis]  # [batch, places]
+    here = tf.reshape(here, tf.concat([tf.shape(here), [1] * (rows.shape.rank - 2)], axis=0))
+    return tf.where(here, values[:, tf.newaxis], rows)
 
 
 def loop(more, body, start):

@@ -96,7 +96,7 @@ class TextJudge(tf.Module):
                 a probability of 0; and so have the places behind a text's last word.
         """
         pieces = self._tokenizer.tokenize(words.flat_values)                              # [words, (tokens)]
-        rows = tf.RaggedTensor.from_row_splits(pieces.values, tf.gather(pieces.row_splits, words.row_splits))
+        rows = tf.RaggedTensor.from_row_splits(pieces.values, tf.gather(pieces.row_splits, words.row_splits), validate=False)
         ends = pieces.row_splits[1:] - tf.gather(rows.row_starts(), words.value_rowids())  # in the text, behind an end-of-text token
         ids, dropped = self._framed(rows)
         places = words.with_flat_values(tf.cast(ends, tf.int32)).to_tensor(-1) - dropped[:, tf.newaxis]

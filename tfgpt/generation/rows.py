@@ -38,7 +38,7 @@ def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: in
 def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
     """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones."""
     empty = tf.cast(rows.row_lengths() == 0, rows.row_splits.dtype)                       # [batch]
-    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty), rows], axis=1)
+    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty, validate=False), rows], axis=1)
 
 
 def framed_sources(rows: tf.RaggedTensor, context: int, end_of_text: int) -> tf.RaggedTensor:
@@ -62,7 +62,7 @@ def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
     >>> last_tokens(tf.ragged.constant([[1, 2, 3], [4]]), tf.constant([2, 2])).to_list()
     [[2, 3], [4]]
     """
-    lengths = tf.cast(rows.row_lengths(), tf.int32)
-    kept = tf.clip_by_value(most, 0, lengths)
-    place = tf.cast(tf.ragged.range(rows.row_lengths()), tf.int32)                        # [batch, (tokens)]
-    return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(rows, place >= (lengths - kept)[:, tf.newaxis]).values, tf.cast(kept, rows.row_splits.dtype))
+    kept = tf.clip_by_value(tf.cast(most, rows.row_splits.dtype), 0, rows.row_lengths())  # [batch]
+    place = tf.range(rows.row_splits[-1])                                                 # [tokens]
+    wanted = place >= tf.gather(rows.row_limits() - kept, rows.value_rowids())
+    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows.values, wanted), kept, validate=False)

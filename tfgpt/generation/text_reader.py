@@ -223,5 +223,5 @@ class TextReader(tf.Module):
         """Return what the decoder begins with and what the encoder reads, int32 [batch, (tokens)] each; `None` for the latter without one."""
         if self.model.encoder is None:
             return prompts, None
-        nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros_like(prompts.row_lengths()))
+        nothing = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), tf.zeros_like(prompts.row_lengths()), validate=False)
         return nothing, framed_sources(prompts, self.model.encoder.context, self.tokenizer.end_of_text)

@@ -88,10 +88,10 @@ class GraphTokenizer(tf.Module):
         words, word_piece = self._split_words(tf.where(is_special, "", pieces.values))
         ids, owner = self._encode_words(words, word_piece)
         piece_count = tf.size(special, out_type=tf.int64)
-        of_words = tf.RaggedTensor.from_value_rowids(ids, owner, nrows=piece_count)
-        of_special = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64))
+        of_words = tf.RaggedTensor.from_value_rowids(ids, owner, nrows=piece_count, validate=False)
+        of_special = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64), validate=False)
         by_piece = tf.concat([of_special, of_words], axis=1)                   # a piece is one or the other
-        return tf.cast(tf.RaggedTensor.from_row_splits(by_piece, pieces.row_splits).merge_dims(1, 2), tf.int32)
+        return tf.cast(tf.RaggedTensor.from_row_splits(by_piece, pieces.row_splits, validate=False).merge_dims(1, 2), tf.int32)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
@@ -112,7 +112,7 @@ class GraphTokenizer(tf.Module):
         points = tf.strings.unicode_decode(pieces, "UTF-8", errors="replace")  # [pieces, (characters)]
         starts = _word_starts(points.values, tf.gather(self._classes, points.values), points.value_rowids())
         at = tf.where(starts)[:, 0]                                            # [words]
-        words = tf.RaggedTensor.from_row_starts(points.values, at)
+        words = tf.RaggedTensor.from_row_starts(points.values, at, validate=False)
         return tf.strings.unicode_encode(words, "UTF-8"), tf.gather(points.value_rowids(), at)
 
     def _encode_words(self, words, word_piece):
@@ -144,7 +144,7 @@ class GraphTokenizer(tf.Module):
         unknown = tf.TensorShape([None])
         ids, word, _ = tf.while_loop(lambda ids, word, more: more, step, [ids, word, tf.size(ids) > 1],
                                      shape_invariants=[unknown, unknown, tf.TensorShape([])])
-        return tf.RaggedTensor.from_value_rowids(ids, word, nrows=count)
+        return tf.RaggedTensor.from_value_rowids(ids, word, nrows=count, validate=False)
 
 
 def as_unicode(text: tf.Tensor) -> tf.Tensor:
