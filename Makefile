@@ -10,8 +10,8 @@ SOURCES := setup.cfg pyproject.toml constraints.txt
 LARGE_ROOMS := tests/generation/ tests/models/ tests/serving/
 OTHER_ROOMS := $(filter-out $(LARGE_ROOMS),$(sort $(dir $(wildcard tests/*/test_*.py))))
 TEST_PARTS := $(LARGE_ROOMS) "$(OTHER_ROOMS)" "tests/test_*.py"
-# 5 is what pytest ends with where a part has no test of the kind that is asked for
-pytest = failed=; for part in $(TEST_PARTS); do $(BIN)/python -m pytest -n 2 --dist loadgroup $(1) $$part || [ $$? -eq 5 ] || failed=1; done; test -z "$$failed"
+# a file goes to one process, which makes its fixtures and traces its graphs once; 5 is what pytest ends with where a part has no test of the kind that is asked for
+pytest = failed=; for part in $(TEST_PARTS); do $(BIN)/python -m pytest -n 2 --dist loadfile $(1) $$part || [ $$? -eq 5 ] || failed=1; done; test -z "$$failed"
 
 .PHONY: quickstart test test-slow lint notebooks clean
 

@@ -42,6 +42,7 @@ def test_the_readmes_links_lead_to_files():
             assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(model, tokenizer, tmp_path, monkeypatch):
     first, *others = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -430,8 +430,8 @@ def test_a_starting_model_takes_another_vocabulary_context_and_dropout(finished,
     assert first < np.log(450) - 0.5  # what the starting model knows is not lost with its vocabulary: from random weights it would be ln(450)
 
 
-def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, tmp_path):
-    shutil.copytree(finished[0] / "model", tmp_path / "alone")
+def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(model_folder, recipe, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "alone")
 
     done = called("run", recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "alone", "--adapt.embeddings.vocabulary", "tokenizer")
 
@@ -439,20 +439,21 @@ def test_a_vocabulary_cannot_be_exchanged_without_the_old_one(finished, recipe, 
     assert "adapt.embeddings.vocabulary: tokenizer needs the one that model.init" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_new_tokens_do_not_stand_on_the_rows_of_others(finished, recipe, tmp_path):
+def test_new_tokens_do_not_stand_on_the_rows_of_others(model_folder, recipe, tmp_path):
     """They would be trained without a word and know nothing."""
-    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", finished[0] / "model")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", model_folder)
 
     assert done.returncode == cli.USAGE
     assert "tokenizer.init: train makes new tokens" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
-def test_damaged_weights_of_a_starting_model_are_known_before_any_work(finished, recipe, tmp_path):
-    shutil.copytree(finished[0] / "model", tmp_path / "cut")
+def test_damaged_weights_of_a_starting_model_are_known_before_any_work(model_folder, tokenizer, recipe, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "cut")
     whole = (tmp_path / "cut" / "model.safetensors").read_bytes()
     (tmp_path / "cut" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "cut", "--tokenizer.init", finished[0] / "tokenizer")
+    done = called("run", recipe, "--output", tmp_path / "run", "--model.init", tmp_path / "cut", "--tokenizer.init", tmp_path / "tokenizer")
 
     assert done.returncode == cli.USAGE
     assert "is no safetensors file, or a damaged one" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()

@@ -53,6 +53,7 @@ def plain(table, tmp_path):
     return tmp_path / "swap.yaml"
 
 
+@pytest.mark.slow
 def test_a_run_trains_evaluates_and_exports(finished):
     folder, _, printed = finished
 
@@ -65,6 +66,7 @@ def test_a_run_trains_evaluates_and_exports(finished):
     assert json.loads((folder / "export" / "swap" / "1" / "assets.extra" / "weights.json").read_text())["weights"] == "int8"
 
 
+@pytest.mark.slow
 def test_the_encoder_takes_sources_as_long_as_the_datas_and_lies_beside_the_gpt(finished):
     folder, _, _ = finished
 
@@ -75,6 +77,7 @@ def test_the_encoder_takes_sources_as_long_as_the_datas_and_lies_beside_the_gpt(
     assert all(name.startswith("encoder.") for name in load_file(folder / "model" / "adaptation.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_export_writes_what_the_saved_model_writes(finished):
     folder, _, _ = finished
     text_model = TextModel(build.load_model(folder / "model", "int8"), load_tokenizer(folder / "tokenizer"))
@@ -84,6 +87,7 @@ def test_the_export_writes_what_the_saved_model_writes(finished):
     assert [row["text"] for row in there] == [row.text for row in text_model.generate(["ab cd", "gh"], 7)]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_again_and_generate_takes_sources(finished, capsys):
     folder, recipe, _ = finished
 
@@ -138,6 +142,7 @@ def test_what_does_not_fit_is_told_before_any_work(plain, tmp_path, changes, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_is_not_given_twice(finished, tmp_path):
     folder, recipe, _ = finished
 

@@ -49,6 +49,7 @@ def test_a_draft_changes_no_text(drafting, model, tokenizer, prompts, given):
     assert [row.log_prob for row in found] == [pytest.approx(row.log_prob, abs=1e-3) for row in expected]  # sums of fp32 in other shapes
 
 
+@pytest.mark.slow
 def test_streams_and_exports_have_it_too(drafting, model, tokenizer, prompts, tmp_path):
     expected = TextModel(model, tokenizer).generate(prompts[5:8], NEW)
 

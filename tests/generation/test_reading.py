@@ -68,6 +68,7 @@ def test_what_is_written_ends_where_all_of_it_is_less_likely_than_asked(model, t
         np.testing.assert_allclose(of_found, of_whole[:, :length], atol=1e-5)                        # the same steps, in another graph call
 
 
+@pytest.mark.slow
 def test_of_a_text_longer_than_the_context_the_last_tokens_are_read(model, tokenizer, ids):
     reader, end = Reader(model, tokenizer.eos_token_id), tokenizer.eos_token_id
     long = ids * 4

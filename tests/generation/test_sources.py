@@ -188,6 +188,7 @@ def test_the_likeliest_answer_to_a_source_is_chosen(text_model, sources):
     assert choice.answer == answers[int(np.argmax(expected))]
 
 
+@pytest.mark.slow
 def test_a_draft_model_with_or_without_an_encoder_changes_no_text(model, translator, tokenizer, sources, greedy):
     small = surgery.add_encoder(model, EncoderConfig(kind="copy", layers=1, context=SOURCE_CONTEXT))
     for draft in (translator, small, model):

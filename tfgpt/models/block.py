@@ -23,7 +23,7 @@ from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.cross_attention import CrossAttention, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
-from tfgpt.models.products import product
+from tfgpt.models.products import product, rows_of_last, shaped_as
 from tfgpt.models.storing import forget
 
 FIRST_NAMED_SALT = 2**16
@@ -38,7 +38,7 @@ class Compute:
     """Of matrix products in training; `None` = that of the layers (Keras's policy), as anywhere else. Sums, norms and softmax are always float32."""
     compile_elementwise: bool = False
     """Whether in training the work between the products is compiled by XLA."""
-    reading: dict = field(default_factory=lambda: elementwise.PLAIN)
+    reading: dict = field(default_factory=lambda: elementwise.READING)
     """The functions of `tfgpt.models.elementwise` by name, outside of training."""
     recompute: bool = False
     """Whether in training each block keeps its input alone and computes the rest anew on the way back (activation checkpointing)."""
@@ -139,20 +139,20 @@ class Projection(TFConv1D):
         self.lora = None
 
     def call(self, x, training=False, again=None):
-        """Return float [batch, queries, nf] of float [batch, queries, nx], in the precision of the product and without the bias.
+        """Return float [..., nf] of float [..., nx], in the precision of the product and without the bias.
 
         `again` makes `x` anew on the way back, so that it is not kept: for one that costs little beside the product.
         """
         if self._stored is not None:
             return self._stored.product(x)
-        dtype = self._compute.dtype(training, self.compute_dtype)
+        dtype, weight = self._compute.dtype(training, self.compute_dtype), tf.convert_to_tensor(self.weight)
 
         def rows(x):
-            return tf.reshape(tf.cast(x, dtype), [-1, self.nx])
+            return rows_of_last(tf.cast(x, dtype))
 
-        found = _product(rows(x), tf.convert_to_tensor(self.weight), again and (lambda: rows(again())))
-        found = tf.reshape(found, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
-        return found if self.lora is None else found + self.lora(x, training=training)
+        found = _product(rows(x), weight, again and (lambda: rows(again()))) if training else product(rows(x), weight)
+        found = shaped_as(x, found)
+        return found if self.lora is None else found + self.lora(tf.cast(x, dtype), training=training)
 
 
 def _product(x, weight, again=None):
@@ -202,7 +202,7 @@ class GPTAttention(TFAttention):
         """Attend to the tokens of `x` and of the past.
 
         Args:
-            x: float [batch, queries, width], normalized.
+            x: float [batch, queries, width], or [batch * queries, width] outside of training; normalized.
             layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, slots) of one
                 layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to, or of a `Prefix` and `None`.
             attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
@@ -213,13 +213,12 @@ class GPTAttention(TFAttention):
             again: makes `x` anew, as for `Projection`.
 
         Returns:
-            What is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]; keys and values; the weights,
-            `None` if not asked for.
+            What is to be added to the residual stream beside the bias of `c_proj`, float, as `x`; keys and values; the weights, `None` if not asked for.
         """
-        batch, queries = tf.shape(x)[0], tf.shape(x)[1]
+        queries = tf.shape(attention_mask)[2]
         work = self._compute.elementwise(training)
         parts = work["add_bias"](self.c_attn(x, training=training, again=again), self.c_attn.bias)
-        parts = tf.reshape(parts, [batch, queries, 3, self.n_head, self.head_width])
+        parts = tf.reshape(parts, [-1, queries, 3, self.n_head, self.head_width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
@@ -240,7 +239,7 @@ class GPTAttention(TFAttention):
             if use_cache:
                 present = tf.stack([key, value], axis=0)
         if before is not None:
-            key, value = (tf.concat([_for_rows(one, batch, all_.dtype), all_], axis=2) for one, all_ in zip(before, (key, value)))
+            key, value = (tf.concat([_for_rows(one, all_), all_], axis=2) for one, all_ in zip(before, (key, value)))
         rate, seed = self._dropout.draw(training)
         attended, weights = work["attend"](query, key, value, attention_mask, seed, scale=1.0 / math.sqrt(self.head_width), rate=rate,
                                            give_weights=output_attentions)               # [batch, heads, queries, head width]
@@ -248,14 +247,15 @@ class GPTAttention(TFAttention):
             attended *= tf.cast(self.gates, attended.dtype)[..., tf.newaxis, tf.newaxis]
 
         def joined():
-            return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [batch, queries, self.split_size])
+            found = tf.transpose(attended, [0, 2, 1, 3])
+            return tf.reshape(found, [-1, self.split_size] if x.shape.rank == 2 else [-1, queries, self.split_size])
 
         return self.c_proj(joined(), training=training, again=self._compute.again(training, joined)), present, weights
 
 
-def _for_rows(before, batch, dtype):
-    """Return keys or values, [1, heads, tokens, head width], for each row of a batch."""
-    return tf.tile(tf.cast(before, dtype), [batch, 1, 1, 1])
+def _for_rows(before, behind):
+    """Return keys or values, [1, heads, tokens, head width], for each row of those that stand behind them."""
+    return tf.tile(tf.cast(before, behind.dtype), [tf.shape(behind)[0], 1, 1, 1])
 
 
 class GPTMLP(TFMLP):
@@ -270,7 +270,7 @@ class GPTMLP(TFMLP):
         self._compute, self._is_gelu = shared.compute, config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
 
     def call(self, x, training=False, again=None):
-        """Return what is to be added to the residual stream beside the bias of `c_proj`, float [batch, queries, width]; `again` as for `Projection`."""
+        """Return what is to be added to the residual stream beside the bias of `c_proj`, float [..., width]; `again` as for `Projection`."""
         work = self._compute.elementwise(training)
         inner = self.c_fc(x, training=training, again=again)
         if self._is_gelu:
@@ -335,10 +335,14 @@ class GPTBlock(TFBlock):
         return [self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, *across, *narrow]
 
     def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, source=None):
-        """Return the residual stream behind the block, float [batch, queries, width], and what else `GPTAttention` gives.
+        """Return the residual stream behind the block, float, as `x`, and what else `GPTAttention` gives.
 
         `source` is a tuple (keys, values, mask) for its `CrossAttention`, which is left out without one.
         """
+        if not training and source is None and x.shape.rank == 3:  # without the shapes between its products there are fewer operations
+            shape = tf.shape(x)
+            x, *others = self.call(tf.reshape(x, [-1, x.shape[-1]]), layer_past, attention_mask, use_cache, output_attentions, before=before)
+            return tf.reshape(x, shape), *others
         work = self._compute.elementwise(training)
         norm = {"epsilon": self._epsilon, "dtype": x.dtype if self._is_gpt1 else self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)

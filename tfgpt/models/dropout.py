@@ -45,10 +45,10 @@ class Dropout:
     def __init__(self, rate: float, clock: DropoutClock, salt: int):
         self._rate, self._clock, self._salt = rate, clock, salt
 
-    def draw(self, training: bool) -> tuple[float, tf.Tensor]:
-        """Return the rate, 0 outside of training, and the seed, int64 [3], for `drop`."""
+    def draw(self, training: bool) -> tuple[float, tf.Tensor | None]:
+        """Return the rate, 0 outside of training, and the seed, int64 [3], for `drop`; `None` where the rate is 0."""
         if not training or self._rate == 0:
-            return 0.0, tf.zeros([3], tf.int64)
+            return 0.0, None
         return self._rate, self._clock.seed_of(self._salt)
 
     def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
@@ -56,7 +56,7 @@ class Dropout:
         return drop(x, *self.draw(training))
 
 
-def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Return `x` [rows, ...] with a share of it set to 0 and the rest scaled up (Srivastava et al. 2014, "Dropout").
 
     Args:

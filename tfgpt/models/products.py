@@ -22,6 +22,16 @@ def product(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_
     return tf.cast(tf.matmul(tf.cast(a, work), tf.cast(b, work), transpose_a=transpose_a, transpose_b=transpose_b), dtype or a.dtype)
 
 
+def rows_of_last(x: tf.Tensor) -> tf.Tensor:
+    """Return `x` [..., in] as [rows, in]: one large product is faster than many small ones."""
+    return x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
+
+
+def shaped_as(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Return what a product found of the rows of `x` [..., in], [rows, out], as [..., out]."""
+    return rows if x.shape.rank == 2 else tf.reshape(rows, tf.concat([tf.shape(x)[:-1], tf.shape(rows)[1:]], axis=0))
+
+
 def computed_in(dtype: tf.DType) -> tf.DType:
     """Return the precision in which products of this dtype are fast: its own, but for bfloat16 where the processor does not multiply it."""
     return tf.float32 if dtype == tf.bfloat16 and not has_bfloat16() else dtype

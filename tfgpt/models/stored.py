@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.op_def_library import apply_op
 
-from tfgpt.models.products import has_int8, product
+from tfgpt.models.products import has_int8, product, rows_of_last, shaped_as
 
 CHUNK = 4096
 """Rows of a matrix that are made int8 at once; what that takes beside the two is a few copies of them."""
@@ -75,8 +75,8 @@ class Bfloat16Matrix(tf.Module):
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in]."""
-        rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.bfloat16)
-        return _shaped_as(x, product(rows, self._values, transpose_b=True, dtype=tf.float32))
+        rows = tf.cast(rows_of_last(x), tf.bfloat16)
+        return shaped_as(x, product(rows, self._values, transpose_b=True, dtype=tf.float32))
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
@@ -114,14 +114,14 @@ class Int8Matrix(tf.Module):
             if tf.config.functions_run_eagerly():
                 raise RuntimeError("weights int8: their product is computed in graphs alone; call tf.config.run_functions_eagerly(False)")
             return tf.function(self.product)(x)
-        rows = tf.reshape(x, [-1, x.shape[-1]])
+        rows = rows_of_last(x)
         largest = tf.maximum(tf.reduce_max(tf.abs(rows), axis=1), SMALLEST)               # [rows]
         whole, *_ = tf.raw_ops.QuantizeV2(input=rows, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,
                                           round_mode="HALF_TO_EVEN")
         wide = tf.convert_to_tensor(self._largest)
         if not has_int8():  # oneDNN adds pairs of products in 16 bits there, and cuts off what is more: whole numbers as float32 are exact, if slower
             found = tf.matmul(tf.cast(tf.bitcast(whole, tf.int8), tf.float32), tf.cast(self._values, tf.float32), transpose_b=True)
-            return _shaped_as(x, found / (127.0**2 / (largest[:, tf.newaxis] * wide)))  # as products TensorFlow would order these by the rows
+            return shaped_as(x, found / (127.0**2 / (largest[:, tf.newaxis] * wide)))  # as products TensorFlow would order these by the rows
         # The bounds of the left side are 1: its scales are multiplied to the rows of the product. The weights are reordered once, and kept.
         outputs, _ = apply_op(
             INT8_PRODUCT, name="int8_product",
@@ -131,17 +131,12 @@ class Int8Matrix(tf.Module):
             transpose_a=False, transpose_b=True, is_weight_const=True, is_bias_const=True, leakyrelu_alpha=0.0,
             fused_ops=["BiasAdd", "Dequantize"], input_quant_mode="SCALED", output_quant_mode="SCALED",
         )  # fmt: skip
-        return _shaped_as(x, outputs[0] * largest[:, tf.newaxis])
+        return shaped_as(x, outputs[0] * largest[:, tf.newaxis])
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
         scale = rows_of(self._largest, numbers) / 127.0
         return tf.cast(rows_of(self._values, numbers), tf.float32) * scale[..., tf.newaxis]
-
-
-def _shaped_as(x, rows):
-    """Return [rows, out] as [..., out], where x is [..., in]."""
-    return tf.reshape(rows, tf.concat([tf.shape(x)[:-1], tf.shape(rows)[1:]], axis=0))
 
 
 KINDS = {"bfloat16": Bfloat16Matrix, "int8": Int8Matrix}
