@@ -33,14 +33,19 @@ def drafting(request, model, small, tokenizer):
     return TextModel(kind(model), tokenizer, draft=kind(small))
 
 
+@pytest.fixture(scope="module")
+def alone(model, tokenizer):
+    return TextModel(model, tokenizer)
+
+
 @pytest.mark.parametrize("given", [
     {},
     {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
     {"temperature": 1.0, "top_p": 0.9, "seed": list(range(20))},
     {"prompt_lookup_num_tokens": [0, 4] * 10, "max_new_tokens": [NEW, 3, 0, 1] * 5},
 ])  # fmt: skip
-def test_a_draft_changes_no_text(drafting, model, tokenizer, prompts, given):
-    expected = TextModel(model, tokenizer).generate(prompts, **{"max_new_tokens": NEW} | given)
+def test_a_draft_changes_no_text(drafting, alone, prompts, given):
+    expected = alone.generate(prompts, **{"max_new_tokens": NEW} | given)
 
     found = drafting.generate(prompts, **{"max_new_tokens": NEW} | given)
 
@@ -50,8 +55,8 @@ def test_a_draft_changes_no_text(drafting, model, tokenizer, prompts, given):
 
 
 @pytest.mark.slow
-def test_streams_and_exports_have_it_too(drafting, model, tokenizer, prompts, tmp_path):
-    expected = TextModel(model, tokenizer).generate(prompts[5:8], NEW)
+def test_streams_and_exports_have_it_too(drafting, alone, prompts, tmp_path):
+    expected = alone.generate(prompts[5:8], NEW)
 
     assert ["".join(drafting.stream(prompt, NEW)) for prompt in prompts[5:8]] == [row.text for row in expected]
     if not isinstance(drafting.model, LiteModel):

@@ -48,6 +48,7 @@ def test_with_an_encoder_it_is_the_mean_of_the_encoders_states(translator, token
         np.testing.assert_allclose(vector, states[: max(len(ids), 1)].mean(axis=0), atol=FP32)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_with_an_encoder_gives_the_same_whatever_it_pads(translator, tokenizer, prompts):
     compiled, plain = TextModel(CompiledModel(translator, batch_sizes=(4,), lengths=()), tokenizer), TextModel(translator, tokenizer)
 

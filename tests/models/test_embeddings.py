@@ -358,7 +358,7 @@ def test_a_text_at_the_places_its_positions_have_gone_to_has_the_logits_it_had(m
     np.testing.assert_array_equal(stretched.logits, model(ids).logits)
 
 
-@pytest.mark.parametrize("context", [20, 101])
+@pytest.mark.parametrize("context", [pytest.param(20, marks=pytest.mark.slow), 101])
 def test_another_context_is_saved_exported_and_used_to_its_end(model, tokenizer, context, tmp_path):
     changed = extend_context(model, context)
 

@@ -160,8 +160,8 @@ def test_an_auxiliary_head_is_trained_by_the_weighted_mean_of_both_losses(new, k
 
 
 @pytest.mark.parametrize(("kind", "weight", "settings"), [
-    ("classes", 1.0, {"accumulate": 4, "recompute": True}), ("tags", 0.3, {"accumulate": 4}), ("choice", 0.3, {"accumulate": 2}),
-    ("choice", 0.3, {"jit_compile": True}), ("tags", 0.3, {"lanes": 3}),
+    ("classes", 1.0, {"accumulate": 4, "recompute": True}), ("tags", 0.3, {"accumulate": 4}), ("tags", 0.3, {"lanes": 3}),
+    *(pytest.param("choice", 0.3, settings, marks=pytest.mark.slow) for settings in ({"accumulate": 2}, {"jit_compile": True})),
 ])  # fmt: skip
 def test_micro_steps_with_unequal_counts_take_the_step_of_the_whole_batch(new, kind, weight, settings):
     whole, cut = new(kind, weight), new(kind, weight, **settings)
@@ -174,7 +174,9 @@ def test_micro_steps_with_unequal_counts_take_the_step_of_the_whole_batch(new, k
     np.testing.assert_allclose(of_cut["loss"], logs["loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "weight"), [("tags", 0.3), ("choice", 0.6), ("number", 1.0)])
+@pytest.mark.parametrize(("kind", "weight"), [
+    ("tags", 0.3), *(pytest.param(*of_head, marks=pytest.mark.slow) for of_head in (("choice", 0.6), ("number", 1.0))),
+])
 def test_two_replicas_take_the_step_of_one(new, kind, weight):
     one, batch = new(kind, weight, accumulate=2), batch_of(kind)
     # Not the default on CPUs, collective operations: their numbers begin anew with every strategy, and TensorFlow wants the same dtype for the same

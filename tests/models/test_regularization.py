@@ -96,7 +96,7 @@ def test_the_distance_counts_in_the_norm_by_which_gradients_are_clipped(tokenize
     assert abs(norm**2 - without**2 - drawn**2) <= 2 * without * drawn and norm != pytest.approx(without, rel=0.01)  # by the triangle inequality
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd", "accumulate": 2}])
+@pytest.mark.parametrize("settings", [pytest.param({}, marks=pytest.mark.slow), {"optimizer": "sgd", "accumulate": 2}])
 def test_a_resumed_training_is_drawn_to_the_start_and_not_to_where_it_goes_on(run, settings):  # noqa: F811
     settings = settings | {"l2_start": 50.0, "weight_decay": 0.0, "checkpoint_every": 3}
     undisturbed, free = run("undisturbed", **settings), run("free", **settings | {"l2_start": 0.0})

@@ -55,7 +55,10 @@ def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, micro_steps)
     assert cut["tokens"] == whole["tokens"] == 8 * LENGTH - LENGTH - (LENGTH - 5)
 
 
-@pytest.mark.parametrize("settings", [{"lanes": 2}, {"lanes": 3}, {"lanes": 9}, {"lanes": 2, "accumulate": 2}, {"lanes": 2, "jit_compile": True}], ids=str)
+@pytest.mark.parametrize("settings", [
+    {"lanes": 3}, {"lanes": 2, "accumulate": 2},
+    *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({"lanes": 2}, {"lanes": 9}, {"lanes": 2, "jit_compile": True})),
+], ids=str)
 def test_lanes_take_the_step_of_the_whole_batch_dropout_and_all(new, batch, settings):
     whole, weights = step(new(dropout=0.2, jit_compile=settings.get("jit_compile", False)), batch)  # XLA has random numbers of its own
     side_by_side, lane_weights = step(new(dropout=0.2, **settings), batch)  # uneven ones, and some without a row
