@@ -198,11 +198,11 @@ class GPTAttention(TFAttention):
             with tf.name_scope(self.prefix.name):
                 self.prefix.build()
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, again=None):
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, again=None, shape=None):
         """Attend to the tokens of `x` and of the past.
 
         Args:
-            x: float [batch, queries, width], or [batch * queries, width] outside of training; normalized.
+            x: float [batch, queries, width], or [batch * queries, width] where `shape` says what that is cut from; normalized.
             layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, slots) of one
                 layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to, or of a `Prefix` and `None`.
             attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
@@ -211,14 +211,15 @@ class GPTAttention(TFAttention):
             training: whether dropout is on.
             before: keys and values, [1, heads, tokens, head width], that stand before all others and are not given back; the mask knows them.
             again: makes `x` anew, as for `Projection`.
+            shape: int32 [3], batch, queries and width; `None` = those of `x`.
 
         Returns:
             What is to be added to the residual stream beside the bias of `c_proj`, float, as `x`; keys and values; the weights, `None` if not asked for.
         """
-        queries = tf.shape(attention_mask)[2]
+        batch, queries, _ = tf.unstack(tf.shape(x) if shape is None else shape)
         work = self._compute.elementwise(training)
         parts = work["add_bias"](self.c_attn(x, training=training, again=again), self.c_attn.bias)
-        parts = tf.reshape(parts, [-1, queries, 3, self.n_head, self.head_width])
+        parts = tf.reshape(parts, [batch, queries, 3, self.n_head, self.head_width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
@@ -248,7 +249,7 @@ class GPTAttention(TFAttention):
 
         def joined():
             found = tf.transpose(attended, [0, 2, 1, 3])
-            return tf.reshape(found, [-1, self.split_size] if x.shape.rank == 2 else [-1, queries, self.split_size])
+            return tf.reshape(found, [batch, queries, self.split_size] if shape is None else [-1, self.split_size])
 
         return self.c_proj(joined(), training=training, again=self._compute.again(training, joined)), present, weights
 
@@ -334,21 +335,21 @@ class GPTBlock(TFBlock):
         across = self.crossattention.projections if hasattr(self, "crossattention") else []
         return [self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj, *across, *narrow]
 
-    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, source=None):
-        """Return the residual stream behind the block, float, as `x`, and what else `GPTAttention` gives.
+    def call(self, x, layer_past, attention_mask, use_cache=False, output_attentions=False, training=False, before=None, source=None, shape=None):
+        """Return the residual stream behind the block, float, as `x`, and what else `GPTAttention` gives, which `shape` is for.
 
         `source` is a tuple (keys, values, mask) for its `CrossAttention`, which is left out without one.
         """
-        if not training and source is None and x.shape.rank == 3:  # without the shapes between its products there are fewer operations
+        if not training and source is None and shape is None:  # without the shapes between its products there are fewer operations
             shape = tf.shape(x)
-            x, *others = self.call(tf.reshape(x, [-1, x.shape[-1]]), layer_past, attention_mask, use_cache, output_attentions, before=before)
+            x, *others = self.call(rows_of_last(x), layer_past, attention_mask, use_cache, output_attentions, before=before, shape=shape)
             return tf.reshape(x, shape), *others
         work = self._compute.elementwise(training)
         norm = {"epsilon": self._epsilon, "dtype": x.dtype if self._is_gpt1 else self._compute.dtype(training, self.compute_dtype)}
         (rate, first_seed), (_, second_seed) = (dropout.draw(training) for dropout in self._dropouts)
         first = functools.partial(work["norm"], x, self.ln_1.gamma, self.ln_1.beta, **norm)
         attended, present, weights = self.attn(x if self._is_gpt1 else first(), layer_past, attention_mask, use_cache, output_attentions, training=training,
-                                               before=before, again=self._again(training, first))
+                                               before=before, again=self._again(training, first), shape=shape)
         attended, bias = self._narrowed("attn", attended, self.attn.c_proj.bias, training), self.attn.c_proj.bias
         if source is not None:
             x, normed = work["add_norm"](x, attended, bias, self.ln_cross_attn.gamma, self.ln_cross_attn.beta, first_seed, rate=rate, **norm)
