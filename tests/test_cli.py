@@ -111,11 +111,12 @@ def test_bad_data_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_says_what_training_takes_and_does_nothing(tmp_path):
+def test_a_dry_run_says_what_training_takes_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text("data: {path: python-docs, length: 256}\nmodel: {size: gpt2}\ntokenizer: {vocab: 50257}\n"
                                           "train: {global_batch_size: 4, steps: 10, weight_decay: 0.0}\n")
 
-    done = called("train", tmp_path / "recipe.yaml", "--dry-run")
+    done = called("train", "recipe.yaml", "--dry-run")
 
     assert done.returncode == 0, done.stderr
     assert "12 layers of width 768, 12 heads, context 1024" in done.stdout

@@ -96,9 +96,9 @@ def test_a_session_is_the_same_however_its_text_came_about(text_model):
     erased = session.erase(4)
 
     assert session.text == text
-    for found in (pasted, erased):                                                         # all are read in other pieces
+    for found, near in ((pasted, 1e-5), (erased, 1e-3)):  # both are read in other pieces, the latter letter by letter
         assert [one.text for one in found] == [one.text for one in at_once.suggestions]
-        np.testing.assert_allclose([one.probability for one in found], [one.probability for one in at_once.suggestions], rtol=1e-3)
+        np.testing.assert_allclose([one.probability for one in found], [one.probability for one in at_once.suggestions], rtol=near)
 
 
 def test_sessions_know_nothing_of_each_other_and_share_what_is_traced(text_model):

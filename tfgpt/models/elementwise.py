@@ -246,12 +246,12 @@ def _read_norm(x, gamma, beta, *, epsilon, dtype):
 
 
 def _read_add_norm(x, y, bias, gamma, beta, seed, *, rate, epsilon, dtype):
-    total = _sum(x, y, bias)
+    total = add(x, y, bias, seed, rate=rate)
     return total, _read_norm(total, gamma, beta, epsilon=epsilon, dtype=dtype)
 
 
 def _read_attend(query, key, value, mask, seed, *, scale, rate, give_weights=False):
-    attended, weights, _ = _attended(query, key, value, mask, seed, scale=scale, rate=0.0)
+    attended, weights, _ = _attended(query, key, value, mask, seed, scale=scale, rate=rate)
     return attended, weights if give_weights else None
 
 
