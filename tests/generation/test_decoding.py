@@ -7,6 +7,7 @@ import torch
 from tests.conftest import CONTEXT
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import decode
+from tfgpt.generation.text_model import TextModel
 
 NEW = 12
 
@@ -135,6 +136,16 @@ def test_a_row_stops_at_the_end_of_text_and_its_neighbours_go_on(model, tokenize
     if end not in free[1]:
         assert decoded.ids.numpy()[1].tolist() == free[1].tolist()
         assert not decoded.stopped.numpy()[1]
+
+
+def test_a_token_is_written_into_the_cache_without_a_copy_of_it(model, tokenizer):
+    """Else its time would grow with the rows and places that the cache has room for."""
+    function = TextModel(model, tokenizer).stepper.advance.get_concrete_function()
+    operations = [node for part in function.graph.as_graph_def().library.function for node in part.node_def]
+
+    written = [node for node in operations if node.op == "InplaceUpdate"]
+    assert len(written) == 2 * model.config.n_layer
+    assert not [node for node in operations if node.op in ("TensorScatterUpdate", "ScatterNd") and "gpt_block" in node.name]
 
 
 def test_an_empty_batch_gives_no_rows(text_model):

@@ -36,6 +36,21 @@ def test_rows_that_xla_pads_too(model, tokenizer, prompts):
     check_rows_that_come_and_go(TextModel(CompiledModel(model, batch_sizes=(6, 12), lengths=(16,)), tokenizer), prompts[:12])
 
 
+def test_rows_that_are_written_on_are_still_what_they_were(text_model, prompts):
+    """Though the tokens' keys and values are written where the cache lies, it is the caller's that lies elsewhere."""
+    rows = begun(text_model, prompts[5], {"max_new_tokens": 12}, [], 0)
+    rows, _ = text_model.stepper.advance(rows, tf.constant(3))
+    before = [tensor.numpy() for tensor in rows]
+
+    (first, told), (again, told_again) = (text_model.stepper.advance(rows, tf.constant(4)) for _ in range(2))
+
+    assert told["text"].numpy().tolist() == told_again["text"].numpy().tolist()
+    for given, old in zip(rows, before, strict=True):
+        np.testing.assert_array_equal(given.numpy(), old)
+    for mine, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
 def check_rows_that_come_and_go(text_model, prompts):
     stepper, draw = text_model.stepper, random.Random(5)
     wanted = mixed(prompts)

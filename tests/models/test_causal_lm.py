@@ -287,6 +287,27 @@ def test_a_static_cache_gives_the_logits_of_a_whole_pass(model):
     np.testing.assert_allclose(model.project(tf.concat(hidden, axis=1)), model(ids).logits, atol=FP32)
 
 
+def test_an_own_cache_is_written_where_it_lies_and_the_one_it_was_copied_from_is_not(model):
+    ids = tf.constant(random_ids(model, 2, 8))
+    places = tf.tile(tf.range(8)[tf.newaxis], [2, 1])
+    _, cache = model.read(ids[:, :7], places[:, :7], places[:, :1], model.empty_cache(batch=2, slots=16))
+    before = [layer.numpy() for layer in (*cache.keys, *cache.values)]
+    own = model.own_cache(cache)
+
+    right, read = model.read(ids[:, 7:], places[:, 7:], places[:, :1], cache)
+    found, written = model.read(ids[:, 7:], places[:, 7:], places[:, :1], own)
+    rows = [1, 0, 1]
+    of_rows, _ = model.read(tf.gather(ids[:, 7:], rows), tf.gather(places[:, 7:], rows), tf.gather(places[:, :1], rows), model.own_cache(cache, rows))
+
+    np.testing.assert_array_equal(found, right)
+    np.testing.assert_allclose(of_rows, tf.gather(right, rows), rtol=1e-4, atol=FP32)
+    for layer, old in zip((*cache.keys, *cache.values), before, strict=True):
+        np.testing.assert_array_equal(layer, old)
+    for layer, mine, other in zip((*own.keys, *own.values), (*written.keys, *written.values), (*read.keys, *read.values), strict=True):
+        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(layer, mine)  # it was overwritten
+
+
 def test_outputs_of_tfgpt2_are_there(model, torch_model):
     ids = random_ids(model, 2, 9)
 

@@ -41,6 +41,17 @@ def test_a_wide_matrix_takes_the_precision_of_the_left_side(processor):
     np.testing.assert_allclose(found, a.numpy().astype(np.float64) @ b.numpy(), atol=32 * ROUNDED)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16], ids=lambda dtype: dtype.name)
+def test_a_product_with_rows_is_one_with_the_transposed_matrix(processor, dtype, rows):
+    rng = np.random.default_rng(4)
+    x, matrix = tf.cast(_narrow(rng, rows, 40), dtype), tf.cast(_narrow(rng, 30, 40), dtype)
+    found = products.product_with_rows(x, matrix, dtype=tf.float32)
+    assert found.dtype == tf.float32 and products.product_with_rows(x, matrix).dtype == dtype
+    right = x.numpy().astype(np.float64) @ matrix.numpy().astype(np.float64).T
+    np.testing.assert_allclose(found, right, rtol=2 * ROUNDED if dtype == tf.bfloat16 else 1e-5, atol=40 * 2.0**-20)
+
+
 @pytest.mark.parametrize("vocab", [50, 5000], ids=["as it is", "aligned"])
 def test_the_loss_and_its_gradients_are_those_of_float32_but_for_rounding(processor, vocab):
     rng = np.random.default_rng(3)

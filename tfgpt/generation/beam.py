@@ -10,7 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
-from tfgpt.generation.decoding import bucketed, first_cache, loop, placed
+from tfgpt.generation.decoding import bucketed, first_cache, placed
+from tfgpt.generation.looping import loop
 from tfgpt.generation.sampling import Constraints, changed, forced_at
 from tfgpt.generation.stops import ends_in_stop
 from tfgpt.models.block import StaticCache
@@ -166,7 +167,7 @@ def _read(model, ids, length, sources):
     batch, places = tf.shape(ids)[0], tf.shape(ids)[1]
     width = tf.minimum(bucketed(tf.reduce_max(tf.concat([length, [1]], axis=0))), places)
     positions = tf.broadcast_to(tf.range(width), [batch, width])
-    cache = first_cache(model, batch, places, sources)
+    cache = model.own_cache(first_cache(model, batch, places, sources))
     return model.read(ids[:, :width], positions, tf.fill([batch, 1], width - 1), cache)[1]
 
 
@@ -180,8 +181,7 @@ def _continued(model, state, number, prompts, controls, constraints, end_of_text
     written = _behind(prompts, tf.reshape(live.ids, [batch * beams, steps]), number)
     place = written.length[:, tf.newaxis] - 1                                             # [batch * beams, 1]
     last = tf.gather(written.tokens, place, batch_dims=1)                                 # [batch * beams, 1]
-    cache = tf.nest.map_structure(lambda layer: tf.gather(layer, state.origin), state.cache)
-    logits, cache = model.read(last, place, tf.zeros_like(last), cache)
+    logits, cache = model.read(last, place, tf.zeros_like(last), model.own_cache(state.cache, state.origin))
     own = tf.nn.log_softmax(logits[:, 0])                                                 # [batch * beams, vocab]
     log_probs = _forced(changed(own, written, controls, constraints, end_of_text), own, constraints, number)
 

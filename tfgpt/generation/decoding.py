@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfgpt.generation.controls import Controls
 from tfgpt.generation.draft import Draft, drafted
 from tfgpt.generation.lookup import Lookup, guess, learned
+from tfgpt.generation.looping import loop
 from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
 from tfgpt.generation.stops import ends_in_stop
 from tfgpt.models.block import StaticCache
@@ -104,6 +105,8 @@ class Decoder:
 
     def advance(self, state: State, controls: Controls, constraints: Constraints, rounds: int | tf.Tensor) -> State:
         """Write on: `rounds` times each row that has not ended gets a token, or more where they could be guessed."""
+        draft = state.draft and state.draft._replace(cache=self.draft.own_cache(state.draft.cache))
+        state = state._replace(cache=self.model.own_cache(state.cache), draft=draft)
 
         def more(done, state):
             return (done < rounds) & tf.reduce_any(running(state, controls))
@@ -238,9 +241,3 @@ def _put(rows, place, values, wanted):
     here = (tf.range(tf.shape(rows)[1]) == place[:, tf.newaxis]) & wanted[:, tf.newaxis]  # [batch, places]
     here = tf.reshape(here, tf.concat([tf.shape(here), [1] * (rows.shape.rank - 2)], axis=0))
     return tf.where(here, values[:, tf.newaxis], rows)
-
-
-def loop(more, body, start):
-    """Run `tf.while_loop`, whose tensors may change what their static shapes say of them."""
-    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), start)
-    return tf.while_loop(more, body, start, shape_invariants=shapes)

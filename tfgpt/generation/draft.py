@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfgpt.generation.looping import loop
 from tfgpt.generation.sampling import Written
 
 
@@ -46,7 +47,5 @@ def drafted(model, written: Written, draft: Draft, count: tf.Tensor) -> tuple[tf
         here = (tf.range(places) == length[:, tf.newaxis]) & (number < count)[:, tf.newaxis]
         return number + 1, tf.where(here, chosen[:, tf.newaxis], tokens), Draft(cache, length)
 
-    start = [tf.constant(0), written.tokens, draft]
-    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), start)
-    _, tokens, draft = tf.while_loop(lambda number, *_: number < tf.reduce_max(count), write, start, shape_invariants=shapes)
+    _, tokens, draft = loop(lambda number, *_: number < tf.reduce_max(count), write, [tf.constant(0), written.tokens, draft])
     return tokens, draft

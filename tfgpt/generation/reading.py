@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfgpt.generation.looping import loop
+
 ROOM = 16
 """Slots behind the text, at least, for what is looked at ahead."""
 
@@ -121,7 +123,7 @@ class Reader(tf.Module):
     def _write(self, cache, ids, lengths, start, steps, floor):
         """Return the likeliest tokens behind rows of ids and their log-probabilities, [rows, steps] each."""
         rows = tf.shape(ids)[0]
-        log_probs, cache = self._read(self._copied(cache, rows, start), ids, lengths, start)
+        log_probs, cache = self._read(self._model.own_cache(self._copied(cache, rows, start)), ids, lengths, start)
 
         def appended(log_probs, written, of_written):
             chosen = tf.argmax(log_probs, axis=1, output_type=tf.int32)[:, tf.newaxis]    # [rows, 1]
@@ -135,9 +137,8 @@ class Reader(tf.Module):
         def goes_on(number, cache, written, of_written):
             return (number < steps) & tf.reduce_any(tf.reduce_sum(of_written, axis=1) >= floor)
 
-        state = [tf.constant(1), cache, *appended(log_probs, tf.zeros([rows, 0], tf.int32), tf.zeros([rows, 0]))]
-        shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None] * tensor.shape.rank), state)
-        _, _, written, of_written = tf.while_loop(goes_on, step, state, shape_invariants=shapes)
+        first = [tf.constant(1), cache, *appended(log_probs, tf.zeros([rows, 0], tf.int32), tf.zeros([rows, 0]))]
+        _, _, written, of_written = loop(goes_on, step, first)
         return written, of_written
 
 

@@ -102,6 +102,13 @@ class StaticCache(NamedTuple):
     """Of each row, where there is an encoder; reading leaves it as it is."""
 
 
+class OwnCache(StaticCache):
+    """A cache that no one else reads: tokens are written into it where it lies, and what it was before must not be used any more.
+
+    Of any other cache reading makes a copy, since TensorFlow's `tensor_scatter_nd_update` always does on a CPU: of all slots, at each token.
+    """
+
+
 class Prefix(NamedTuple):
     """Keys and values of the tokens before those that are read, for a caller that keeps them itself: of what is read, its own come back alone.
 
@@ -203,8 +210,8 @@ class GPTAttention(TFAttention):
 
         Args:
             x: float [batch, queries, width], or [batch * queries, width] where `shape` says what that is cut from; normalized.
-            layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, slots) of one
-                layer of a `StaticCache` and int32 [batch, heads, queries, 3], the (row, head, slot) to write each query to, or of a `Prefix` and `None`.
+            layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, written) of one
+                layer of a `StaticCache` and a function that writes those of the queries into either, or of a `Prefix` and `None`.
             attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
             use_cache: whether to give keys and values back.
             output_attentions: whether to give the attention weights back.
@@ -223,15 +230,13 @@ class GPTAttention(TFAttention):
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))             # [batch, heads, queries, head width]
         present = None
         if isinstance(layer_past, tuple):
-            cached_keys, cached_values, slots = layer_past                                # [batch, heads, slots, head width]
+            cached_keys, cached_values, written = layer_past                              # [batch, heads, slots, head width]
             key, value = tf.cast(key, cached_keys.dtype), tf.cast(value, cached_values.dtype)
-            if slots is None:
+            if written is None:
                 present = (key, value)
                 key, value = tf.concat([cached_keys, key], axis=2), tf.concat([cached_values, value], axis=2)
             else:
-                key = tf.tensor_scatter_nd_update(cached_keys, slots, key)
-                value = tf.tensor_scatter_nd_update(cached_values, slots, value)
-                present = (key, value)
+                key, value = present = written(cached_keys, key), written(cached_values, value)
         else:
             if layer_past is not None:
                 past_key, past_value = tf.unstack(layer_past, axis=0, num=2)

@@ -17,15 +17,18 @@ from transformers.modeling_tf_utils import unpack_inputs
 from tfgpt.models import checkpoint, gpt1, storing, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
-from tfgpt.models.block import Projection, StaticCache
+from tfgpt.models.block import OwnCache, Projection, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.encoder import Encoder
 from tfgpt.models.epoch import Clock, RunningSums, logged, share
 from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
-from tfgpt.models.products import product
+from tfgpt.models.products import product_with_rows, rows_of_last, shaped_as
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_lanes, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
+
+IN_PLACE = ("float32", "float16")
+"""Of a cache that is written where it lies: TensorFlow has the operation for bfloat16 on CPUs alone."""
 
 
 class GPTLMHeadModel(TFGPT2LMHeadModel):
@@ -209,7 +212,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """Return the logits, float [..., vocab], of hidden states, float [..., width]."""
         if self.stored_output is None:
-            return product(hidden, self.output_table(), transpose_b=True)
+            return shaped_as(hidden, product_with_rows(rows_of_last(hidden), self.output_table()))
         return self.stored_output.product(hidden)
 
     def output_table(self) -> tf.Tensor:
@@ -256,6 +259,21 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         keys, values = (tuple(layer[:, :, :slots] for layer in layers) for layers in (cache.keys, cache.values))
         return cache._replace(keys=keys, values=values)
 
+    def own_cache(self, cache: StaticCache, rows: tf.Tensor | None = None) -> StaticCache:
+        """Return a copy of a cache that `read` may write into where it lies, so that a token costs no copy of its own.
+
+        Args:
+            cache: of any rows; it stays as it is.
+            rows: int32 [n], those that are wanted; `None` = all.
+        """
+        def copied(tensor):
+            return tf.raw_ops.DeepCopy(x=tensor) if rows is None else tf.gather(tensor, rows)
+
+        if self.compute_dtype not in IN_PLACE:
+            return cache if rows is None else tf.nest.map_structure(copied, cache)
+        keys, values = (tuple(map(copied, layers)) for layers in (cache.keys, cache.values))
+        return OwnCache(keys, values, cache.source if rows is None else tf.nest.map_structure(copied, cache.source))
+
     def encode(self, ids: tf.Tensor, lengths: tf.Tensor) -> Encoded:
         """Read sources with the encoder.
 
@@ -280,7 +298,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ids: int32 [batch, width].
             positions: int32 [batch, width], of each token in its row; they rise by 1, those of padding at a row's end may not.
             last: int32 [batch, wanted], 0 to width - 1: behind which tokens logits are wanted. What follows the last of them is padding.
-            cache: of the tokens before, from `empty_cache` or an earlier `read`; `None` = there are none.
+            cache: of the tokens before, from `empty_cache`, `own_cache` or an earlier `read`; `None` = there are none. One from `own_cache`, or read from
+                such a one, is overwritten.
             source: of the rows, where there is an encoder and no cache, which would know it.
 
         Returns:

@@ -52,6 +52,10 @@ class CompiledModel:
 
         return tf.nest.map_structure(widened, cache)
 
+    def own_cache(self, cache: StaticCache, rows: tf.Tensor | None = None) -> StaticCache:
+        """Return a cache as `GPTLMHeadModel.own_cache` does; with all rows it is the same one, since XLA copies what it must by itself."""
+        return cache if rows is None else tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), cache)
+
     def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: StaticCache | None,
              source: Encoded | None = None) -> tuple[tf.Tensor, StaticCache | None]:
         """Read tokens, as `GPTLMHeadModel.read` does."""

@@ -89,6 +89,10 @@ class LiteModel:
         """Return a cache with room for its first `slots` tokens alone."""
         return KnownTokens(cache.ids[:, :slots])
 
+    def own_cache(self, cache: KnownTokens, rows: tf.Tensor | None = None) -> KnownTokens:
+        """Return a cache of these rows, int32 [n], or of all."""
+        return cache if rows is None else KnownTokens(tf.gather(cache.ids, rows))
+
     def read(self, ids: tf.Tensor, positions: tf.Tensor, last: tf.Tensor, cache: KnownTokens | None) -> tuple[tf.Tensor, KnownTokens | None]:
         """Read tokens, as `GPTLMHeadModel.read` does."""
         known = self.empty_cache(tf.shape(ids)[0], 0) if cache is None else cache

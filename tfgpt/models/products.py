@@ -22,6 +22,18 @@ def product(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_
     return tf.cast(tf.matmul(tf.cast(a, work), tf.cast(b, work), transpose_a=transpose_a, transpose_b=transpose_b), dtype or a.dtype)
 
 
+def product_with_rows(x: tf.Tensor, matrix: tf.Tensor, *, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Return `x` [rows, in] times each row of a matrix [out, in], [rows, out], in the precision of `x`; and as `dtype`, `None` = that.
+
+    In float32 by way of [out, rows]: of a transposed right side TensorFlow's kernels make a copy at each call, on two cores with AVX2 for GPT-2's 50,257 rows
+    of 768 in 174 instead of 24 ms with 2 rows of `x`, 49 instead of 24 with 8, 502 instead of 216 with 256.
+    """
+    if computed_in(x.dtype) != tf.float32:
+        return product(x, matrix, transpose_b=True, dtype=dtype)
+    work = tf.cast(x, tf.float32)
+    return tf.cast(tf.transpose(tf.matmul(tf.cast(matrix, tf.float32), work, transpose_b=True)), dtype or x.dtype)
+
+
 def rows_of_last(x: tf.Tensor) -> tf.Tensor:
     """Return `x` [..., in] as [rows, in]: one large product is faster than many small ones."""
     return x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])

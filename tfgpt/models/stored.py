@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.op_def_library import apply_op
 
-from tfgpt.models.products import has_int8, product, rows_of_last, shaped_as
+from tfgpt.models.products import has_int8, product_with_rows, rows_of_last, shaped_as
 
 CHUNK = 4096
 """Rows of a matrix that are made int8 at once; what that takes beside the two is a few copies of them."""
@@ -76,7 +76,7 @@ class Bfloat16Matrix(tf.Module):
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in]."""
         rows = tf.cast(rows_of_last(x), tf.bfloat16)
-        return shaped_as(x, product(rows, self._values, transpose_b=True, dtype=tf.float32))
+        return shaped_as(x, product_with_rows(rows, self._values, dtype=tf.float32))
 
     def rows(self, numbers: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., in], the rows of these numbers."""
@@ -120,7 +120,7 @@ class Int8Matrix(tf.Module):
                                           round_mode="HALF_TO_EVEN")
         wide = tf.convert_to_tensor(self._largest)
         if not has_int8():  # oneDNN adds pairs of products in 16 bits there, and cuts off what is more: whole numbers as float32 are exact, if slower
-            found = tf.matmul(tf.cast(tf.bitcast(whole, tf.int8), tf.float32), tf.cast(self._values, tf.float32), transpose_b=True)
+            found = product_with_rows(tf.cast(tf.bitcast(whole, tf.int8), tf.float32), self._values)
             return shaped_as(x, found / (127.0**2 / (largest[:, tf.newaxis] * wide)))  # as products TensorFlow would order these by the rows
         # The bounds of the left side are 1: its scales are multiplied to the rows of the product. The weights are reordered once, and kept.
         outputs, _ = apply_op(

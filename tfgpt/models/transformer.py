@@ -15,7 +15,7 @@ from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedTokens
-from tfgpt.models.block import Compute, GPTBlock, Prefix, Shared, StaticCache
+from tfgpt.models.block import Compute, GPTBlock, OwnCache, Prefix, Shared, StaticCache
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.stored import for_two_uses, rows_of
@@ -199,8 +199,11 @@ class GPTTransformer(TFGPT2MainLayer):
             return past, tf.shape(past[0])[-2]
         if position_ids is None:
             raise ValueError("a StaticCache needs position_ids [batch, queries]: they say which slot each token is written to")
-        slots = {heads: _slots(batch, heads, position_ids) for heads in {block.attn.n_head for block in self.h}}
-        return [(keys, values, slots[block.attn.n_head]) for block, keys, values in zip(self.h, past.keys, past.values)], 0
+        writer, written = _in_place if isinstance(past, OwnCache) else _in_a_copy, {}
+        for block, keys in zip(self.h, past.keys):                                      # some blocks may have fewer heads
+            if block.attn.n_head not in written:
+                written[block.attn.n_head] = writer(keys, position_ids)
+        return [(keys, values, written[block.attn.n_head]) for block, keys, values in zip(self.h, past.keys, past.values)], 0
 
     def _additive_mask(self, attention_mask, past, position_ids, queries, past_length):
         """Return float32 [batch or 1, 1, queries, keys]: 0 where a query sees a key, -inf elsewhere; the keys of `first_keys` among them."""
@@ -264,13 +267,25 @@ def _recomputed(block, hidden, mask, before, source):
     return tf.recompute_grad(run)(hidden, *states, *keys)
 
 
-def _slots(batch, heads, position_ids):
-    """Return int32 [batch, heads, queries, 3], the (row, head, slot) that each query's key is written to."""
-    shape = [batch, heads, tf.shape(position_ids)[1]]
-    row = tf.broadcast_to(tf.range(batch)[:, tf.newaxis, tf.newaxis], shape)
-    head = tf.broadcast_to(tf.range(heads)[tf.newaxis, :, tf.newaxis], shape)
-    slot = tf.broadcast_to(position_ids[:, tf.newaxis, :], shape)
-    return tf.stack([row, head, slot], axis=-1)
+def _in_a_copy(cached, position_ids):
+    """Return the function that writes keys or values, [batch, heads, queries, head width], to their slots in a copy of a cache like this one."""
+    shape = tf.concat([tf.shape(cached)[:2], tf.shape(position_ids)[1:]], axis=0)
+    row, head = (tf.range(size)[(..., *[tf.newaxis] * behind)] for size, behind in ((shape[0], 2), (shape[1], 1)))
+    where = tf.stack([tf.broadcast_to(place, shape) for place in (row, head, position_ids[:, tf.newaxis])], axis=-1)
+    return lambda cached, new: tf.tensor_scatter_nd_update(cached, where, new)
+
+
+def _in_place(cached, position_ids):
+    """Return the function that writes keys or values, [batch, heads, queries, head width], to their slots in a cache like this one, where it lies."""
+    batch, heads, slots, width = tf.unstack(shape := tf.shape(cached))
+    first = tf.reshape(tf.range(batch * heads) * slots, [batch, heads, 1])
+    rows = tf.reshape(first + position_ids[:, tf.newaxis], [-1])                          # [batch * heads * queries]
+
+    def written(cached, new):
+        flat = tf.raw_ops.InplaceUpdate(x=tf.reshape(cached, [-1, width]), i=rows, v=tf.reshape(new, [-1, width]))
+        return tf.ensure_shape(tf.reshape(flat, shape), cached.shape)
+
+    return written
 
 
 def _join_presents(presents, past, use_cache):
