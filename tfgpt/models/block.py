@@ -135,13 +135,13 @@ class Projection(TFConv1D):
             with tf.name_scope(self.lora.name):
                 self.lora.build()
 
-    def matrix(self) -> tf.Tensor:
-        """Return the matrix with the change that LoRA makes to it, float [nx, nf]."""
-        return tf.convert_to_tensor(self.weight) if self.lora is None else self.weight + self.lora.change()
+    def merged(self, weight: np.ndarray) -> np.ndarray:
+        """Return a weight, float32 [nx, nf], with the change that LoRA makes to it."""
+        return weight if self.lora is None else weight + self.lora.change().numpy()
 
     def store(self, kind: type, weight: np.ndarray) -> None:
         """Keep a weight, float32 [nx, nf], as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""
-        self._stored = kind((weight if self.lora is None else weight + self.lora.change().numpy()).T)
+        self._stored = kind(self.merged(weight).T)
         forget(self, "weight")
         self.lora = None
 

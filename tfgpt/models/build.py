@@ -89,7 +89,7 @@ def load_model(source: str | Path, weights: str = "float32", engine: str = "grap
     if engine not in get_args(Engine):
         raise ValueError(f"engine: {engine!r} is none of {', '.join(get_args(Engine))}")
     if engine == "lite":
-        return LiteModel(GPTLMHeadModel.from_pretrained(source), weights)
+        return LiteModel.load(source, weights)
     return GPTLMHeadModel.from_pretrained(source, weights)
 
 

@@ -239,6 +239,11 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return [layer for block in self.transformer.h for layer in block.projections] + of_encoder
 
     @property
+    def matrices(self) -> list[tf.Variable]:
+        """The weights of `projections`, and last the embedding table."""
+        return [layer.weight for layer in self.projections] + [self.transformer.wte.embeddings]
+
+    @property
     def all_variables(self) -> list[tf.Variable]:
         """What the model computes with: its weights, stored or not."""
         kept = [layer._stored for layer in self.projections]
@@ -443,7 +448,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return self.test_function
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, store_as: str = "float32", **hub: object) -> GPTLMHeadModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, store_as: str | storing.Keeper = "float32",
+                        **hub: object) -> GPTLMHeadModel:
         """Load a model from a folder or a hub id; never a pickled file (see `tfgpt.models.checkpoint`).
 
         A generation_config.json is not read: how texts are written is said where they are (see `tfgpt.generation.controls`).
@@ -451,6 +457,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         Args:
             pretrained_model_name_or_path: GPT-2, or GPT-1 (openai-gpt); safetensors or TensorFlow's h5.
             store_as: how the matrices are kept, as `store_weights` takes it; in fewer bits they are never in memory all at once as they are in the files.
+                Or a function that takes the model before it has values, and returns what gives each weight its own (see `tfgpt.models.weights.assign`).
             hub: of the download: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
 
         Raises:
@@ -462,7 +469,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         model = cls(checkpoint.config_in(folder))
         weights.build(model)
         tensors = checkpoint.Tensors(folder, tied=model.lm_head is None)
-        weights.assign(model, tensors, seed=None, keep=storing.keeper(model, store_as))
+        weights.assign(model, tensors, seed=None, keep=storing.keeper(model, store_as) if isinstance(store_as, str) else store_as(model))
         return model
 
     def save_pretrained(self, save_directory, **kwargs):

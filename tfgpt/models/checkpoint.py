@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ CONFIG = "config.json"
 DOWNLOADS = ((FILE, "model-*.safetensors", f"{FILE}.index.json", ADDED_FILE), (H5_FILE, "tf_model-*.h5", f"{H5_FILE}.index.json"))
 """Patterns of the files that hold weights; the second kind is asked for only where there is none of the first."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PART = 2**22
+"""Numbers of a weight that are read at once, else the file's pages would take as much memory as the weight."""
 NO_WEIGHTS = re.compile(r"\.attn\.(bias|masked_bias)$")
 """Constants that old checkpoints hold among their weights."""
 
@@ -146,9 +149,19 @@ def _weights_of(path):
 def _safetensors_weights(path):
     """Yield the name of each weight of a file, and a function that reads it."""
 
-    def read(name):
+    def part(name, start=0, stop=None):
         with safe_open(path, framework="np") as file:  # anew for each: what was read of the file would stay in memory for as long as it is open
-            return file.get_tensor(name)
+            return file.get_slice(name)[start:stop] if stop else file.get_tensor(name)
+
+    def read(name):
+        with safe_open(path, framework="np") as file:
+            shape = file.get_slice(name).get_shape()
+        if math.prod(shape) <= PART:
+            return part(name)
+        whole, rows = np.empty(shape, np.float32), max(PART // math.prod(shape[1:]), 1)
+        for start in range(0, len(whole), rows):
+            whole[start : start + rows] = part(name, start, min(start + rows, len(whole)))
+        return whole
 
     try:
         with safe_open(path, framework="np") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,50 +43,94 @@ class Table(NamedTuple):
         return self.values[ids] * self.scale[ids]
 
 
-def write_lite(model, path: str | Path, weights: str) -> Table:
-    """Write a model's forward pass to a file.
+class LiteWriter:
+    """Writes a model's forward pass to a file; its matrices may come one by one, so that the model never holds them.
 
-    Its graph takes `embeddings` float32 [batch, queries, width], `positions` int32 [batch, queries], `seen` bool
+    The graph takes `embeddings` float32 [batch, queries, width], `positions` int32 [batch, queries], `seen` bool
     [batch, queries, slots + queries], `last` int32 [batch, wanted], and a `key_0`, `value_0`, ... for each layer, float32
     [batch, heads, slots, head width]. It gives `logits` float32 [batch, wanted, vocab] behind the queries that `last` names, and `new_key_0`,
     `new_value_0`, ... of the queries, [batch, heads, queries, head width].
 
     Args:
-        model: a `GPTLMHeadModel` in float32.
         path: of the file.
         weights: of the matrices, `float32` or `int8`. Rows of int8 are scaled as in `tfgpt.models.stored`; LiteRT quantizes the other side of each
             product too, by its rows.
 
     Raises:
-        ValueError: other weights; a model that is not in float32, or whose weights are stored already.
+        ValueError: other weights.
     """
-    if weights not in KINDS:
-        raise ValueError(f"weights: engine lite has {' and '.join(KINDS)}, not {weights!r}")
+
+    def __init__(self, path: str | Path, weights: str):
+        if weights not in KINDS:
+            raise ValueError(f"weights: engine lite has {' and '.join(KINDS)}, not {weights!r}")
+        self._path, self._weights, self._flat, self._tensors = Path(path), weights, None, []
+
+    def keeper(self, model) -> Callable[[tf.Variable, np.ndarray], None]:
+        """Return what gives a weight of a built model its value: a matrix, float32, is written, all else is assigned, and comes first.
+
+        Raises:
+            ValueError: a model that is not in float32, or whose weights are stored already, or that LiteRT cannot have.
+        """
+        _check(model)
+        numbers = {variable.ref(): number for number, variable in enumerate(model.matrices)}
+
+        def keep(variable, value):
+            if variable.ref() not in numbers:
+                variable.assign(value)
+                return
+            if self._flat is None:
+                self._begin(model)
+            number = numbers[variable.ref()]
+            layer = model.projections[number] if number < len(model.projections) else None
+            self._write(number, layer.merged(value).T if layer else model.transformer.merged(value))
+
+        return keep
+
+    def finish(self) -> Table:
+        """Write what is before the matrices, when all of them are written, and return the last one, the token embeddings."""
+        with open(self._path, "r+b") as file:
+            file.write(_packed(self._flat))
+        table = self._tensors[-1]
+        values = np.memmap(self._path, self._weights, "r", self._flat.buffers[table.buffer].offset, table.shape)
+        return Table(values, table.quantization.scale[:, np.newaxis] if self._weights == "int8" else np.ones([len(values), 1], np.float32))
+
+    def _begin(self, model):
+        """Make the graph, and find the place of each matrix in the file."""
+        self._flat = _converted(model)
+        self._tensors = _made_constant(self._flat, _shapes(model), self._weights)
+        start = len(_packed(self._flat))  # which the numbers in it do not change
+        for tensor in self._tensors:
+            buffer = self._flat.buffers[tensor.buffer]
+            buffer.offset, buffer.size = -(-start // ALIGNMENT) * ALIGNMENT, int(np.prod(tensor.shape)) * np.dtype(self._weights).itemsize
+            start = buffer.offset + buffer.size
+        self._path.write_bytes(b"")
+
+    def _write(self, number, values):
+        """Write a matrix, float32 [out, in]."""
+        tensor = self._tensors[number]
+        if self._weights == "int8":
+            values, tensor.quantization.scale = int8_rows(values)
+        with open(self._path, "r+b") as file:
+            file.seek(self._flat.buffers[tensor.buffer].offset)
+            file.write(np.ascontiguousarray(values).data)
+
+
+def write_lite(model, path: str | Path, weights: str) -> Table:
+    """Write the forward pass of a model that has all its weights to a file; arguments and errors are those of `LiteWriter` and its `keeper`."""
+    writer = LiteWriter(path, weights)
+    keep = writer.keeper(model)
+    for variable in model.matrices:
+        keep(variable, variable.numpy())
+    return writer.finish()
+
+
+def _check(model):
     if model.stored_output is not None or model.compute_dtype != "float32":
         raise ValueError("engine lite: it takes a model whose weights are in float32; load it so")
     if model.config.add_cross_attention:
         raise ValueError("engine lite: it takes no model with an encoder or cross-attention; load it with engine graph")
     if model.lm_head is not None:
         raise ValueError("engine lite: it takes models whose output matrix is the embeddings' (adapt.embeddings.tie); this one has its own")
-    flat, matrices = _converted(model), _matrices(model)
-    tensors = _made_constant(flat, weights)
-    sizes = [int(np.prod(tensor.shape)) * np.dtype(weights).itemsize for tensor in tensors]
-    buffers = [flat.buffers[tensor.buffer] for tensor in tensors]
-    start = len(_packed(flat))  # which the numbers in it do not change
-    for buffer, size in zip(buffers, sizes):
-        buffer.offset, buffer.size = -(-start // ALIGNMENT) * ALIGNMENT, size
-        start = buffer.offset + size
-    with open(path, "wb") as file:
-        for tensor, buffer, matrix in zip(tensors, buffers, matrices):
-            values = matrix()
-            if weights == "int8":
-                values, tensor.quantization.scale = int8_rows(values)
-            file.seek(buffer.offset)
-            file.write(values.tobytes())
-        file.seek(0)
-        file.write(_packed(flat))
-    values = np.memmap(path, weights, "r", buffers[-1].offset, tensors[-1].shape)
-    return Table(values, tensors[-1].quantization.scale[:, np.newaxis] if weights == "int8" else np.ones([len(values), 1], np.float32))
 
 
 class _Input:
@@ -119,13 +164,12 @@ def _traced(model):
     config, spec = model.config, tf.TensorSpec
     layers = config.n_layer
     names = [f"{part}_{layer}" for part in ("key", "value") for layer in range(layers)]
-    shapes = [(layer.nf, layer.nx) for layer in model.projections] + [(config.vocab_size, config.n_embd)]
 
     @tf.function(autograph=False, input_signature=[
         spec([None, None, config.n_embd], name="embeddings"), spec([None, None], tf.int32, name="positions"),
         spec([None, None, None], tf.bool, name="seen"), spec([None, None], tf.int32, name="last"),
         *(spec([None, heads, None, width], name=name) for name, (heads, width) in zip(names, 2 * model.head_shapes)),
-        *(spec(shape, name=f"{MATRIX}{number}") for number, shape in enumerate(shapes)),
+        *(spec([size, None], name=f"{MATRIX}{number}") for number, (size, _) in enumerate(_shapes(model))),  # whole ones TensorFlow would fill with zeros
     ])  # fmt: skip
     def read(embeddings, positions, seen, last, *others):
         cached, matrices = others[: 2 * layers], others[2 * layers :]
@@ -137,6 +181,11 @@ def _traced(model):
         return {"logits": logits} | dict(zip(names, (*new.keys, *new.values)))
 
     return read.get_concrete_function()
+
+
+def _shapes(model):
+    """Return the shape of each matrix, [out, in]."""
+    return [(layer.nf, layer.nx) for layer in model.projections] + [(model.config.vocab_size, model.config.n_embd)]
 
 
 def _converted(model):
@@ -153,20 +202,15 @@ def _converted(model):
     return flat
 
 
-def _matrices(model):
-    """Return for each matrix a function that gives it, float32 [out, in]."""
-    return [lambda layer=layer: layer.matrix().numpy().T for layer in model.projections] + [lambda: model.transformer.table().numpy()]
-
-
-def _made_constant(flat, weights):
-    """Make constants of the matrices among the inputs; return their tensors, whose values have no place yet."""
+def _made_constant(flat, shapes, weights):
+    """Make constants of these shapes of the matrices among the inputs; return their tensors, whose values have no place yet."""
     graph = flat.subgraphs[0]
     inputs = {graph.tensors[number].name.decode(): number for number in graph.inputs}
     numbers = [inputs[name] for name in sorted((name for name in inputs if name.startswith(MATRIX)), key=lambda name: int(name.removeprefix(MATRIX)))]
     graph.inputs = [number for number in graph.inputs if number not in numbers]
     tensors = [graph.tensors[number] for number in numbers]
-    for tensor in tensors:
-        buffer, tensor.buffer = schema.BufferT(), len(flat.buffers)
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        buffer, tensor.buffer, tensor.shape, tensor.shapeSignature = schema.BufferT(), len(flat.buffers), np.array(shape, np.int32), None
         buffer.offset = buffer.size = 2  # 0 would not be written, and 1 means none
         flat.buffers.append(buffer)
         if weights == "int8":

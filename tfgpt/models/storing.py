@@ -12,6 +12,8 @@ from tfgpt.models.stored import KINDS
 
 FULL = "float32"
 """Weights as they are."""
+Keeper = Callable[..., Callable[[tf.Variable, np.ndarray], object]]
+"""Takes a built model and returns what gives each of its weights its value."""
 
 
 def store(model, kind: str) -> None:
@@ -50,7 +52,7 @@ def _exchanges(model, kind):
 
 def _store_table(model, kind, value, tied):
     transformer = model.transformer
-    transformer.stored_table = kind(value if transformer.wte_lora is None else value + transformer.wte_lora.change().numpy())
+    transformer.stored_table = kind(transformer.merged(value))
     forget(transformer.wte, "embeddings")
     transformer.wte_lora = None
     if tied:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from transformers.modeling_tf_outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_tf_utils import unpack_inputs
@@ -103,6 +104,10 @@ class GPTTransformer(TFGPT2MainLayer):
         if self._uses:
             return self._uses[1]
         return tf.convert_to_tensor(self.wte.embeddings) if self.wte_lora is None else self.wte.embeddings + self.wte_lora.change()
+
+    def merged(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return the embeddings of all tokens, float32 [vocab, width], with the change that LoRA makes to them."""
+        return embeddings if self.wte_lora is None else embeddings + self.wte_lora.change().numpy()
 
     @contextlib.contextmanager
     def one_gradient(self, in_xla: bool) -> Iterator[None]:

@@ -88,7 +88,7 @@ def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0,
         model: a built `GPTLMHeadModel`.
         tensors: by PyTorch's names; read one at a time.
         seed: of what is drawn; `None` = nothing may be missing.
-        keep: gives a weight its value, those of LoRA first; by itself it assigns.
+        keep: gives a weight its value, those of LoRA first and the model's `matrices` last; by itself it assigns.
 
     Raises:
         ValueError: a weight of another shape, or one that the model has no place for; one that is missing and may not be drawn.
@@ -98,7 +98,8 @@ def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0,
         raise ValueError(f"weights: the model has no place for {unknown[0]} ({len(unknown)} such); its config.json belongs to other weights")
     if seed is None and (missing := sorted(places.keys() - tensors.keys())):
         raise ValueError(f"weights: {missing[0]} is missing ({len(missing)} such); the files are not whole, or belong to another config.json")
-    for name, variable in sorted(places.items(), key=lambda place: not matches("**.lora", short_name(place[1]))):
+    matrices = {variable.ref() for variable in model.matrices}
+    for name, variable in sorted(places.items(), key=lambda place: (place[1].ref() in matrices, not matches("**.lora", short_name(place[1])))):
         if name not in tensors:
             variable.assign(fresh(model, variable, seed))
             continue
