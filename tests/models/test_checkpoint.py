@@ -159,8 +159,10 @@ def test_a_gpt1_trains_in_bfloat16_too(gpt1_folder, ids):
     assert losses[1] < losses[0] - 0.5  # nats: a batch is being learned by heart
 
 
+@pytest.mark.parametrize("part", [checkpoint.PART, 1000], ids=["at once", "in parts"])
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_weights_of_sixteen_bits_are_read_as_float32(kind, gpt2, gpt2_folder, ids, tmp_path):
+def test_weights_of_sixteen_bits_are_read_as_float32(kind, part, gpt2, gpt2_folder, ids, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PART", part)
     dtype = getattr(torch, kind)
     folder = rewritten(gpt2_folder, tmp_path / "half", lambda weights: {name: array.to(dtype) for name, array in weights.items()})
     rounded = GPT2LMHeadModel.from_pretrained(gpt2_folder, torch_dtype=torch.float32).eval()

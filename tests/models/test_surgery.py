@@ -10,8 +10,8 @@ from transformers import GPT2LMHeadModel, TFGPT2LMHeadModel
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery, weights
-from tfgpt.models.block import StaticCache
 from tfgpt.models.build import load_model
+from tfgpt.models.cache import StaticCache
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.pruning import head_importance, least_important, mask_heads, prune_heads
 from tfgpt.models.step import StepSettings

@@ -14,7 +14,7 @@ from tfgpt.generation.decoding import bucketed, first_cache, placed
 from tfgpt.generation.looping import loop
 from tfgpt.generation.sampling import Constraints, changed, forced_at
 from tfgpt.generation.stops import ends_in_stop
-from tfgpt.models.block import StaticCache
+from tfgpt.models.cache import StaticCache
 
 EARLY_STOPPING = (False, True, "never")
 """What a caller may say; the graph takes the number in this list.

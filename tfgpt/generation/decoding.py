@@ -16,7 +16,7 @@ from tfgpt.generation.lookup import Lookup, guess, learned
 from tfgpt.generation.looping import loop
 from tfgpt.generation.sampling import Constraints, Written, choose, uniform_numbers
 from tfgpt.generation.stops import ends_in_stop
-from tfgpt.models.block import StaticCache
+from tfgpt.models.cache import StaticCache
 from tfgpt.models.cross_attention import Encoded
 
 BUCKET = 16

@@ -9,7 +9,6 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +20,7 @@ from transformers.models.gpt2.modeling_tf_gpt2 import TFMLP, TFAttention, TFBloc
 from tfgpt.models import elementwise, gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
-from tfgpt.models.cross_attention import CrossAttention, SourceKeys
+from tfgpt.models.cross_attention import CrossAttention
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.products import product, rows_of_last, shaped_as
 from tfgpt.models.storing import forget
@@ -85,40 +84,6 @@ class Shared:
     def dropout(self, rate: float, path: str) -> Dropout:
         """Return a dropout that is told apart from others by its path."""
         return Dropout(rate, self.clock, FIRST_NAMED_SALT + zlib.crc32(path.encode()) % FIRST_NAMED_SALT)
-
-
-class StaticCache(NamedTuple):
-    """Keys and values of every layer, in tensors whose size never changes while decoding.
-
-    Slot s holds the token at position s of its row, so prompts of different lengths are padded on the right and need no mask of
-    their own: a query at position p sees slots 0 to p, and a pad's slot is overwritten before any query reaches it.
-    """
-
-    keys: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
-    values: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
-    source: SourceKeys | tuple = ()
-    """Of each row, where there is an encoder; reading leaves it as it is."""
-
-
-class OwnCache(StaticCache):
-    """A cache that no one else reads: tokens are written into it where it lies, and what it was before must not be used any more.
-
-    Of any other cache reading makes a copy, since TensorFlow's `tensor_scatter_nd_update` always does on a CPU: of all slots, at each token.
-    """
-
-
-class Prefix(NamedTuple):
-    """Keys and values of the tokens before those that are read, for a caller that keeps them itself: of what is read, its own come back alone.
-
-    Slots may be empty, so `attention_mask` [batch, queries, slots + queries] says what each query sees.
-    """
-
-    keys: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
-    values: tuple[tf.Tensor, ...]
-    """One a layer, [batch, heads, slots, head width]."""
 
 
 class Projection(TFConv1D):

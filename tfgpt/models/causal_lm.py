@@ -17,7 +17,8 @@ from transformers.modeling_tf_utils import unpack_inputs
 from tfgpt.models import checkpoint, gpt1, storing, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
-from tfgpt.models.block import OwnCache, Projection, StaticCache
+from tfgpt.models.block import Projection
+from tfgpt.models.cache import StaticCache, own
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.encoder import Encoder
 from tfgpt.models.epoch import Clock, RunningSums, logged, share
@@ -26,9 +27,6 @@ from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.products import product_with_rows, rows_of_last, shaped_as
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_lanes, summed_over_replicas
 from tfgpt.models.transformer import GPTTransformer, segment_mask, source_mask
-
-IN_PLACE = ("float32", "float16")
-"""Of a cache that is written where it lies: TensorFlow has the operation for bfloat16 on CPUs alone."""
 
 
 class GPTLMHeadModel(TFGPT2LMHeadModel):
@@ -271,13 +269,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             cache: of any rows; it stays as it is.
             rows: int32 [n], those that are wanted; `None` = all.
         """
-        def copied(tensor):
-            return tf.raw_ops.DeepCopy(x=tensor) if rows is None else tf.gather(tensor, rows)
-
-        if self.compute_dtype not in IN_PLACE:
-            return cache if rows is None else tf.nest.map_structure(copied, cache)
-        keys, values = (tuple(map(copied, layers)) for layers in (cache.keys, cache.values))
-        return OwnCache(keys, values, cache.source if rows is None else tf.nest.map_structure(copied, cache.source))
+        return own(cache, rows)
 
     def encode(self, ids: tf.Tensor, lengths: tf.Tensor) -> Encoded:
         """Read sources with the encoder.

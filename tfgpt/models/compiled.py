@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfgpt.models.block import StaticCache
+from tfgpt.models.cache import StaticCache
 from tfgpt.models.cross_attention import Encoded
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfgpt.models.block import Prefix
+from tfgpt.models.cache import Prefix
 from tfgpt.models.stored import int8_rows
 
 KINDS = ("float32", "int8")

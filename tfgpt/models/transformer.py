@@ -16,7 +16,8 @@ from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedTokens
-from tfgpt.models.block import Compute, GPTBlock, OwnCache, Prefix, Shared, StaticCache
+from tfgpt.models.block import Compute, GPTBlock, Shared
+from tfgpt.models.cache import OwnCache, Prefix, StaticCache, written_in_a_copy, written_in_place
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.stored import for_two_uses, rows_of
@@ -204,7 +205,7 @@ class GPTTransformer(TFGPT2MainLayer):
             return past, tf.shape(past[0])[-2]
         if position_ids is None:
             raise ValueError("a StaticCache needs position_ids [batch, queries]: they say which slot each token is written to")
-        writer, written = _in_place if isinstance(past, OwnCache) else _in_a_copy, {}
+        writer, written = written_in_place if isinstance(past, OwnCache) else written_in_a_copy, {}
         for block, keys in zip(self.h, past.keys):                                      # some blocks may have fewer heads
             if block.attn.n_head not in written:
                 written[block.attn.n_head] = writer(keys, position_ids)
@@ -270,27 +271,6 @@ def _recomputed(block, hidden, mask, before, source):
         return block(hidden, None, mask, training=True, before=others[len(states) :] if keys else None, source=of_block)[0]
 
     return tf.recompute_grad(run)(hidden, *states, *keys)
-
-
-def _in_a_copy(cached, position_ids):
-    """Return the function that writes keys or values, [batch, heads, queries, head width], to their slots in a copy of a cache like this one."""
-    shape = tf.concat([tf.shape(cached)[:2], tf.shape(position_ids)[1:]], axis=0)
-    row, head = (tf.range(size)[(..., *[tf.newaxis] * behind)] for size, behind in ((shape[0], 2), (shape[1], 1)))
-    where = tf.stack([tf.broadcast_to(place, shape) for place in (row, head, position_ids[:, tf.newaxis])], axis=-1)
-    return lambda cached, new: tf.tensor_scatter_nd_update(cached, where, new)
-
-
-def _in_place(cached, position_ids):
-    """Return the function that writes keys or values, [batch, heads, queries, head width], to their slots in a cache like this one, where it lies."""
-    batch, heads, slots, width = tf.unstack(shape := tf.shape(cached))
-    first = tf.reshape(tf.range(batch * heads) * slots, [batch, heads, 1])
-    rows = tf.reshape(first + position_ids[:, tf.newaxis], [-1])                          # [batch * heads * queries]
-
-    def written(cached, new):
-        flat = tf.raw_ops.InplaceUpdate(x=tf.reshape(cached, [-1, width]), i=rows, v=tf.reshape(new, [-1, width]))
-        return tf.ensure_shape(tf.reshape(flat, shape), cached.shape)
-
-    return written
 
 
 def _join_presents(presents, past, use_cache):
