@@ -347,7 +347,7 @@ def test_further_arguments_of_transformers_are_refused(gpt2_folder):
     (lambda content: content | {"model_type": "gpt_neo"}, "model_type is gpt_neo; gpt2 and openai-gpt can be loaded"),
     (lambda content: content | {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx or scale_attn_weights"),
     (lambda content: content | {"n_head": 5}, "n_embd 32 is not a multiple of n_head 5"),
-    (lambda content: content | {"n_embd": 64}, r"weights: transformer.wte.weight has the shape \[512, 32\], and the model's is \[512, 64\]"),
+    (lambda content: content | {"n_embd": 64}, r"weights: transformer.wpe.weight has the shape \[48, 32\], and the model's is \[48, 64\]"),
     (lambda content: content | {"n_layer": 3}, r"weights: transformer.h.2.attn.c_attn.bias is missing \(12 such\)"),
     (lambda content: content | {"n_layer": 1}, r"the model has no place for transformer.h.1.attn.c_attn.bias \(12 such\)"),
 ])  # fmt: skip

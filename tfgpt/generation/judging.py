@@ -143,25 +143,26 @@ def _are_words(value):
 def head_signatures(judge: TextJudge) -> dict[str, tf.types.experimental.PolymorphicFunction]:
     """Return the SavedModel's signatures for a head: `classify` (classes, labels), `regress` (number), `tag` (tags) or `choose` (choice)."""
     text = tf.TensorSpec([None], tf.string, name="text")
+    kind = {"classes": "classify", "labels": "classify", "number": "regress", "tags": "tag", "choice": "choose"}[judge.head.kind]
+    graph = getattr(judge, f"{kind}_graph").get_concrete_function()  # traced before a SavedModel is written, when TensorFlow would do it once more
 
     @tf.function(autograph=False, input_signature=[text])
     def classify(text):
-        return judge.classify_graph(text)
+        return graph(text)
 
     @tf.function(autograph=False, input_signature=[text])
     def regress(text):
-        return judge.regress_graph(text)
+        return graph(text)
 
     @tf.function(autograph=False, input_signature=[text])
     def tag(text):
         words = tf.strings.split(text)
         is_first = tf.ragged.range(words.row_lengths()).flat_values == 0
-        tags, scores = judge.tag_graph(words.with_flat_values(tf.where(is_first, "", " ") + words.flat_values))
+        tags, scores = graph(words.with_flat_values(tf.where(is_first, "", " ") + words.flat_values))
         return {"words": words.to_tensor(""), "tags": tags, "scores": scores}
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), tf.TensorSpec([None, None], tf.string, name="choices")])
     def choose(prompt, choices):
-        return judge.choose_graph(prompt, choices)
+        return graph(prompt, choices)
 
-    return {"classes": {"classify": classify}, "labels": {"classify": classify}, "number": {"regress": regress}, "tags": {"tag": tag},
-            "choice": {"choose": choose}}[judge.head.kind]
+    return {kind: {"classify": classify, "regress": regress, "tag": tag, "choose": choose}[kind]}

@@ -5,6 +5,7 @@ Transformer-Based Generative Models"). They work on flat lists of tensors with t
 """
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -56,20 +57,44 @@ class Stepper(tf.Module):
     def __init__(self, text_model):
         super().__init__(name="stepper")
         object.__setattr__(self, "_text_model", text_model)  # not tracked, or saving would trace every function of its own
+        object.__setattr__(self, "_specs", None)
         specs = [tf.TensorSpec([None], tf.string, name="prompt"), list(CONTROL_SPECS), list(CONSTRAINT_SPECS), TOP_SPEC]
         self.begin = tf.function(self._begin, autograph=False, input_signature=specs)
         """Takes prompts, string [batch], controls (a list of [batch] or [1] each), constraints (a list of [batch, n] or [1, n] each) and how many of the
         likeliest tokens are told at each place, int32 []; gives rows of which nothing is read yet."""
-        rows = [tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype) for tensor in self.begin.get_concrete_function().structured_outputs]
-        self.advance = tf.function(self._advance, autograph=False, input_signature=[rows, tf.TensorSpec([], tf.int32, name="rounds")])
-        """Takes rows and how many tokens each may get, int32 []; gives the rows, and of them what `TextModel.outputs` tells, `going`, bool [batch], and
-        `prompt_tokens`, int32 [batch]: how many were read of the prompt, or of the source."""
-        self.join = tf.function(self._join, autograph=False, input_signature=[rows, rows])
-        """Takes rows and other rows; gives both in one batch, in this order."""
-        self.keep = tf.function(self._keep, autograph=False, input_signature=[rows, tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC])
-        """Takes rows, which of them are kept, int32 [kept], and how many likeliest tokens any of these still wants; gives them without room for the others."""
         self.describe = tf.function(self._describe, autograph=False, input_signature=[])
         """Takes nothing; gives the bytes of each token, string [vocab], `texts`; and int32 [] `vocab` and `context`."""
+
+    @functools.cached_property
+    def advance(self) -> tf.types.experimental.PolymorphicFunction:
+        """Takes rows and how many tokens each may get, int32 []; gives the rows, and what is known of them.
+
+        That is what `TextModel.outputs` tells, `going`, bool [batch], and `prompt_tokens`, int32 [batch]: how many were read of the prompt, or of the source.
+        """
+        return tf.function(self._advance, autograph=False, input_signature=[self._row_specs(), tf.TensorSpec([], tf.int32, name="rounds")])
+
+    @functools.cached_property
+    def join(self) -> tf.types.experimental.PolymorphicFunction:
+        """Takes rows and other rows; gives both in one batch, in this order."""
+        return tf.function(self._join, autograph=False, input_signature=[self._row_specs()] * 2)
+
+    @functools.cached_property
+    def keep(self) -> tf.types.experimental.PolymorphicFunction:
+        """Takes rows, which of them are kept, int32 [kept], and how many likeliest tokens any of these still wants; gives them without room for the others."""
+        specs = [self._row_specs(), tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC]
+        return tf.function(self._keep, autograph=False, input_signature=specs)
+
+    def listed(self, rows: Rows) -> list[tf.Tensor]:
+        """Return rows as these functions take them."""
+        if self._specs is None:
+            specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), rows)
+            object.__setattr__(self, "_specs", specs)
+        return tf.nest.flatten(rows)
+
+    def _row_specs(self):
+        if self._specs is None:
+            self.begin.get_concrete_function()  # which tells what rows are
+        return tf.nest.flatten(self._specs)
 
     def _describe(self):
         config = self._text_model.model.config
@@ -80,12 +105,10 @@ class Stepper(tf.Module):
         controls, constraints = Controls(*controls), Constraints(*constraints)
         prompts, controls, constraints, sources = text_model.fitted(text_model.tokenizer.tokenize(prompt), controls, constraints)
         read = tf.cast((prompts if sources is None else sources).row_lengths(), tf.int32)
-        rows = Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints, read)
-        object.__setattr__(self, "_structure", tf.nest.map_structure(lambda tensor: tensor.dtype, rows))
-        return tf.nest.flatten(rows)
+        return self.listed(Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints, read))
 
     def _packed(self, rows) -> Rows:
-        return tf.nest.pack_sequence_as(self._structure, rows)
+        return tf.nest.pack_sequence_as(self._specs, rows)
 
     def _advance(self, rows, rounds):
         rows = self._packed(rows)
@@ -97,15 +120,10 @@ class Stepper(tf.Module):
         return tf.nest.flatten(rows._replace(state=state)), told
 
     def _join(self, rows, others):
-        fillers = tf.nest.map_structure(lambda kind: "" if kind == tf.string else kind.as_numpy_dtype(0), self._structure)
+        fillers = tf.nest.map_structure(lambda spec: "" if spec.dtype == tf.string else spec.dtype.as_numpy_dtype(0), self._specs)
         fillers = tf.nest.flatten(fillers._replace(constraints=Constraints("", NO_TOKEN, NO_TOKEN)))
-        sides = []
-        for side in (rows, others):
-            batch = tf.size(self._packed(side).state.stopped)
-            sides.append([tensor[:batch] for tensor in side])                             # a cache may have rows to spare
-        sizes = [tf.maximum(tf.shape(one), tf.shape(other)) for one, other in zip(*sides)]
-        parts = ([_widened(*given) for given in zip(side, sizes, fillers)] for side in sides)
-        joined = self._packed([tf.concat(pair, axis=0) for pair in zip(*parts)])
+        sides = (tf.nest.flatten(_without_spare_rows(self._packed(side))) for side in (rows, others))
+        joined = self._packed([_joined(*given) for given in zip(*sides, fillers)])
         return tf.nest.flatten(joined._replace(state=self._with_fitting_caches(joined.state)))
 
     def _keep(self, rows, which, top):
@@ -127,11 +145,21 @@ class Stepper(tf.Module):
         return state._replace(cache=decoder.model.fit_cache(state.cache, places), draft=draft)
 
 
-def _widened(tensor, size, filler):
-    """Return a tensor [batch, ...] with room in all dimensions but the first for as much as `size`, int32 [rank], says."""
-    more = (size - tf.shape(tensor))[1:]
-    padding = tf.concat([[[0, 0]], tf.stack([tf.zeros_like(more), more], axis=1)], axis=0)
-    return tf.cond(tf.reduce_any(more > 0), lambda: tf.pad(tensor, padding, constant_values=tf.constant(filler, tensor.dtype)), lambda: tensor)
+def _without_spare_rows(rows):
+    """Return rows with caches of no more rows than these, which may be padded."""
+    state, batch = rows.state, tf.size(rows.state.stopped)
+    cache, draft = tf.nest.map_structure(lambda tensor: tensor[:batch], (state.cache, state.draft))
+    return rows._replace(state=state._replace(cache=cache, draft=draft))
+
+
+def _joined(one, other, filler):
+    """Return two tensors [batch, ...] one behind the other, with room in the other dimensions for as much as either has."""
+    if one.shape.rank == 1:
+        return tf.concat([one, other], axis=0)
+    sizes, behind = [tf.shape(tensor) for tensor in (one, other)], [0] + [1] * (one.shape.rank - 1)
+    size = tf.maximum(*sizes)
+    missing = (tf.stack([[0] * one.shape.rank, (size - own) * behind], axis=1) for own in sizes)  # [rank, 2]; of nothing there is no copy
+    return tf.concat([tf.pad(tensor, padding, constant_values=filler) for tensor, padding in zip((one, other), missing)], axis=0)
 
 
 def _largest(numbers):

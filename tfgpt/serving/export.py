@@ -65,7 +65,7 @@ def export(text_model: TextModel, folder: str | Path, config: ExportConfig | Non
     text_model, version = laid_out(text_model, config), base / str(config.version)
     with whole_folder(version) as partial:
         kept = tf.Module()  # and not the text model itself, of which every function would be traced and stored beside the signatures
-        kept.tokenizer, kept.weights = text_model.tokenizer, text_model.weights
+        kept.tables, kept.weights = text_model.tokenizer.tables, text_model.weights
         with tempfile.TemporaryDirectory() as scratch:
             if text_model.model.adaptation.head.labels:
                 labels = Path(scratch) / "labels.txt"
@@ -106,8 +106,13 @@ def laid_out(text_model: TextModel, config: ExportConfig) -> TextModel:
 
 
 def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-    """Return the signatures of a model by name, with the defaults that the settings give."""
-    text = tf.TensorSpec([None], tf.string, name="text")
+    """Return the signatures of a model by name, with the defaults that the settings give.
+
+    They call what was traced before, in Python's use or here: while a SavedModel is written, TensorFlow would trace every function once more.
+    """
+    text, tokenizer = tf.TensorSpec([None], tf.string, name="text"), text_model.tokenizer
+    graphs = {name: getattr(text_model, f"{name}_graph").get_concrete_function() for name in _written_by(text_model)}
+    to_ids, to_text = tokenizer.tokenize.get_concrete_function(), tokenizer.detokenize.get_concrete_function()
     nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": config.max_new_tokens}, rows=1)))  # greedy, every rule off
 
@@ -133,27 +138,27 @@ def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.t
     ):
         controls = Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p, presence_penalty,
                             frequency_penalty, no_repeat_ngram_size, min_new_tokens, prompt_lookup_num_tokens)
-        outputs = text_model.generate_graph(prompt, controls, Constraints(stop, banned_tokens, forced_tokens), tf.constant(0))
+        outputs = graphs["generate"](prompt, controls, Constraints(stop, banned_tokens, forced_tokens), tf.constant(0))
         return {name: outputs[name] for name in ("text", "token_count", "log_prob", "finish_reason")}
 
     @tf.function(autograph=False, input_signature=[text])
     def score(text):
-        return text_model.score_graph(text, tf.constant(0))
+        return graphs["score"](text, tf.constant(0))
 
     @tf.function(autograph=False, input_signature=[text])
     def embed(text):
-        return {"embedding": text_model.embed_graph(text)}
+        return {"embedding": graphs["embed"](text)}
 
     @tf.function(autograph=False, input_signature=[text])
     def tokenize(text):
-        ids = text_model.tokenizer.tokenize(text)
-        return {"ids": ids.to_tensor(text_model.tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
+        ids = to_ids(text)
+        return {"ids": ids.to_tensor(tokenizer.end_of_text), "length": tf.cast(ids.row_lengths(), tf.int32)}
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32, name="ids")])
     def detokenize(ids):
-        return {"text": text_model.tokenizer.detokenize(ids)}
+        return {"text": to_text(ids)}
 
-    of_text = {"score": score} if text_model.model.encoder is None else {}
+    of_text = {"score": score} if "score" in graphs else {}
     of_search = {"search": _search_signature(text_model, config.beams, default, nothing)} if config.beams else {}
     of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
     judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
@@ -161,9 +166,15 @@ def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.t
     return {"serving_default": first, "generate": generate, **of_search, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}
 
 
+def _written_by(text_model):
+    """Return the names of the graphs that every export of such a model has."""
+    return ("generate", "embed") if text_model.model.encoder is not None else ("generate", "score", "embed")
+
+
 def _search_signature(text_model, beams, default, nothing):
     """Return the function of a beam search; `default` and `nothing` are the controls and constraints that a request gets when it does not say."""
     even, patient = tf.constant([1.0]), tf.constant([EARLY_STOPPING.index(False)])
+    graph = text_model.search_graph.get_concrete_function()
     searched = [CONTROL_SPECS[CONTROL_SPECS._fields.index(name)] for name in SEARCHED]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="prompt"), *searched, *SEARCH_SPECS[1:], *CONSTRAINT_SPECS])
@@ -185,7 +196,7 @@ def _search_signature(text_model, beams, default, nothing):
         controls = neutral._replace(max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size,
                                     repetition_penalty=repetition_penalty, presence_penalty=presence_penalty, frequency_penalty=frequency_penalty)
         constraints = Constraints(stop, banned_tokens, forced_tokens)
-        outputs = text_model.search_graph(prompt, controls, constraints, tf.constant(beams), length_penalty, early_stopping)
+        outputs = graph(prompt, controls, constraints, tf.constant(beams), length_penalty, early_stopping)
         return {name: outputs[name] for name in ("text", "token_count", "log_prob", "score", "finish_reason")}
 
     return search

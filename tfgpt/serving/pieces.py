@@ -70,12 +70,12 @@ def _row(number):
 
 def _flat(function):
     """Return a function of numbered tensors that gives numbered rows, and by name what it tells."""
-    signature = function.input_signature
+    signature, graph = function.input_signature, function.get_concrete_function()         # traced here, if it was not: see `signatures_of`
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name=_input(number)) for number, spec in enumerate(tf.nest.flatten(signature))]
 
     @tf.function(autograph=False, input_signature=specs)
     def flat(*inputs):
-        given = function(*tf.nest.pack_sequence_as(signature, inputs))
+        given = graph(*tf.nest.pack_sequence_as(signature, inputs))
         if isinstance(given, dict):
             return given
         rows, told = given if isinstance(given, tuple) else (given, {})

@@ -60,6 +60,11 @@ class GraphTokenizer(tf.Module):
         self.texts = tf.constant(texts)
         """string [vocab]; the bytes of each token, none of a special one."""
 
+    @property
+    def tables(self) -> list[tf.lookup.StaticHashTable]:
+        """What its functions look up, and a SavedModel of them must hold."""
+        return [self._special_ids, self._merges]
+
     def _merge_tables(self, merges, vocab):
         """Return the tables pair of ids -> rank of its merge, and rank -> id of the merged token."""
         pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
