@@ -84,13 +84,6 @@ class Stepper(tf.Module):
         specs = [self._row_specs(), tf.TensorSpec([None], tf.int32, name="which"), TOP_SPEC]
         return tf.function(self._keep, autograph=False, input_signature=specs)
 
-    def listed(self, rows: Rows) -> list[tf.Tensor]:
-        """Return rows as these functions take them."""
-        if self._specs is None:
-            specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), rows)
-            object.__setattr__(self, "_specs", specs)
-        return tf.nest.flatten(rows)
-
     def _row_specs(self):
         if self._specs is None:
             self.begin.get_concrete_function()  # which tells what rows are
@@ -105,7 +98,9 @@ class Stepper(tf.Module):
         controls, constraints = Controls(*controls), Constraints(*constraints)
         prompts, controls, constraints, sources = text_model.fitted(text_model.tokenizer.tokenize(prompt), controls, constraints)
         read = tf.cast((prompts if sources is None else sources).row_lengths(), tf.int32)
-        return self.listed(Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints, read))
+        rows = Rows(text_model.decoder.begin(prompts, controls, top, sources), controls, constraints, read)
+        object.__setattr__(self, "_specs", tf.nest.map_structure(lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), rows))
+        return tf.nest.flatten(rows)
 
     def _packed(self, rows) -> Rows:
         return tf.nest.pack_sequence_as(self._specs, rows)

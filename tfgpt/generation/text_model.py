@@ -16,7 +16,7 @@ from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.results import Continuation, Token
 from tfgpt.generation.rows import fit_prompts, unpadded
 from tfgpt.generation.sampling import Constraints
-from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS, TOP_SPEC, Rows, Stepper
+from tfgpt.generation.stepping import CONSTRAINT_SPECS, CONTROL_SPECS, TOP_SPEC, Stepper
 from tfgpt.generation.stops import first_stop, sure_text
 from tfgpt.generation.text_reader import TextReader
 from tfgpt.text.graph import as_unicode
@@ -182,9 +182,7 @@ class TextModel(TextReader):
     def _decode(self, prompts, controls, constraints, top):
         prompts, controls, constraints, sources = self.fitted(prompts, controls, constraints)
         state = self.decoder.begin(prompts, controls, top, sources)
-        rows = Rows(state, controls, constraints, prompt_tokens=tf.zeros_like(state.read))
-        _, told = self.stepper.advance(self.stepper.listed(rows), tf.constant(self.model.config.n_positions))  # traced once for all ways of writing
-        return {name: values for name, values in told.items() if name not in ("going", "prompt_tokens")}
+        return self.outputs(self.decoder.advance(state, controls, constraints, self.model.config.n_positions), constraints)
 
     def outputs(self, state, constraints):
         """Return what is written in rows so far: what `generate_graph` gives, and `bytes`, string [batch], which may end inside a character."""

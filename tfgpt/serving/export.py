@@ -111,8 +111,10 @@ def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.t
     They call what was traced before, in Python's use or here: while a SavedModel is written, TensorFlow would trace every function once more.
     """
     text, tokenizer = tf.TensorSpec([None], tf.string, name="text"), text_model.tokenizer
-    graphs = {name: getattr(text_model, f"{name}_graph").get_concrete_function() for name in _written_by(text_model)}
-    to_ids, to_text = tokenizer.tokenize.get_concrete_function(), tokenizer.detokenize.get_concrete_function()
+    begin, advance = (function.get_concrete_function() for function in (text_model.stepper.begin, text_model.stepper.advance))
+    to_ids, to_text = (function.get_concrete_function() for function in (tokenizer.tokenize, tokenizer.detokenize))
+    scored = text_model.score_graph.get_concrete_function() if text_model.model.encoder is None else None
+    embedded = text_model.embed_graph.get_concrete_function()
     nothing = Constraints(tf.constant([[""]]), tf.constant([[-1]]), tf.constant([[-1]]))  # not empty: a server that joins batches cannot pad what is
     default = Controls(*map(tf.constant, controls_of({"max_new_tokens": config.max_new_tokens}, rows=1)))  # greedy, every rule off
 
@@ -138,16 +140,17 @@ def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.t
     ):
         controls = Controls(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p, typical_p, presence_penalty,
                             frequency_penalty, no_repeat_ngram_size, min_new_tokens, prompt_lookup_num_tokens)
-        outputs = graphs["generate"](prompt, controls, Constraints(stop, banned_tokens, forced_tokens), tf.constant(0))
+        rows = begin(prompt, list(controls), [stop, banned_tokens, forced_tokens], tf.constant(0))
+        _, outputs = advance(rows, tf.constant(text_model.model.config.n_positions))      # as a server does between tokens, but to the end
         return {name: outputs[name] for name in ("text", "token_count", "log_prob", "finish_reason")}
 
     @tf.function(autograph=False, input_signature=[text])
     def score(text):
-        return graphs["score"](text, tf.constant(0))
+        return scored(text, tf.constant(0))
 
     @tf.function(autograph=False, input_signature=[text])
     def embed(text):
-        return {"embedding": graphs["embed"](text)}
+        return {"embedding": embedded(text)}
 
     @tf.function(autograph=False, input_signature=[text])
     def tokenize(text):
@@ -158,17 +161,12 @@ def signatures_of(text_model: TextModel, config: ExportConfig) -> dict[str, tf.t
     def detokenize(ids):
         return {"text": to_text(ids)}
 
-    of_text = {"score": score} if "score" in graphs else {}
+    of_text = {"score": score} if scored is not None else {}
     of_search = {"search": _search_signature(text_model, config.beams, default, nothing)} if config.beams else {}
     of_head = head_signatures(text_model.judge) if text_model.model.head is not None else {}
     judges = bool(of_head) and text_model.model.adaptation.head.weight == 1
     first = next(iter(of_head.values())) if judges else generate
     return {"serving_default": first, "generate": generate, **of_search, **of_text, **of_head, "embed": embed, "tokenize": tokenize, "detokenize": detokenize}
-
-
-def _written_by(text_model):
-    """Return the names of the graphs that every export of such a model has."""
-    return ("generate", "embed") if text_model.model.encoder is not None else ("generate", "score", "embed")
 
 
 def _search_signature(text_model, beams, default, nothing):
