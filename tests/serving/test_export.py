@@ -128,6 +128,14 @@ def test_the_graph_has_tensorflows_own_ops_only(exported):
     assert not {op for op in ops if "PyFunc" in op or "Xla" in op}
 
 
+def test_what_all_ways_of_writing_share_is_kept_once(exported, model):
+    """So a server has it once, too: tokens are written into a cache in a round of decoding alone, of which there is one."""
+    graph = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    operations = [node.op for function in graph.library.function for node in function.node_def]
+    assert operations.count("InplaceUpdate") == 2 * model.config.n_layer
+    assert operations.count("UnicodeDecode") == 2  # of texts, and of the bytes of their words
+
+
 def test_what_is_missing_or_unknown_is_named(loaded, tmp_path):
     with pytest.raises(KeyError, match=r"\['prompt'\] are missing among the inputs of generate"):
         loaded.predict("generate", {})
