@@ -117,6 +117,7 @@ def _decoding(model, settings):
     """Return a function from prompts, int32 [batch, (tokens)], to continuations: the only place here that knows the decoding loop."""
     import tensorflow as tf
 
+    from tfgpt.generation.calling import call
     from tfgpt.generation.controls import Controls, controls_of
     from tfgpt.generation.decoding import decode
     from tfgpt.generation.stepping import CONTROL_SPECS
@@ -129,7 +130,7 @@ def _decoding(model, settings):
         controls = Controls(*(tf.broadcast_to(control, [prompts.nrows()]) for control in controls))
         return decode(model, prompts, controls, settings.end_of_text).ids
 
-    return lambda prompts: generate(prompts, controls)
+    return lambda prompts: call(generate, prompts, controls)
 
 
 def transformers_decoder(settings: Settings, weights: str) -> Callable[[], np.ndarray]:

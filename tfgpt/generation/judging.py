@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfgpt.data.examples import SEPARATOR, spaced
 from tfgpt.generation.batches import batches
+from tfgpt.generation.calling import call
 from tfgpt.generation.results import Classification
 from tfgpt.generation.rows import last_tokens
 from tfgpt.text.graph import GraphTokenizer
@@ -33,26 +34,26 @@ class TextJudge(tf.Module):
             yield from getattr(self, f"_{self.head.kind}")(rows, threshold)
 
     def _classes(self, texts, threshold):
-        found = self.classify_graph(tf.constant(texts))
+        found = call(self.classify_graph, tf.constant(texts))
         return [Classification(label.decode(), tuple(scores)) for label, scores in zip(found["label"].numpy(), found["scores"].numpy().tolist())]
 
     def _labels(self, texts, threshold):
-        scores = self.classify_graph(tf.constant(texts))["scores"].numpy().tolist()
+        scores = call(self.classify_graph, tf.constant(texts))["scores"].numpy().tolist()
         return [Classification(tuple(label for label, score in zip(self.head.labels, row) if score > threshold), tuple(row)) for row in scores]
 
     def _number(self, texts, threshold):
-        return [Classification(value, ()) for value in self.regress_graph(tf.constant(texts))["value"].numpy().tolist()]
+        return [Classification(value, ()) for value in call(self.regress_graph, tf.constant(texts))["value"].numpy().tolist()]
 
     def _tags(self, texts, threshold):
         rows = [text.split() if isinstance(text, str) else list(text) for text in texts]
-        tags, scores = (table.numpy() for table in self.tag_graph(tf.ragged.constant([spaced(row) for row in rows], ragged_rank=1, dtype=tf.string)))
+        tags, scores = (table.numpy() for table in call(self.tag_graph, tf.ragged.constant([spaced(row) for row in rows], ragged_rank=1, dtype=tf.string)))
         return [Classification(tuple(tag.decode() for tag in tags[number, : len(row)]), tuple(scores[number, : len(row)].tolist()))
                 for number, row in enumerate(rows)]
 
     def _choice(self, texts, threshold):
         most = max(len(choices) for _, choices in texts)
         choices = [[*of_prompt, *[""] * (most - len(of_prompt))] for _, of_prompt in texts]
-        scores = self.choose_graph(tf.constant([prompt for prompt, _ in texts]), tf.constant(choices))["scores"].numpy()
+        scores = call(self.choose_graph, tf.constant([prompt for prompt, _ in texts]), tf.constant(choices))["scores"].numpy()
         return [Classification(of_prompt[int(row.argmax())], tuple(row[: len(of_prompt)].tolist())) for (_, of_prompt), row in zip(texts, scores)]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfgpt.generation.calling import call
 from tfgpt.generation.looping import loop
 
 ROOM = 16
@@ -75,7 +76,7 @@ class Reader(tf.Module):
         if known < len(ids) or len(self._ids) != len(ids):
             known = min(known, len(ids) - 1)                                              # behind the last one its logits are wanted
             new = tf.constant([ids[known:]], tf.int32)
-            log_probs, cache = self._read_graph(self._cache, new, tf.constant([len(ids) - known]), tf.constant(known))
+            log_probs, cache = call(self._read_graph, self._cache, new, tf.constant([len(ids) - known]), tf.constant(known))
             object.__setattr__(self, "_cache", cache)
             self._ids, self._log_probs = ids, log_probs.numpy()[0]
         return self._log_probs
@@ -88,7 +89,7 @@ class Reader(tf.Module):
             behind: tokens of the text that they follow on; `None` = all of them.
         """
         start = len(self._ids) if behind is None else behind + 1
-        return self._ahead_graph(self._cache, *_table(paths), tf.constant(start)).numpy()
+        return call(self._ahead_graph, self._cache, *_table(paths), tf.constant(start)).numpy()
 
     def written(self, paths: Sequence[Sequence[int]], steps: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return the likeliest tokens behind each of some ways on, one after the other, and their log-probabilities.
@@ -102,7 +103,7 @@ class Reader(tf.Module):
             int32 [paths, steps or fewer], float32 of the same shape.
         """
         floor = tf.constant(np.log(least) if least else -np.inf, tf.float32)
-        ids, log_probs = self._write_graph(self._cache, *_table(paths), tf.constant(len(self._ids)), tf.constant(steps), floor)
+        ids, log_probs = call(self._write_graph, self._cache, *_table(paths), tf.constant(len(self._ids)), tf.constant(steps), floor)
         return ids.numpy(), log_probs.numpy()
 
     def _copied(self, cache, rows, start):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
 from tfgpt.generation.beam import EARLY_STOPPING, search
+from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import Decoder
@@ -90,7 +91,7 @@ class TextModel(TextReader):
         if isinstance(prompts, str):
             raise ValueError("generate: prompts is one text; give a list of prompts, such as [text]")
         given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples, top_log_probs)
-        return self._continuations(self.generate_graph(tf.repeat(tf.constant(prompts, tf.string, shape=[len(prompts)]), samples), *given), top_log_probs)
+        return self._continuations(call(self.generate_graph, tf.repeat(tf.constant(prompts, tf.string, shape=[len(prompts)]), samples), *given), top_log_probs)
 
     def generate_from_ids(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, max_new_tokens: int | Iterable[int] = 64, *,
                           samples: int = 1, stop: Sequence = (), banned_tokens: Sequence = (), forced_tokens: str | Sequence = (),
@@ -113,7 +114,7 @@ class TextModel(TextReader):
             raise ValueError(f"generate_from_ids: {wrong[0]} is no token; give ids from 0 to {vocab - 1}")
         given = self._settings(len(ids), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples, top_log_probs)
         rows = (tf.repeat(tf.constant(array, tf.int32), samples, axis=0) for array in (ids, mask))
-        return self._continuations(self.generate_from_ids_graph(*rows, *given), top_log_probs)
+        return self._continuations(call(self.generate_from_ids_graph, *rows, *given), top_log_probs)
 
     def check(self, options: dict) -> None:
         """Raise the `ValueError` that `generate` would raise for these keywords with one prompt; or `search`, if `beams` are among them."""
@@ -134,7 +135,7 @@ class TextModel(TextReader):
         return Controls(*map(tf.constant, checked)), lists, tf.constant(min(top or 0, self.model.config.vocab_size))
 
     def _tokens_of(self, text):
-        return self.tokenizer.tokenize(tf.constant([text]))[0].numpy().tolist()
+        return call(self.tokenizer.tokenize, tf.constant([text]))[0].numpy().tolist()
 
     def _continuations(self, outputs, top):
         """Return what the graph gave, with each row's tokens unless `top` is `None`."""
@@ -228,10 +229,10 @@ class TextModel(TextReader):
         if rounds < 1:
             raise ValueError(f"stream: rounds {rounds}; give 1 or more")
         given, lists, top = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
-        rows = self.stepper.begin(tf.constant([prompt]), list(given), list(lists), top)
+        rows = call(self.stepper.begin, tf.constant([prompt]), list(given), list(lists), top)
         told, more = "", True
         while more:
-            rows, outputs = self.stepper.advance(rows, tf.constant(rounds))
+            rows, outputs = call(self.stepper.advance, rows, tf.constant(rounds))
             more = bool(outputs["going"][0])
             text = outputs["text"].numpy()[0].decode() if not more else sure_text(outputs["bytes"].numpy()[0], stop)
             if len(text) > len(told):
@@ -276,7 +277,7 @@ class TextModel(TextReader):
             raise ValueError("search: prompts is one text and not a list; give a list of prompts, such as [text]")
         numbers = self._search_numbers(len(prompts), beams, length_penalty, early_stopping)
         given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
-        return self._continuations(self.search_graph(tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
+        return self._continuations(call(self.search_graph, tf.constant(prompts, tf.string, shape=[len(prompts)]), *given[:2], *numbers), top=None)
 
     def _search_numbers(self, rows, beams=4, length_penalty=1.0, early_stopping=False):
         """Return what the graph of a search takes of these, checked."""

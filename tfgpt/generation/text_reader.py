@@ -9,6 +9,7 @@ import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
 from tfgpt.generation.batches import batches
+from tfgpt.generation.calling import call
 from tfgpt.generation.embedding import embed
 from tfgpt.generation.judging import TextJudge, check_texts
 from tfgpt.generation.results import Choice, Classification, Score
@@ -60,7 +61,7 @@ class TextReader(tf.Module):
             raise ValueError("score: texts is one text; give a list of texts, such as [text]")
         if not 0 <= stride <= context:
             raise ValueError(f"score: stride {stride} is not between 1 and the context of {context} tokens; 0 = half of it")
-        columns = [self.score_graph(tf.constant(batch), tf.constant(stride)) for batch in batches(texts, batch_size)]
+        columns = [call(self.score_graph, tf.constant(batch), tf.constant(stride)) for batch in batches(texts, batch_size)]
         return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
 
     def score_targets(self, sources: list[str], targets: list[str], batch_size: int = 8) -> list[Score]:
@@ -87,7 +88,7 @@ class TextReader(tf.Module):
         for rows in batches(list(zip(sources, targets, counts)), batch_size):
             of_sources, of_targets, of_counts = zip(*rows)
             weigh = self.weigh_behind_one_graph if self.reads_once(of_sources, max(of_counts)) else self.weigh_graph
-            of_batch = weigh(tf.constant(of_sources), tf.constant(of_targets)).numpy().tolist()
+            of_batch = call(weigh, tf.constant(of_sources), tf.constant(of_targets)).numpy().tolist()
             scores += [Score(log_prob, count, float(np.exp(-log_prob / max(count, 1)))) for log_prob, count in zip(of_batch, of_counts)]
         return scores
 
@@ -100,7 +101,7 @@ class TextReader(tf.Module):
         """Return how many tokens each text has to the model, the end of a whole target among them; one that does not fit the context is refused."""
         ends = int(self.model.encoder is not None)
         most = self.model.config.n_positions - ends
-        lengths = self.tokenizer.tokenize(tf.constant(texts, tf.string, shape=[len(texts)])).row_lengths().numpy()
+        lengths = call(self.tokenizer.tokenize, tf.constant(texts, tf.string, shape=[len(texts)])).row_lengths().numpy()
         for text, length in zip(texts, lengths):
             if not least <= length <= most:
                 raise ValueError(f"{what} {text[:40]!r} has {length} tokens; give {least} to {most}, the context{' without its end' if ends else ''}")
@@ -127,7 +128,7 @@ class TextReader(tf.Module):
             raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
         self._checked_lengths("choose: the answer", answers, least=1)
         rows = [(prompt, answer) for prompt in prompts for answer in answers]
-        log_probs = [number for batch in batches(rows, batch_size) for number in self.weigh_graph(*map(tf.constant, zip(*batch))).numpy().tolist()]
+        log_probs = [number for batch in batches(rows, batch_size) for number in call(self.weigh_graph, *map(tf.constant, zip(*batch))).numpy().tolist()]
         choices = []
         for start in range(0, len(log_probs), len(answers)):
             of_prompt = log_probs[start : start + len(answers)]
@@ -152,7 +153,7 @@ class TextReader(tf.Module):
             raise ValueError("embed: texts is one text; give a list of texts, such as [text]")
         if not hasattr(self.model, "states"):
             raise ValueError("embed: with engine lite a model tells its logits alone; load it with engine graph")
-        found = [self.embed_graph(tf.constant(batch)) for batch in batches(texts, batch_size)]
+        found = [call(self.embed_graph, tf.constant(batch)) for batch in batches(texts, batch_size)]
         return np.concatenate([np.zeros([0, self.model.config.n_embd], np.float32), *found])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])

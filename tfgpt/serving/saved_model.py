@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
+from tfgpt.generation.calling import keep_few_passes
 from tfgpt.serving.pieces import SIGNATURES, SavedStepper
 
 
@@ -144,8 +145,7 @@ def _settings():
         intra_op_parallelism_threads=threads.get_intra_op_parallelism_threads(),
         inter_op_parallelism_threads=threads.get_inter_op_parallelism_threads(),
     )
-    # one of the optimizers takes up every function of the version for each signature: without it a load takes 6.7 s and not 9.7, and no step takes longer
-    settings.graph_options.rewrite_options.disable_tfg_optimizer = True
+    keep_few_passes(settings)
     return settings
 
 
