@@ -52,6 +52,19 @@ def test_a_product_with_rows_is_one_with_the_transposed_matrix(processor, dtype,
     np.testing.assert_allclose(found, right, rtol=2 * ROUNDED if dtype == tf.bfloat16 else 1e-5, atol=40 * 2.0**-20)
 
 
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.int8], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("widened", [7, 10, 40])
+def test_of_a_narrow_matrix_few_rows_are_ever_wide_and_none_before_they_are_wanted(monkeypatch, dtype, widened):
+    monkeypatch.setattr(products, "WIDENED", widened)
+    rng = np.random.default_rng(5)
+    x, matrix = tf.constant(rng.normal(size=[3, 40]), tf.float32), tf.Variable(tf.cast(tf.constant(rng.integers(-127, 128, [30, 40])), dtype))
+    graph = tf.function(lambda x: products.product_with_rows(x, matrix), autograph=False).get_concrete_function(tf.TensorSpec([None, 40]))
+    np.testing.assert_allclose(graph(x), x.numpy().astype(np.float64) @ matrix.numpy().astype(np.float64).T, rtol=1e-5, atol=1e-3)
+    casts = [operation for operation in graph.graph.get_operations() if operation.type == "Cast"]
+    assert sum(cast.outputs[0].shape[0] for cast in casts) == 30 and all(cast.outputs[0].shape[0] <= widened for cast in casts)
+    assert all(cast.control_inputs for cast in casts)
+
+
 @pytest.mark.parametrize("vocab", [50, 5000], ids=["as it is", "aligned"])
 def test_the_loss_and_its_gradients_are_those_of_float32_but_for_rounding(processor, vocab):
     rng = np.random.default_rng(3)

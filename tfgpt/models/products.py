@@ -10,6 +10,8 @@ BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What Linux calls the instructions of x86 and Arm processors that multiply bfloat16."""
 INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 """And those that multiply int8 and add the products without cutting them off at 16 bits."""
+WIDENED = 4096
+"""Rows of a matrix that are made float32 at once."""
 
 
 def product(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_b: bool = False, dtype: tf.DType | None = None) -> tf.Tensor:
@@ -22,7 +24,7 @@ def product(a: tf.Tensor, b: tf.Tensor, *, transpose_a: bool = False, transpose_
     return tf.cast(tf.matmul(tf.cast(a, work), tf.cast(b, work), transpose_a=transpose_a, transpose_b=transpose_b), dtype or a.dtype)
 
 
-def product_with_rows(x: tf.Tensor, matrix: tf.Tensor, *, dtype: tf.DType | None = None) -> tf.Tensor:
+def product_with_rows(x: tf.Tensor, matrix: tf.Tensor | tf.Variable, *, dtype: tf.DType | None = None) -> tf.Tensor:
     """Return `x` [rows, in] times each row of a matrix [out, in], [rows, out], in the precision of `x`; and as `dtype`, `None` = that.
 
     In float32 by way of [out, rows]: of a transposed right side TensorFlow's kernels make a copy at each call, on two cores with AVX2 for GPT-2's 50,257 rows
@@ -30,8 +32,23 @@ def product_with_rows(x: tf.Tensor, matrix: tf.Tensor, *, dtype: tf.DType | None
     """
     if computed_in(x.dtype) != tf.float32:
         return product(x, matrix, transpose_b=True, dtype=dtype)
-    work = tf.cast(x, tf.float32)
-    return tf.cast(tf.transpose(tf.matmul(tf.cast(matrix, tf.float32), work, transpose_b=True)), dtype or x.dtype)
+    work, matrix = tf.cast(x, tf.float32), tf.convert_to_tensor(matrix)
+    found = tf.matmul(matrix, work, transpose_b=True) if matrix.dtype == tf.float32 else _widened_product(matrix, work)
+    return tf.cast(tf.transpose(found), dtype or x.dtype)
+
+
+def _widened_product(matrix, x):
+    """Return a matrix [out, in] of another dtype times `x` [rows, in], float32 [out, rows], of which no more than `WIDENED` rows are ever float32.
+
+    A part waits for the one before it, and the first for `x`: TensorFlow would widen all the matrices of a model at once, before the first of them is wanted.
+    """
+    found = [x]
+    for start in range(0, matrix.shape[0], WIDENED):
+        part = matrix[start : start + WIDENED]
+        with tf.control_dependencies(found[-1:]):
+            wide = tf.cast(part, tf.float32)
+        found.append(tf.matmul(wide, x, transpose_b=True))
+    return found[-1] if len(found) == 2 else tf.concat(found[1:], axis=0)
 
 
 def rows_of_last(x: tf.Tensor) -> tf.Tensor:
