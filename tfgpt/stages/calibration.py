@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfgpt.evaluation.calibration import fit_temperature
 from tfgpt.generation.batches import batches
+from tfgpt.generation.calling import call
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.heads import targets_of
 from tfgpt.models.surgery import set_temperature
@@ -33,7 +34,7 @@ def calibrated(model, recipe: Recipe, folder: Path):
     judge, outputs = TextModel(model, load_tokenizer(folder / "tokenizer")).judge, []
     with progress_bar("train: calibration", total=len(records), unit="records") as advance:
         for batch in batches(records, size):
-            outputs.append(judge.logits_graph(tf.constant([task.calibrated_on(record) for record in batch])).numpy())
+            outputs.append(call(judge.logits_graph, tf.constant([task.calibrated_on(record) for record in batch])).numpy())
             advance(len(batch))
     right = targets_of(model.adaptation.head, [record["label"] for record in records])
     temperature = fit_temperature(np.concatenate(outputs), right > 0 if right.ndim == 2 else right)
