@@ -114,7 +114,7 @@ def test_a_search_of_several_prompts_takes_stops_and_gives_objects(run_folder, t
     (["--model", "RUN", "--prompt", "x", "--beams", "-1"], "--beams -1 is too small"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--temperature", "0.5"], "--temperature has no meaning in a search; leave it out, or --beams 4"),
     (["--model", "RUN", "--beams", "4", "--chat"], "--chat has no meaning in a search"),
-    (["--model", "RUN", "--prompt", "x", "--beams", "4", "--length-penalty", "11"], "length_penalty 11.0 is not a number from -10 to 10"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "4", "--length-penalty", "11"], "length_penalty: 11.0 is not between -10 and 10"),
     (["--model", "RUN", "--prompt", "x", "--beams", "1000000"], "beams 1000000 is no whole number from 1 to"),
     (["--model", "RUN"], "give one of --prompt TEXT, --prompts FILE and --chat"),
     (["--model", "RUN", "--prompt", "x", "--chat"], "give one of --prompt"),

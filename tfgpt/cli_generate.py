@@ -33,7 +33,8 @@ def generate(arguments: list[str]) -> int:
                         help="A smaller model with the same tokenizer, given as --model is: it guesses tokens. The same text, sooner if often right.")
     parser.add_argument("--draft-tokens", type=int, default=5, help="The most tokens that it guesses at once.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
-    parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, or .jsonl with objects that have a prompt; - = standard input.")
+    parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, blank lines left out, or .jsonl with objects that have a prompt; "
+                                                                "- = standard input.")
     parser.add_argument("--chat", action="store_true", help="Talk: each line of standard input is a turn, answered by the model; ends with the input.")
     parser.add_argument("--system", type=str, default="", help="With --chat: who the assistant is and how it is to speak; never forgotten.")
     parser.add_argument("--samples", type=int, default=1, help="Continuations of each prompt; the first has --seed, the next --seed + 1.")

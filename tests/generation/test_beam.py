@@ -234,9 +234,9 @@ def test_search_takes_settings_of_each_prompt(text_model):
     ({"beams": 513}, "beams 513"),
     ({"beams": 2.5}, "beams 2.5"),
     ({"early_stopping": "always"}, "early_stopping 'always' is not True, False or 'never'"),
-    ({"length_penalty": 11.0}, "length_penalty 11.0 is not a number from -10 to 10"),
-    ({"length_penalty": float("nan")}, "length_penalty nan"),
-    ({"length_penalty": [1.0, 2.0, 3.0]}, "or one for each of 2 prompts"),
+    ({"length_penalty": 11.0}, "length_penalty: 11.0 is not between -10 and 10"),
+    ({"length_penalty": float("nan")}, "length_penalty: nan is not between"),
+    ({"length_penalty": [1.0, 2.0, 3.0]}, "length_penalty: 3 values for 2 prompts"),
     ({"beam": 3}, "beam: no such control"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(text_model, given, message):

@@ -212,7 +212,11 @@ def test_a_row_whose_tokens_are_all_banned_keeps_them():
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"top_q": 1}, "top_q: no such control; there are max_new_tokens, temperature"),
-    ({"temperature": -1.0}, "temperature: -1.0 is not between 0 and inf"),
+    ({"temperature": -1.0}, "temperature: -1.0 is not between 0 and 1e\\+06"),
+    ({"presence_penalty": float("inf")}, "presence_penalty: inf is not between -1e\\+06 and 1e\\+06"),
+    ({"frequency_penalty": -1e39}, "frequency_penalty: -1e\\+39 is not between"),
+    ({"temperature": float("inf")}, "temperature: inf is not between"),
+    ({"repetition_penalty": float("inf")}, "repetition_penalty: inf is not between"),
     ({"temperature": float("nan")}, "temperature: nan is not between"),
     ({"top_p": [0.5, 1.5]}, "top_p: 1.5 is not between 0 and 1"),
     ({"top_k": 2.5}, "top_k: 2.5 is no whole number"),

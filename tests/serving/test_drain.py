@@ -1,5 +1,4 @@
 """The end of a server: one time limit for all that it does, whatever it does."""
-import contextlib
 import signal
 import threading
 import time
@@ -40,20 +39,19 @@ def test_the_time_is_one_for_all_and_begins_with_the_end():
     assert told == [True] and Drain.of(drain) is drain and Drain.of(3.0).seconds == 3.0
 
 
-def ask(url):
-    with contextlib.suppress(httpx.HTTPError):  # the server hangs up
-        httpx.post(f"{url}/v1/models/m:predict", json={"inputs": [1.0]}, timeout=60)
+def ask(url, answers):
+    answers.append(httpx.post(f"{url}/v1/models/m:predict", json={"inputs": [1.0]}, timeout=60))
 
 
 def test_a_server_ends_in_time_though_requests_of_both_protocols_do_not(tmp_path):
-    endless = Endless()
+    endless, answers = Endless(), []
     tf.saved_model.save(endless, str(tmp_path / "m" / "1"), {"serving_default": endless.look})
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "m"
     request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0], tf.float32))
 
     with serving("--model", f"m={tmp_path / 'm'}", "--trust", "--drain-seconds", str(DRAIN_SECONDS)) as served, grpc.insecure_channel(served.grpc) as channel:
-        asking = threading.Thread(target=ask, args=(served.rest,))
+        asking = threading.Thread(target=ask, args=(served.rest, answers))
         asking.start()
         call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future(request, timeout=60)
         page = f"{served.rest}/monitoring/prometheus/metrics"
@@ -68,3 +66,5 @@ def test_a_server_ends_in_time_though_requests_of_both_protocols_do_not(tmp_path
     assert code == 0
     assert DRAIN_SECONDS - 0.5 < took < 2 * DRAIN_SECONDS  # two stages one after the other would take that
     assert isinstance(call.exception(timeout=20), grpc.RpcError)
+    answer, = answers
+    assert answer.status_code == 503 and "the server ends" in answer.json()["error"]

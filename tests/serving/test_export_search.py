@@ -9,6 +9,8 @@ from tfgpt.models import build
 from tfgpt.models.weights import pytorch_name
 from tfgpt.recipe import ModelConfig
 from tfgpt.serving.batched import BatchedModel
+from tfgpt.serving.errors import BadRequestError
+from tfgpt.serving.limits import Limits
 from tfgpt.serving.saved_model import LoadedModel
 
 NEW = 9
@@ -99,6 +101,39 @@ def test_the_servers_batch_writes_and_searches_the_same_texts(version, text_mode
 
     assert texts_of(written) == [row.text for row in text_model.generate(prompts[:4], NEW)]
     assert texts_of(searched) == [row.text for row in text_model.search(prompts[:4], 3, NEW)]
+
+
+@pytest.fixture(scope="module")
+def limited(version):
+    served = BatchedModel(version, Limits(max_new_tokens=5, max_stops=2))
+    yield served
+    served.close()
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"max_new_tokens": [6]}, "max_new_tokens: 6 is more than this server writes; give at most 5"),
+    ({"max_new_tokens": [-6]}, "max_new_tokens: -6 is not between 0 and"),
+    ({"min_new_tokens": [-1]}, "min_new_tokens: -1 is not between 0 and"),
+    ({"repetition_penalty": [-2.0]}, "repetition_penalty: -2.0 is not between 0 and"),
+    ({"presence_penalty": [np.inf]}, "presence_penalty: inf is not between"),
+    ({"length_penalty": [99.0]}, "length_penalty: 99.0 is not between -10 and 10"),
+    ({"length_penalty": [np.nan]}, "length_penalty: nan is not between"),
+    ({"early_stopping": [3]}, "early_stopping: 3 is not between 0 and 2"),
+    ({"early_stopping": [0, 1, 2]}, "early_stopping: 3 values for 2 prompts"),
+    ({"banned_tokens": [[99999]]}, "banned_tokens: 99999 is no token; give ids from 0 to 511"),
+    ({"forced_tokens": [[-2]]}, "forced_tokens: -2 is no token"),
+    ({"stop": [["a", "b", "c"]]}, "stop: 3 in a row; give at most 2"),
+    ({"forced_tokens": [[1] * 300]}, "forced_tokens: 300 in a row"),
+])  # fmt: skip
+def test_what_a_search_cannot_be_asked_for_is_refused_as_in_generate(limited, given, message):
+    with pytest.raises((BadRequestError, ValueError), match=message):
+        limited.predict("search", {"prompt": np.array(["one", "two"], object)} | {name: np.array(value) for name, value in given.items()})
+
+
+def test_a_search_writes_no_more_than_the_server_does_where_nothing_is_asked(limited, text_model):
+    found = limited.predict("search", {"prompt": np.array(["It was"], object), "min_new_tokens": np.array([5])})
+
+    assert found["token_count"].tolist() == [5] and texts_of(found) == [text_model.search(["It was"], 3, 5, min_new_tokens=5)[0].text]
 
 
 def test_the_check_compares_the_search_too(version, folders, capsys):

@@ -253,6 +253,15 @@ def test_a_stream_that_cannot_be_had_is_a_clear_error(url, path, controls, messa
         next(Client("grpc://127.0.0.1:1/tiny").stream("x"))
 
 
+def test_a_client_takes_no_text_for_a_list_and_no_list_for_a_text(url):
+    client = Client(f"{url}/v1/models/tiny")
+    for ask in (client.generate, client.score, client.classify):
+        with pytest.raises(ServerError, match="is one text; give a list of texts"):
+            ask("It was")
+    with pytest.raises(ServerError, match="stream: the prompt is list; give one text"):
+        next(client.stream(["It was"]))
+
+
 def test_the_command_prints_a_stream(url, text_model):
     command = [sys.executable, "-m", "tfgpt", "client", "generate", "--url", f"{url}/v1/models/tiny", "--prompt", "It was", "--max-new-tokens", "9", "--stream"]
 

@@ -27,17 +27,19 @@ class Control:
         return np.issubdtype(self.kind, np.integer)
 
 
+LARGEST = 1e6
+"""What changes logits is no larger: an infinite number would make of those at 0, and of what is banned, none at all (NaN)."""
 CONTROLS = {
     "max_new_tokens": Control(np.int32, 64, 0, 2**31 - 1, "The most tokens to write; capped to what fits the context."),
-    "temperature": Control(np.float32, 0.0, 0.0, np.inf, "Logits are divided by it before a token is drawn; 0 = greedy."),
+    "temperature": Control(np.float32, 0.0, 0.0, LARGEST, "Logits are divided by it before a token is drawn; 0 = greedy."),
     "top_k": Control(np.int32, 0, 0, 2**31 - 1, "Draw among that many likeliest tokens; 0 = off."),
     "top_p": Control(np.float32, 1.0, 0.0, 1.0, "Draw from the fewest tokens with this probability together; 1 = off."),
-    "repetition_penalty": Control(np.float32, 1.0, 0.0, np.inf, "Above 1 makes tokens already there less likely; 1 = off."),
+    "repetition_penalty": Control(np.float32, 1.0, 0.0, LARGEST, "Above 1 makes tokens already there less likely; 1 = off, and so is 0."),
     "seed": Control(np.int64, 0, -(2**63), 2**63 - 1, "The same seed, prompt and controls give the same text."),
     "min_p": Control(np.float32, 0.0, 0.0, 1.0, "Draw from tokens at least this share as likely as the likeliest; 0 = off."),
     "typical_p": Control(np.float32, 1.0, 0.0, 1.0, "Draw from the most typical tokens with this probability together; 1 = off."),
-    "presence_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from the logits of tokens already written behind the prompt; 0 = off."),
-    "frequency_penalty": Control(np.float32, 0.0, -np.inf, np.inf, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
+    "presence_penalty": Control(np.float32, 0.0, -LARGEST, LARGEST, "Taken from the logits of tokens already written behind the prompt; 0 = off."),
+    "frequency_penalty": Control(np.float32, 0.0, -LARGEST, LARGEST, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
     "no_repeat_ngram_size": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
     "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "The text does not end before so many tokens."),
     "prompt_lookup_num_tokens": Control(np.int32, 0, 0, 64, "Guess up to that many tokens at once from an earlier run of the same text; faster where a text "
@@ -46,6 +48,11 @@ CONTROLS = {
 """In the order in which the graph takes them."""
 SEARCHED = ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "presence_penalty", "frequency_penalty")
 """Those that count in a beam search; the others do nothing there."""
+SEARCH_CONTROLS = {
+    "length_penalty": Control(np.float32, 1.0, -10.0, 10.0, "The sum of a text's log-probabilities is divided by its length to this power."),
+    "early_stopping": Control(np.int32, 0, 0, 2, "A search ends when 0 = nothing better goes on, 1 = enough has ended, 2 = nothing better can come."),
+}
+"""Those that a beam search alone has, as its graph takes them (see `tfgpt.generation.beam.EARLY_STOPPING`)."""
 
 Controls = namedtuple("Controls", CONTROLS)
 Controls.__doc__ = """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says."""
@@ -66,10 +73,11 @@ def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Control
     """
     if unknown := sorted(given.keys() - CONTROLS.keys()):
         raise ValueError(f"{', '.join(unknown)}: no such control; there are {', '.join(CONTROLS)}")
-    return Controls(*(_checked(name, control, given.get(name, control.neutral), rows) for name, control in CONTROLS.items()))
+    return Controls(*(checked_numbers(name, control, given.get(name, control.neutral), rows) for name, control in CONTROLS.items()))
 
 
-def _checked(name, control, value, rows):
+def checked_numbers(name: str, control: Control, value: float | Iterable[float], rows: int) -> np.ndarray:
+    """Return a control's number, or one for each row, as an array [1] or [rows]; raises as `controls_of`."""
     numbers = np.asarray(value, dtype=object).reshape(-1).tolist()  # of objects, since a number may be too large for any other kind
     if not all(isinstance(number, Integral if control.is_whole else Real) for number in numbers):
         raise ValueError(f"{name}: {value!r} is no {'whole ' if control.is_whole else ''}number; {control.help}")

@@ -12,7 +12,7 @@ from transformers import GPT2TokenizerFast
 from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
-from tfgpt.generation.controls import Controls, controls_of
+from tfgpt.generation.controls import SEARCH_CONTROLS, Controls, checked_numbers, controls_of
 from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.results import Continuation, Token
 from tfgpt.generation.rows import fit_prompts, unpadded
@@ -72,7 +72,7 @@ class TextModel(TextReader):
             max_new_tokens: the most tokens to write; capped to what fits the context.
             samples: continuations of each prompt, which then stand one after the other; the seed of each is one more than that of the one before.
             stop: texts; a continuation ends before the first of them, wherever its tokens begin and end.
-            banned_tokens: ids, or texts that are one token each, which are never chosen.
+            banned_tokens: ids, or texts that are one token each, which are never chosen, unless they are forced or no other token is left.
             forced_tokens: ids, or a text, with which the continuation begins.
             top_log_probs: the continuations tell their tokens, and so many of the likeliest ones at each place; `None` = no tokens.
             controls: `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
@@ -281,13 +281,12 @@ class TextModel(TextReader):
 
     def _search_numbers(self, rows, beams=4, length_penalty=1.0, early_stopping=False):
         """Return what the graph of a search takes of these, checked."""
-        vocab, penalty = self.model.config.vocab_size, np.asarray(length_penalty, np.float32).reshape(-1)
+        vocab = self.model.config.vocab_size
         if not (isinstance(beams, Integral) and 1 <= beams <= vocab):
             raise ValueError(f"search: beams {beams!r} is no whole number from 1 to {vocab}, the tokens of the vocabulary")
         if early_stopping not in EARLY_STOPPING:
             raise ValueError(f"search: early_stopping {early_stopping!r} is not True, False or 'never'")
-        if len(penalty) not in (1, rows) or not np.all(np.abs(penalty) <= 10.0):
-            raise ValueError(f"search: length_penalty {length_penalty!r} is not a number from -10 to 10, or one for each of {rows} prompts")
+        penalty = checked_numbers("length_penalty", SEARCH_CONTROLS["length_penalty"], length_penalty, rows)
         return tf.constant(int(beams)), tf.constant(penalty), tf.constant([EARLY_STOPPING.index(early_stopping)])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string), CONTROL_SPECS, CONSTRAINT_SPECS, *SEARCH_SPECS])

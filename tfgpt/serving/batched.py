@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from tfgpt.generation.constraints import NO_TOKEN
-from tfgpt.generation.controls import CONTROLS, controls_of
+from tfgpt.generation.controls import CONTROLS, SEARCH_CONTROLS, SEARCHED, checked_numbers, controls_of
 from tfgpt.generation.sampling import Constraints
 from tfgpt.serving.errors import BadRequestError
 from tfgpt.serving.joining import Joiner, joinable_of
@@ -22,6 +23,7 @@ from tfgpt.serving.scheduler import Prompt, Scheduler, Ticket
 LOG = logging.getLogger(__name__)
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATE_INPUTS = {"prompt", *CONTROLS, *Constraints._fields}
+SEARCH_INPUTS = {"prompt", *SEARCHED, *SEARCH_CONTROLS, *Constraints._fields}
 
 
 class BatchedModel(LoadedModel):
@@ -68,10 +70,12 @@ class BatchedModel(LoadedModel):
         """
         self._check_sizes(signature, inputs)
         inputs, given = self.with_defaults(signature, inputs), inputs
+        if self.limits.max_new_tokens and makes_texts(self.signatures[signature]) and "max_new_tokens" not in given:
+            inputs = inputs | {"max_new_tokens": np.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}  # nobody asked for the export's default
+        if set(inputs) == SEARCH_INPUTS:
+            self._check_search(inputs)
         if self.scheduler is None or not self._writes(signature):
             return self.joiner.predict(signature, inputs, self._deadline(seconds), presence)
-        if self.limits.max_new_tokens and "max_new_tokens" not in given:  # nobody asked for as many as the export's default
-            inputs = inputs | {"max_new_tokens": np.minimum(inputs["max_new_tokens"], self.limits.max_new_tokens)}
         ticket = self.submit(self._prompts(inputs), seconds)
         if presence is not None:
             presence.on_leaving(ticket.cancel)
@@ -91,9 +95,7 @@ class BatchedModel(LoadedModel):
         """
         check_prompts(prompts, self.limits, self._most())
         for prompt in prompts:
-            for name, lowest in (("banned_tokens", 0), ("forced_tokens", NO_TOKEN)):  # in the graph such an id would be an error of the whole batch
-                if wrong := [token for token in getattr(prompt, name) if not lowest <= token < self.vocab]:
-                    raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
+            self._check_tokens(prompt.banned_tokens, prompt.forced_tokens)
         return self.scheduler.submit(prompts, self._deadline(seconds), notify)
 
     @property
@@ -134,7 +136,24 @@ class BatchedModel(LoadedModel):
         return signature in self.signatures and set(self.signatures[signature].inputs) == GENERATE_INPUTS
 
     def _check_sizes(self, signature, inputs):
-        check_inputs(inputs, self.limits, self._most() if self._writes(signature) else None)
+        check_inputs(inputs, self.limits, self._most() if signature in self.signatures and makes_texts(self.signatures[signature]) else None)
+
+    def _check_search(self, inputs):
+        """Refuse what a search's graph would take as it stands: numbers out of their ranges, and tokens that there are not."""
+        rows = len(inputs["prompt"])
+        controls_of({name: inputs[name].tolist() for name in SEARCHED}, rows)
+        for name, control in SEARCH_CONTROLS.items():
+            checked_numbers(name, control, inputs[name].tolist(), rows)
+        _, banned, forced = (self._lists(name, inputs[name].tolist(), rows) for name in Constraints._fields)
+        if self.scheduler is not None:  # which knows the vocabulary
+            for lists in zip(banned, forced):
+                self._check_tokens(*lists)
+
+    def _check_tokens(self, banned, forced):
+        """Refuse tokens that the model does not have: in the graph they would be an error of the whole batch."""
+        for name, tokens, lowest in (("banned_tokens", banned, 0), ("forced_tokens", forced, NO_TOKEN)):
+            if wrong := [token for token in tokens if not lowest <= token < self.vocab]:
+                raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")
 
     def _most(self):
         """Return the longest list of each kind that a row may have."""
@@ -160,6 +179,11 @@ class BatchedModel(LoadedModel):
         else:
             kept = [tuple(item for item in row if item != filler) for row in lists]
         return kept * rows if len(kept) == 1 else kept
+
+
+def makes_texts(definition: meta_graph_pb2.SignatureDef) -> bool:
+    """Tell whether a signature takes prompts and writes on, by drawing or by a search."""
+    return set(definition.inputs) in (GENERATE_INPUTS, SEARCH_INPUTS)
 
 
 def longest_lists(limits: Limits) -> dict[str, int]:

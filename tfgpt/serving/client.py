@@ -70,31 +70,34 @@ class Client:
             For each prompt its `text`, `token_count`, `log_prob` and `finish_reason`.
 
         Raises:
-            ServerError: no answer in time, or an error of the server's.
+            ServerError: one text and not a list; no answer in time, or an error of the server's.
         """
-        return self._ask("generate", [{"prompt": prompt} | controls for prompt in prompts])
+        return self._ask("generate", [{"prompt": prompt} | controls for prompt in _listed("prompts", prompts)])
 
     def score(self, texts: list[str]) -> list[dict]:
         """Return `log_prob`, `token_count` and `perplexity` of each text; raises as `generate`."""
-        return self._ask("score", [{"text": text} for text in texts])
+        return self._ask("score", [{"text": text} for text in _listed("texts", texts)])
 
     def classify(self, texts: list[str]) -> list[dict]:
         """Return `label` and `scores` of each text, by a model with such a head; raises as `generate`."""
-        return self._ask("classify", [{"text": text} for text in texts])
+        return self._ask("classify", [{"text": text} for text in _listed("texts", texts)])
 
     def stream(self, prompt: str, **controls: float) -> Generator[str, None, dict]:
         """Continue a prompt and yield its text piece by piece, as it is written; over `tfgpt serve`'s HTTP address alone, which asks nothing again.
 
         Args:
             prompt: any text.
-            controls: as in `generate`, and `stop`, a list of texts; greedy and 64 tokens unless they say otherwise.
+            controls: those of OpenAI's completions with their ranges (`temperature` to 100, penalties from -100 to 100) and the names of `generate`; no
+                `banned_tokens` or `forced_tokens`; `stop`, a list of texts. Greedy and 64 tokens unless they say otherwise.
 
         Yields:
             Pieces of text. The generator's own value at its end is a dict with `text`, `token_count` and `finish_reason`.
 
         Raises:
-            ServerError: at the first piece: a grpc:// address; no answer in time, or an error of the server's.
+            ServerError: at the first piece: a list and not one text; a grpc:// address; no answer in time, or an error of the server's.
         """
+        if not isinstance(prompt, str):
+            raise ServerError(f"stream: the prompt is {type(prompt).__name__}; give one text")
         text, usage, reason = "", {}, None
         for event in self._transport.events(prompt, controls, self._timeout):
             usage = event.get("usage") or usage
@@ -188,6 +191,12 @@ class _RestTransport:
     def _no_answer(self, error):
         return (f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
                 "(http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME)?")
+
+
+def _listed(what, texts):
+    if isinstance(texts, str):
+        raise ServerError(f"{what}: is one text; give a list of texts, such as [text]")
+    return texts
 
 
 def _checked_key(key):

@@ -1,11 +1,13 @@
 """Errors over HTTP in the form of the protocol that was spoken: OpenAI's on its paths, TensorFlow Serving's on all others."""
 from __future__ import annotations
 
+import asyncio
 import json
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfgpt.serving.errors import ResourceExhaustedError, ServingError
 
@@ -57,6 +59,32 @@ def refusal(path: str, error: ServingError) -> Response:
     if error.code == "UNAUTHENTICATED":
         headers["WWW-Authenticate"] = "Bearer"
     return error_response(path, HTTP_CODES[error.code], str(error), headers)
+
+
+class CutOff:
+    """Answers a request that is cut off with 503, so that a client asks another server or again: uvicorn cancels, at the end of its time, what still runs.
+
+    Nothing else cancels a request. One whose answer has begun breaks off.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        begun = False
+
+        async def noted(message):
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or begun:
+                raise
+            await error_response(scope["path"], 503, "cut off: the server ends; ask another one, or again later", {"Connection": "close"})(scope, receive, send)
 
 
 def add_error_handlers(app: FastAPI) -> None:

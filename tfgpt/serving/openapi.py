@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 
-from tfgpt.generation.controls import CONTROLS, SEARCHED
+from tfgpt.generation.controls import CONTROLS, SEARCH_CONTROLS, SEARCHED
 
 
 def _number(control):
@@ -18,8 +18,7 @@ PROMPT = {"prompt": {"type": "string"}, "stop": {"type": "array", "items": {"typ
 GENERATE = PROMPT | {name: _number(control) for name, control in CONTROLS.items()}
 INPUTS = {
     ("generate", "serving_default"): GENERATE,
-    ("search",): PROMPT | {name: _number(CONTROLS[name]) for name in SEARCHED} | {"length_penalty": {"type": "number"},
-                                                                                  "early_stopping": {"type": "integer", "minimum": 0, "maximum": 2}},
+    ("search",): PROMPT | {name: _number(CONTROLS[name]) for name in SEARCHED} | {name: _number(control) for name, control in SEARCH_CONTROLS.items()},
     ("score", "tokenize", "embed", "classify", "regress", "tag"): {"text": {"type": "string"}},
     ("detokenize",): {"ids": IDS},
 }

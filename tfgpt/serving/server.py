@@ -19,7 +19,7 @@ from tfgpt.serving.config import BasePaths, read_config
 from tfgpt.serving.drain import Drain
 from tfgpt.serving.errors import ServingError
 from tfgpt.serving.guard import BodyGuard
-from tfgpt.serving.http_errors import add_error_handlers
+from tfgpt.serving.http_errors import CutOff, add_error_handlers
 from tfgpt.serving.http_server import http_server
 from tfgpt.serving.keys import Keys
 from tfgpt.serving.limits import Limits
@@ -58,6 +58,7 @@ def create_app(catalog: Catalog, metrics: Metrics | None = None, limits: Limits 
     if origins:  # before the keys: a browser's question whether it may ask has none, and its page is to read a 401 too
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type"],
                            expose_headers=["Retry-After"])
+    app.add_middleware(CutOff)
     add_error_handlers(app)
     metrics = metrics or Metrics(catalog)
     add_openai(app, catalog, metrics)
