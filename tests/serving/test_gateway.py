@@ -93,6 +93,8 @@ def test_what_cannot_be_had_is_a_clear_error(client, body, error, message):
     ({"instances": [{"prompt": "x" * 501}]}, "prompt: a text of more than 500 bytes"),
     ({"instances": [{"prompt": "x", "max_new_tokens": 6}]}, "max_new_tokens: 6 is more than this server writes; give at most 5"),
     ({"instances": [{"prompt": "x", "stop": ["e"] * 17}]}, "stop: 17 in a row; give at most 16"),
+    ({"instances": [{"prompt": "x", "presence_penalty": 1e7}]}, "presence_penalty: 10000000.0 is not between"),
+    ({"inputs": {"prompt": ["x", "y"], "top_k": [3, -1]}}, "top_k: -1 is not between 0 and"),
     ({"signature_name": "score", "inputs": ["x"] * 7}, "text: 7 rows; give at most 6"),
 ])  # fmt: skip
 def test_a_gateways_own_limits_hold(gateway_app, body, message):

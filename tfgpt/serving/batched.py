@@ -140,11 +140,8 @@ class BatchedModel(LoadedModel):
 
     def _check_search(self, inputs):
         """Refuse what a search's graph would take as it stands: numbers out of their ranges, and tokens that there are not."""
-        rows = len(inputs["prompt"])
-        controls_of({name: inputs[name].tolist() for name in SEARCHED}, rows)
-        for name, control in SEARCH_CONTROLS.items():
-            checked_numbers(name, control, inputs[name].tolist(), rows)
-        _, banned, forced = (self._lists(name, inputs[name].tolist(), rows) for name in Constraints._fields)
+        check_controls(inputs)
+        _, banned, forced = (self._lists(name, inputs[name].tolist(), len(inputs["prompt"])) for name in Constraints._fields)
         if self.scheduler is not None:  # which knows the vocabulary
             for lists in zip(banned, forced):
                 self._check_tokens(*lists)
@@ -209,6 +206,13 @@ def check_inputs(inputs: Mapping[str, np.ndarray], limits: Limits, most: Mapping
             raise BadRequestError(f"{name}: a text of more than {limits.max_prompt_bytes} bytes; give a shorter one")
         if most is not None and name == "max_new_tokens" and value.size:
             _check_new_tokens(value.max(), limits)
+
+
+def check_controls(inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise `ValueError` for inputs of a signature that makes texts which are controls out of their range, or not one for all or for each prompt."""
+    for name, control in (CONTROLS | SEARCH_CONTROLS).items():
+        if name in inputs:
+            checked_numbers(name, control, np.asarray(inputs[name]).tolist(), np.size(inputs["prompt"]))
 
 
 def check_rows(rows: int, limits: Limits, name: str) -> None:

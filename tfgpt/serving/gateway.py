@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 
 from tfgpt.generation.constraints import NO_TOKEN
 from tfgpt.generation.controls import CONTROLS
-from tfgpt.serving.batched import GENERATE_INPUTS, check_inputs, check_prompts, longest_lists, makes_texts
+from tfgpt.serving.batched import GENERATE_INPUTS, check_controls, check_inputs, check_prompts, longest_lists, makes_texts
 from tfgpt.serving.catalog import ServedModel, VersionStatus
 from tfgpt.serving.errors import (
     BadRequestError,
@@ -156,6 +156,8 @@ class RemoteModel:
         """Call a signature as `BatchedModel.predict` does; raises `ServingError`, and as `LoadedModel.predict`."""
         definition = signature_for(self.signatures, signature, inputs)
         check_inputs(inputs, self.limits, longest_lists(self.limits) if makes_texts(definition) else None)
+        if makes_texts(definition):
+            check_controls(inputs)
         if makes_texts(definition) and self.limits.max_new_tokens and "max_new_tokens" not in inputs:
             default = tf.make_ndarray(definition.defaults["max_new_tokens"])
             inputs = {**inputs, "max_new_tokens": np.minimum(default, self.limits.max_new_tokens)}
