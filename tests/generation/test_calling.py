@@ -42,7 +42,7 @@ def test_what_all_of_tensorflows_passes_fuse_is_fused(model):
     assert few["Tanh"] == alone["Tanh"] == 0                                              # GELU's, which is done in the product before it
 
 
-def test_the_passes_are_of_the_call_alone(read):
+def test_the_passes_are_of_the_call_alone():
     def options():
         return context.context().function_call_options.config_proto_serialized
 
@@ -64,7 +64,7 @@ def test_the_passes_are_of_the_call_alone(read):
     assert options() == before and all(name.encode() not in beside[0] for name in PASSES)
 
 
-def test_what_the_process_has_set_stays_so(read):
+def test_what_the_process_has_set_stays_so():
     was = tf.config.get_soft_device_placement()
     tf.config.set_soft_device_placement(not was)
     try:
