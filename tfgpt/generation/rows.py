@@ -36,9 +36,15 @@ def fit_prompts(prompts: tf.RaggedTensor, max_new_tokens: tf.Tensor, context: in
 
 
 def begun(rows: tf.RaggedTensor, end_of_text: int) -> tf.RaggedTensor:
-    """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones."""
-    empty = tf.cast(rows.row_lengths() == 0, rows.row_splits.dtype)                       # [batch]
-    return tf.concat([tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(empty)], end_of_text), empty, validate=False), rows], axis=1)
+    """Return the rows, int32 [batch, (tokens)], with the end-of-text token in the empty ones.
+
+    >>> begun(tf.ragged.constant([[1, 2], [], [3]], tf.int32), end_of_text=9).to_list()
+    [[1, 2], [9], [3]]
+    """
+    starts, limits, behind = rows.row_starts(), rows.row_limits(), rows.row_splits[-1]
+    empty = starts == limits                                                              # [batch]; they take what is put behind all tokens
+    place = tf.ragged.range(tf.where(empty, behind, starts), tf.where(empty, behind + 1, limits))
+    return place.with_values(tf.gather(tf.concat([rows.values, [end_of_text]], axis=0), place.values))
 
 
 def framed_sources(rows: tf.RaggedTensor, context: int, end_of_text: int) -> tf.RaggedTensor:
@@ -62,7 +68,6 @@ def last_tokens(rows: tf.RaggedTensor, most: tf.Tensor) -> tf.RaggedTensor:
     >>> last_tokens(tf.ragged.constant([[1, 2, 3], [4]]), tf.constant([2, 2])).to_list()
     [[2, 3], [4]]
     """
-    kept = tf.clip_by_value(tf.cast(most, rows.row_splits.dtype), 0, rows.row_lengths())  # [batch]
-    place = tf.range(rows.row_splits[-1])                                                 # [tokens]
-    wanted = place >= tf.gather(rows.row_limits() - kept, rows.value_rowids())
-    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows.values, wanted), kept, validate=False)
+    limits = rows.row_limits()
+    place = tf.ragged.range(limits - tf.clip_by_value(tf.cast(most, limits.dtype), 0, rows.row_lengths()), limits)
+    return place.with_values(tf.gather(rows.values, place.values))

@@ -20,6 +20,8 @@ OTHER, LETTER, NUMBER, WHITESPACE = range(4)
 NO_MERGE = np.iinfo(np.int64).max
 BORDER = b"\xff"
 """Marks where a special token stands; no byte of a valid UTF-8 text."""
+ONE_TOKEN = "."
+"""Stands for a special token while the texts are made tokens: any character of one byte is one token, whatever the vocabulary."""
 
 
 class GraphTokenizer(tf.Module):
@@ -87,16 +89,14 @@ class GraphTokenizer(tf.Module):
 
     def _tokenize(self, text):
         marked = tf.strings.regex_replace(as_unicode(text), self._special_pattern, BORDER + rb"\0" + BORDER)
-        pieces = tf.strings.split(marked, BORDER)                              # [batch, (pieces)]
-        special = self._special_ids.lookup(pieces.values)                      # [pieces], -1 = ordinary text
-        is_special = special >= 0
-        words, word_piece = self._split_words(tf.where(is_special, "", pieces.values))
-        ids, owner = self._encode_words(words, word_piece)
-        piece_count = tf.size(special, out_type=tf.int64)
-        of_words = tf.RaggedTensor.from_value_rowids(ids, owner, nrows=piece_count, validate=False)
-        of_special = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64), validate=False)
-        by_piece = tf.concat([of_special, of_words], axis=1)                   # a piece is one or the other
-        return tf.cast(tf.RaggedTensor.from_row_splits(by_piece, pieces.row_splits, validate=False).merge_dims(1, 2), tf.int32)
+        split = tf.raw_ops.StringSplitV2(input=marked, sep=BORDER)
+        pieces, text_of_piece = split.values, split.indices[:, 0]              # [pieces]
+        special = self._special_ids.lookup(pieces)                             # [pieces], -1 = ordinary text
+        words, piece_of_word = self._split_words(tf.where(special >= 0, ONE_TOKEN, pieces))
+        ids, piece = self._encode_words(words, piece_of_word)                  # [tokens]
+        special = tf.gather(special, piece)
+        ids = tf.cast(tf.where(special >= 0, special, ids), tf.int32)
+        return tf.RaggedTensor.from_value_rowids(ids, tf.gather(text_of_piece, piece), nrows=tf.size(text, tf.int64), validate=False)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32)])
     def detokenize(self, ids: tf.Tensor) -> tf.Tensor:
@@ -112,26 +112,29 @@ class GraphTokenizer(tf.Module):
             known = tf.logical_and(ids >= 0, ids < self._width)
             return tf.strings.reduce_join(tf.where(known, tf.gather(self.texts, tf.where(known, ids, 0)), ""), axis=1)
 
+    # Below are raw operations where TensorFlow has a function around one: that takes texts and rows of any rank, by dozens of operations more, and each
+    # signature of a served version holds this graph.
+
     def _split_words(self, pieces):
         """Split texts [pieces] as GPT-2's pattern does; return the words as strings [words] and the piece of each, int64 [words]."""
-        points = tf.strings.unicode_decode(pieces, "UTF-8", errors="replace")  # [pieces, (characters)]
-        starts = _word_starts(points.values, tf.gather(self._classes, points.values), points.value_rowids())
-        at = tf.where(starts)[:, 0]                                            # [words]
-        words = tf.RaggedTensor.from_row_starts(points.values, at, validate=False)
-        return tf.strings.unicode_encode(words, "UTF-8"), tf.gather(points.value_rowids(), at)
+        text = tf.raw_ops.UnicodeDecode(input=pieces, input_encoding="UTF-8", errors="replace")
+        points, piece = text.char_values, _rows(text.row_splits)               # [characters]
+        at = _places(_word_starts(points, tf.gather(self._classes, points), piece))  # [words]
+        ends = tf.concat([at, [tf.size(points, tf.int64)]], axis=0)
+        return tf.raw_ops.UnicodeEncode(input_values=points, input_splits=ends, output_encoding="UTF-8"), tf.gather(piece, at)
 
-    def _encode_words(self, words, word_piece):
+    def _encode_words(self, words, piece_of_word):
         """Return the ids of all words, int64 [tokens], and the piece each belongs to, int64 [tokens]; equal words are merged once."""
         distinct, which = tf.unique(words, out_idx=tf.int64)
-        merged = self._merge(distinct)                                         # [distinct words, (tokens)]
-        ids = tf.gather(merged, which)                                         # [words, (tokens)]
-        return ids.values, tf.repeat(word_piece, ids.row_lengths())
+        ids, splits = self._merge(distinct)
+        of_words = tf.raw_ops.RaggedGather(params_nested_splits=[splits], params_dense_values=ids, indices=which, OUTPUT_RAGGED_RANK=1)
+        return of_words.output_dense_values, tf.gather(piece_of_word, _rows(of_words.output_nested_splits[0]))
 
     def _merge(self, words):
-        """Apply the merges to each word [words], the lowest rank first; return ids, int64 [words, (tokens)]."""
-        text = tf.strings.unicode_decode(words, "ISO-8859-1")                  # one number a byte
-        ids, word = tf.gather(self._byte_ids, text.values), text.value_rowids()
-        count = tf.size(words, out_type=tf.int64)
+        """Apply the merges to each word [words], the lowest rank first; return ids, int64 [tokens], and where each word's begin, int64 [words + 1]."""
+        text = tf.raw_ops.UnicodeDecode(input=words, input_encoding="ISO-8859-1")  # one number a byte
+        ids, word = tf.gather(self._byte_ids, text.char_values), _rows(text.row_splits)
+        count = tf.size(words, tf.int64)
 
         def step(ids, word, _):
             same = word[:-1] == word[1:]
@@ -144,12 +147,13 @@ class GraphTokenizer(tf.Module):
             right = tf.concat([[False], chosen], axis=0)
             new = tf.gather(self._merged, tf.where(chosen, ranks, 0))
             ids = tf.where(left, tf.concat([new, [0]], axis=0), ids)
-            return tf.boolean_mask(ids, ~right), tf.boolean_mask(word, ~right), tf.reduce_any(chosen)
+            kept = _places(~right)
+            return tf.gather(ids, kept), tf.gather(word, kept), tf.reduce_any(chosen)
 
         unknown = tf.TensorShape([None])
         ids, word, _ = tf.while_loop(lambda ids, word, more: more, step, [ids, word, tf.size(ids) > 1],
                                      shape_invariants=[unknown, unknown, tf.TensorShape([])])
-        return tf.RaggedTensor.from_value_rowids(ids, word, nrows=count, validate=False)
+        return ids, tf.searchsorted(word, tf.range(count + 1), out_type=tf.int64)
 
 
 def as_unicode(text: tf.Tensor) -> tf.Tensor:
@@ -214,32 +218,49 @@ def _word_starts(points, classes, rows):
         classes: uint8 [characters].
         rows: int64 [characters], the text each belongs to.
     """
-    previous, following = _neighbour(points, rows, -1), _neighbour(points, rows, 1)
+    row_before, row_behind = _beside(rows)
+    follows, precedes = row_before == rows, row_behind == rows               # in the same text there is one before it, one behind it
+
+    def neighbours(values):
+        before, behind = _beside(values)
+        return tf.where(follows, before, -1), tf.where(precedes, behind, -1)
+
+    previous, following = neighbours(points)
     classes = tf.cast(classes, tf.int32)
-    class_before, class_after = _neighbour(classes, rows, -1), _neighbour(classes, rows, 1)  # -1 at the ends of a text
+    class_before, class_after = neighbours(classes)                            # -1 at the ends of a text
     white, white_before = classes == WHITESPACE, class_before == WHITESPACE
     last_of_white_run = (class_after != WHITESPACE) & (class_after >= 0)
     starts_word = tf.where(white_before, previous != ord(" "), classes != class_before)
     starts = (class_before < 0) | tf.where(white, ~white_before | last_of_white_run, starts_word)
 
-    apostrophe = (points == ord("'")) & (class_before != OTHER) & (previous != ord(" "))     # else it belongs to the word before it
-    after_next = _neighbour(points, rows, 2)
+    apostrophe = (points == ord("'")) & (class_before != OTHER) & (previous != ord(" "))  # else it belongs to the word before it
+    _, after_next = neighbours(following)
     short = apostrophe & _any_of(following, "stmd")
     long = apostrophe & (((_any_of(following, "rv")) & (after_next == ord("e"))) | ((following == ord("l")) & (after_next == ord("l"))))
-    inside = _later(short, 1) | _later(long, 1) | _later(long, 2)
-    return (starts & ~inside) | _later(short, 2) | _later(long, 3)
+    in_long = _moved(long, 1)
+    inside = _moved(short | long | in_long, 1)
+    return (starts & ~inside) | _moved(short | in_long, 2)
 
 
-def _neighbour(values, rows, offset):
-    """Return the value `offset` places on within the same row, -1 outside it."""
-    moved, moved_rows = tf.roll(values, -offset, axis=0), tf.roll(rows, -offset, axis=0)
-    place = tf.range(tf.size(values)) + offset
-    return tf.where((moved_rows == rows) & (place >= 0) & (place < tf.size(values)), moved, -1)
+def _beside(values):
+    """Return what stands before each number and behind it; -1 at the ends."""
+    padded = tf.concat([[-1], values, [-1]], axis=0)
+    return padded[:-2], padded[2:]
 
 
-def _later(flags, places):
+def _moved(flags, places):
     """Move flags `places` on; what leaves at the end is gone."""
-    return tf.concat([tf.zeros([places], tf.bool), flags], axis=0)[: tf.size(flags)]
+    return tf.concat([[False] * places, flags], axis=0)[:-places]
+
+
+def _rows(splits):
+    """Return the row that each value stands in, int64 [values], from where the rows begin and the last one ends, int64 [rows + 1]."""
+    return tf.searchsorted(splits, tf.range(splits[-1]), side="right", out_type=tf.int64) - 1
+
+
+def _places(flags):
+    """Return where flags are true, int64 [true ones]."""
+    return tf.where(flags)[:, 0]
 
 
 def _any_of(points, letters):
@@ -248,8 +269,8 @@ def _any_of(points, letters):
 
 def _even_in_run(flags):
     """Keep the first, third, fifth... of each run of true flags."""
-    place = tf.range(tf.size(flags))
-    first = flags & ~_later(flags, 1)
-    starts = tf.concat([[0], tf.boolean_mask(place, first)], axis=0)
+    place = tf.range(tf.size(flags, tf.int64))
+    first = flags & ~_moved(flags, 1)
+    starts = tf.concat([[0], _places(first)], axis=0)
     since = place - tf.gather(starts, tf.cumsum(tf.cast(first, tf.int32)))
     return flags & (since % 2 == 0)
