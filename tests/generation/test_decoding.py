@@ -82,6 +82,27 @@ def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, 
     assert len(fits) > 8
 
 
+def test_what_is_written_where_nothing_is_asked_is_what_the_graph_of_every_rule_writes(text_model, prompts):
+    plain = text_model.generate(prompts, [NEW, 0, 1, 40] * 5, top_log_probs=3)
+
+    every_rule = text_model.generate(prompts, [NEW, 0, 1, 40] * 5, top_log_probs=3, stop=["\0 in no text"])
+
+    assert [row._replace(log_prob=0.0, tokens=()) for row in plain] == [row._replace(log_prob=0.0, tokens=()) for row in every_rule]
+    of_tokens = [[[(token.id, *token.top[0], token.log_prob) for row in rows for token in row.tokens]] for rows in (plain, every_rule)]
+    np.testing.assert_allclose(*of_tokens, atol=1e-4)  # fp32 in products that may be fused otherwise
+
+
+def test_where_nothing_is_asked_no_graph_of_every_rule_is_made(model, tokenizer):
+    text_model = TextModel(model, tokenizer)
+
+    text_model.generate(["It was"], 3)
+    text_model.generate(["It", "was"], [3, 4], samples=2, top_log_probs=1, temperature=0.0, seed=5)
+    text_model.generate_from_ids([[5, 6]], max_new_tokens=3)
+
+    assert text_model.plain_graph.experimental_get_tracing_count() == 1
+    assert text_model.generate_graph.experimental_get_tracing_count() == 0
+
+
 def test_sampled_rows_do_not_depend_on_their_batch(text_model, prompts):
     count = len(prompts)
     own = {"seed": range(100, 100 + count), "no_repeat_ngram_size": [n % 4 for n in range(count)], "frequency_penalty": [n % 3 / 2 for n in range(count)],

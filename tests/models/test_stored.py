@@ -118,10 +118,11 @@ def test_rows_of_a_long_matrix_are_scaled_each_by_itself():
     np.testing.assert_array_equal(whole, np.rint(values / scale[:, np.newaxis]))
 
 
-def test_a_table_whose_rows_are_looked_up_is_not_copied_when_it_is_read(model, tokenizer):
+@pytest.mark.parametrize("kind", ["plain", "generate"])
+def test_a_table_whose_rows_are_looked_up_is_not_copied_when_it_is_read(model, tokenizer, kind):
     """What TensorFlow does to a variable that `tf.gather` was given: each reading of it then makes a copy."""
     text_model = TextModel(model, tokenizer)
-    graph = text_model.generate_graph.get_concrete_function().graph.as_graph_def()
+    graph = getattr(text_model, f"{kind}_graph").get_concrete_function().graph.as_graph_def()
 
     of_matrices = [node for function in graph.library.function for node in function.node_def if node.op == "ResourceGather"]
 

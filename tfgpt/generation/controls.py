@@ -54,8 +54,29 @@ SEARCH_CONTROLS = {
 }
 """Those that a beam search alone has, as its graph takes them (see `tfgpt.generation.beam.EARLY_STOPPING`)."""
 
-Controls = namedtuple("Controls", CONTROLS)
-Controls.__doc__ = """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says."""
+
+class Controls(namedtuple("Controls", CONTROLS)):
+    """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says.
+
+    Plain ones are of texts of which nothing is asked but their length, and hold nothing else: what would do the rest stands in no graph then.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def plain(cls, max_new_tokens) -> Controls:
+        """Return plain controls: greedy, with every rule off."""
+        return cls(max_new_tokens, *[None] * (len(cls._fields) - 1))
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether they are plain."""
+        return self.temperature is None
+
+    @property
+    def change_nothing(self) -> bool:
+        """Whether plain ones of the same length would give the same texts; of arrays."""
+        return all(np.all(getattr(self, name) == control.neutral) for name, control in CONTROLS.items() if name not in ("max_new_tokens", "seed"))
 
 
 def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Controls:

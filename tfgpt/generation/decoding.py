@@ -54,7 +54,7 @@ class State(NamedTuple):
     top_ids: tf.Tensor
     top_log_probs: tf.Tensor
     uniform: tf.Tensor
-    """float32 [batch, context]; for the draw of each token."""
+    """float32 [batch, context]; for the draw of each token; [batch, 0] under plain controls."""
     lookup: Lookup
     cache: StaticCache
     draft: Draft | tuple
@@ -88,8 +88,6 @@ class Decoder:
         written = placed(prompts, controls.max_new_tokens, self.model.config.n_positions, self.end_of_text)
         batch, places = tf.unstack(tf.shape(written.tokens))
         steps = tf.reduce_max(tf.concat([controls.max_new_tokens, [0]], axis=0))
-        context = self.model.config.n_positions
-        sampled = tf.reduce_any(controls.temperature > 0.0)
         return State(
             written=written,
             stopped=tf.zeros([batch], tf.bool),
@@ -97,14 +95,24 @@ class Decoder:
             token_log_probs=tf.zeros([batch, steps]),
             top_ids=tf.zeros([batch, steps, top], tf.int32),
             top_log_probs=tf.zeros([batch, steps, top]),
-            uniform=tf.cond(sampled, lambda: uniform_numbers(controls.seed, context), lambda: tf.zeros([batch, context])),
+            uniform=self._uniform(controls),
             lookup=Lookup.at_first(self._most_guessed(controls)),
             cache=first_cache(self.model, batch, places, sources),
             draft=Draft(first_cache(self.draft, batch, places, sources), tf.zeros([batch], tf.int32)) if self.draft is not None else (),
         )
 
+    def _uniform(self, controls):
+        rows, context = tf.size(controls.max_new_tokens), self.model.config.n_positions
+        if controls.are_plain:
+            return tf.zeros([rows, 0])
+        sampled = tf.reduce_any(controls.temperature > 0.0)
+        return tf.cond(sampled, lambda: uniform_numbers(controls.seed, context), lambda: tf.zeros([rows, context]))
+
     def advance(self, state: State, controls: Controls, constraints: Constraints, rounds: int | tf.Tensor) -> State:
-        """Write on: `rounds` times each row that has not ended gets a token, or more where they could be guessed."""
+        """Write on: `rounds` times each row that has not ended gets a token, or more where they could be guessed.
+
+        Under plain controls the constraints are not looked at.
+        """
         draft = state.draft and state.draft._replace(cache=self.draft.own_cache(state.draft.cache))
         state = state._replace(cache=self.model.own_cache(state.cache), draft=draft)
 
@@ -144,19 +152,29 @@ class Decoder:
             return number + 1, going & right & (number < guessed) & running(state, controls), state
 
         start = [tf.constant(0), going, state._replace(cache=cache)]
-        _, _, state = loop(lambda number, going, _: (number <= ahead) & tf.reduce_any(going), take, start)
+        if self._guesses(controls):
+            _, _, state = loop(lambda number, going, _: (number <= ahead) & tf.reduce_any(going), take, start)
+        else:
+            _, _, state = take(*start)
         right, read = state.written.length - before - 1, state.written.length - 1
         lookup = learned(state.lookup, guessed, right, self._most_guessed(controls))
         if self.draft is not None:
             draft = draft._replace(read=tf.minimum(draft.read, read))                     # and what it read of wrong guesses is read over
         return state._replace(read=read, lookup=lookup, draft=draft)
 
+    def _guesses(self, controls):
+        return not controls.are_plain or self.draft is not None
+
     def _most_guessed(self, controls):
+        if controls.are_plain:
+            return tf.fill(tf.shape(controls.max_new_tokens), self.draft_tokens)
         return tf.maximum(controls.prompt_lookup_num_tokens, self.draft_tokens)
 
     def _guessed(self, state, controls, most):
         """Return the rows with up to so many guesses behind them, int32 [batch]; how many these are; and what the draft model has read then."""
-        tokens, found = guess(state.written, state.lookup, tf.minimum(most, controls.prompt_lookup_num_tokens))
+        tokens, found = state.written.tokens, tf.zeros_like(most)
+        if not controls.are_plain:
+            tokens, found = guess(state.written, state.lookup, tf.minimum(most, controls.prompt_lookup_num_tokens))
         if self.draft is None:
             return tokens, found, state.draft
         wanted = tf.where((found > 0) | (state.lookup.rest > 0), 0, tf.minimum(tf.minimum(most, self.draft_tokens), state.lookup.trust))
@@ -167,7 +185,7 @@ class Decoder:
     def _written(self, state, logits, going, controls, constraints):
         """Choose a token behind each row, from logits [batch, vocab], and write it in the rows that go on; return it too, int32 [batch]."""
         written, number = state.written, _count(state)
-        uniform = tf.gather(state.uniform, tf.minimum(number, tf.shape(state.uniform)[1] - 1), batch_dims=1)
+        uniform = None if controls.are_plain else tf.gather(state.uniform, tf.minimum(number, tf.shape(state.uniform)[1] - 1), batch_dims=1)
         chosen = choose(logits, written, controls, constraints, uniform, self.end_of_text)
         log_sum, top = tf.reduce_logsumexp(logits, axis=-1), tf.shape(state.top_ids)[2]     # a log-softmax of it all took twice as long
 
@@ -179,16 +197,18 @@ class Decoder:
         written = written._replace(tokens=_put(written.tokens, written.length, chosen, going), length=written.length + tf.cast(going, tf.int32))
         return state._replace(
             written=written,
-            stopped=state.stopped | (going & ((chosen == self.end_of_text) | self._ends_in_stop(written, constraints.stop))),
+            stopped=state.stopped | (going & self._ended(written, chosen, controls, constraints)),
             token_log_probs=_put(state.token_log_probs, number, tf.gather(logits, chosen, batch_dims=1) - log_sum, going),
             top_ids=top_ids,
             top_log_probs=top_log_probs,
         ), chosen
 
-    def _ends_in_stop(self, written, stop):
-        if self.texts is None:
-            return tf.zeros_like(written.length, tf.bool)
-        return ends_in_stop(self.texts, written.tokens, written.prompt_length, written.length, stop)
+    def _ended(self, written, chosen, controls, constraints):
+        """Tell which rows end with the token that was just written, bool [batch]."""
+        ended = chosen == self.end_of_text
+        if controls.are_plain or self.texts is None:
+            return ended
+        return ended | ends_in_stop(self.texts, written.tokens, written.prompt_length, written.length, constraints.stop)
 
 
 def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:

@@ -53,7 +53,7 @@ def choose(logits: tf.Tensor, written: Written, controls: Controls, constraints:
     Args:
         logits: float [batch, vocab].
         written: the rows so far.
-        controls: of each row.
+        controls: of each row; under plain ones neither constraints nor uniform numbers are looked at.
         constraints: of each row.
         uniform: float32 [batch], in [0, 1).
         end_of_text: id of the token that ends a row.
@@ -61,6 +61,8 @@ def choose(logits: tf.Tensor, written: Written, controls: Controls, constraints:
     Returns:
         int32 [batch].
     """
+    if controls.are_plain:
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
     logits = changed(tf.cast(logits, tf.float32), written, controls, constraints, end_of_text)
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
