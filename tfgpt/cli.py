@@ -157,9 +157,12 @@ def _client_of(given, prog):
         key = Path(given.api_key_file).read_text("utf-8", "replace").strip()
     if given.url.startswith(("grpc://", "grpcs://")):
         import_tensorflow_quietly()  # which TensorFlow Serving's stubs are made of
-    from tfgpt.serving.client import Client
+    from tfgpt.serving.client import Client, ServerError
 
-    return Client(given.url, given.timeout_seconds, given.retries, key, given.ca_certificate or None)
+    try:
+        return Client(given.url, given.timeout_seconds, given.retries, key, given.ca_certificate or None)
+    except ServerError as error:  # nothing was asked yet
+        raise UsageError(f"{prog}: {error}") from error
 
 
 def _client_generate(arguments):

@@ -244,11 +244,6 @@ def test_settings_that_cannot_be_are_refused(text_model, given, message):
         text_model.search(["one", "two"], **given)
 
 
-def test_one_text_is_no_list_of_prompts(text_model):
-    with pytest.raises(ValueError, match="search: prompts is one text"):
-        text_model.search("one")
-
-
 @pytest.mark.parametrize("stop", [["t"], ["on", "e\n", " ="]])
 def test_stop_strings_end_texts_as_in_pytorch(text_model, torch_model, tokenizer, prompts, stop):
     counts = set()

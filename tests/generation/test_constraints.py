@@ -6,6 +6,7 @@ import torch
 
 from tests.generation.test_decoding import NEW, prompt_ids, pytorch_greedy
 from tfgpt.generation.stops import first_stop
+from tfgpt.generation.text_model import TextModel
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,8 @@ def test_a_text_that_copies_takes_fewer_rounds(text_model, tokenizer):
     ({"banned_tokens": ["two words"]}, "banned_tokens: 'two words' is .* tokens; only a text that is one token"),
     ({"banned_tokens": [10**6]}, "banned_tokens: 1000000 is no token; give ids from 0 to"),
     ({"forced_tokens": [-5]}, "forced_tokens: -5 is no token"),
+    ({"stop": None}, "stop: None is no list; give one, or leave it out"),
+    ({"forced_tokens": 7}, "forced_tokens: 7 is no list"),
     ({"samples": 0}, "samples 0"),
     ({"samples": 1.5}, "samples 1.5"),
     ({"top_log_probs": -1}, "top_log_probs -1"),
@@ -184,3 +187,24 @@ def test_ids_that_cannot_be_are_told(text_model):
         text_model.generate_from_ids([1, 2])
     with pytest.raises(ValueError, match="100000 is no token"):
         text_model.generate_from_ids([[1, 100_000]])
+    with pytest.raises(ValueError, match="input_ids holds float64; give whole numbers"):
+        text_model.generate_from_ids([[1.7, 2.0]])
+
+
+@pytest.mark.parametrize(("read", "name"), [
+    (TextModel.generate, "generate: prompts"),
+    (TextModel.search, "search: prompts"),
+    (TextModel.score, "score: texts"),
+    (TextModel.embed, "embed: texts"),
+    (lambda text_model, texts: text_model.choose(texts, [" a", " b"]), "choose: prompts"),
+    (lambda text_model, texts: text_model.choose(["x"], texts), "choose: answers"),
+    (lambda text_model, texts: text_model.score_targets(texts, ["x"]), "score_targets: sources"),
+    (lambda text_model, texts: text_model.score_targets(["x"], texts), "score_targets: targets"),
+])  # fmt: skip
+def test_texts_that_are_none_are_told(text_model, read, name):
+    with pytest.raises(ValueError, match=f"{name} is one text; give a list of texts"):
+        read(text_model, "one text")
+    with pytest.raises(ValueError, match=rf"{name}\[1\] is 3 and no text"):
+        read(text_model, ["one", 3])
+    with pytest.raises(ValueError, match=f"{name} is None and no list"):
+        read(text_model, None)

@@ -67,10 +67,10 @@ def test_a_score_does_not_depend_on_the_texts_beside(text_model, documents):
 
 
 def test_what_cannot_be_scored_is_told(text_model):
-    with pytest.raises(ValueError, match="texts is one text"):
-        text_model.score("text")
-    with pytest.raises(ValueError, match=f"stride {CONTEXT + 1} is not between 1 and the context of {CONTEXT}"):
+    with pytest.raises(ValueError, match=f"stride {CONTEXT + 1} is no whole number between 1 and the context of {CONTEXT}"):
         text_model.score(["text"], stride=CONTEXT + 1)
+    with pytest.raises(ValueError, match="stride 1.5 is no whole number"):
+        text_model.score(["text"], stride=1.5)
 
 
 ANSWERS = [" with", " statement of the language", ".", " is evaluated once, and its value is kept until the block ends"]
@@ -112,7 +112,7 @@ def test_a_token_is_weighed_as_it_was_written(text_model, tokenizer, prompts):
     ([" yes"], "1 answers leave no choice"),
     ([" yes", ""], "the answer '' has 0 tokens"),
     ([" yes", "no " * 200], f"give 1 to {CONTEXT}, the context"),
-    (" yes", "prompts and answers are lists"),
+    (" yes", "answers is one text; give a list"),
 ])  # fmt: skip
 def test_answers_that_cannot_be_chosen_from_are_told(text_model, answers, message):
     with pytest.raises(ValueError, match=message):

@@ -41,6 +41,7 @@ def test_a_character_of_several_tokens_comes_whole_and_a_stop_string_not_at_all(
 
 
 def test_what_is_no_text_or_no_control_is_told_at_the_first_piece(text_model):
-    for prompt, given, message in ((["x"], {}, "give one text"), ("x", {"rounds": 0}, "rounds 0"), ("x", {"top_q": 1}, "no such control")):
+    told = [(["x"], {}, "give one text"), ("x", {"rounds": 0}, "rounds 0"), ("x", {"rounds": 1.5}, "rounds 1.5"), ("x", {"top_q": 1}, "no such control")]
+    for prompt, given, message in told:
         with pytest.raises(ValueError, match=message):
             next(text_model.stream(prompt, **given))

@@ -197,6 +197,13 @@ def test_what_is_no_request_is_a_clear_error(url, body):
         assert answer.json()["error"]["message"]
 
 
+def test_where_json_breaks_off_is_told(url):
+    answer = httpx.post(f"{url}/v1/completions", content=b'{"model": "tiny", ', headers={"Content-Type": "application/json"}, timeout=60)
+
+    error = answer.json()["error"]
+    assert error["message"].startswith("body: no JSON at character ") and error["param"] is None
+
+
 def test_who_leaves_a_stream_gives_its_place_away(url):
     """Sixteen rows fill the batch; when all their readers leave, a late one is answered at once, and the server has nothing left to do."""
     body = {"model": "tiny", "prompt": "x", "max_tokens": 40, "min_new_tokens": 40, "n": 16, "stream": True}

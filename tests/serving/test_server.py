@@ -195,8 +195,8 @@ def test_the_client_says_what_went_wrong(server, url):
         Client(f"{server}/v1/models/other").generate(["x"])
     command = [sys.executable, "-m", "tfgpt", "client", "generate", "--url", "nonsense", "--prompt", "x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: nonsense: no answer") and done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: tfgpt client generate: nonsense: is no address of a model; ") and done.stderr.count("\n") == 1
 
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_beginning():

@@ -1,7 +1,7 @@
-"""Lists that are worked through so many items together."""
+"""Lists of a caller: whether they hold texts, and their items so many together."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import TypeVar
 
@@ -24,3 +24,29 @@ def batches(items: Items, batch_size: int) -> Iterator[Items]:
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"batch_size: {batch_size!r} is no number of items to be taken together; give 1 or more")
     return (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+
+
+def checked_texts(name: str, texts: Iterable[str]) -> list[str]:
+    """Return a caller's texts as a list.
+
+    Args:
+        name: of the argument, for errors, such as "generate: prompts".
+        texts: texts, in Python's form or as UTF-8.
+
+    Raises:
+        ValueError: one text and not a list; a list that holds what is no text.
+
+    >>> checked_texts("score: texts", ["one", 2])
+    Traceback (most recent call last):
+    ValueError: score: texts[1] is 2 and no text; give a list of texts, such as [text]
+    """
+    remedy = "give a list of texts, such as [text]"
+    if isinstance(texts, (str, bytes)):
+        raise ValueError(f"{name} is one text; {remedy}")
+    if not isinstance(texts, Iterable):
+        raise ValueError(f"{name} is {texts!r} and no list; {remedy}")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, (str, bytes)):
+            raise ValueError(f"{name}[{number}] is {text!r} and no text; {remedy}")
+    return texts

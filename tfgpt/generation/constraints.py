@@ -1,7 +1,7 @@
 """What a caller's texts may hold, as the lists that the graph takes: stop strings, banned tokens, forced tokens."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 
 import tensorflow as tf
@@ -24,7 +24,7 @@ def constraints_of(stop: Sequence, banned_tokens: Sequence, forced_tokens: str |
         tokens_of: gives the ids of a text.
 
     Raises:
-        ValueError: an empty stop string, an id that there is not, a banned text of several tokens, not as many lists as rows.
+        ValueError: what is no list, an empty stop string, an id that there is not, a banned text of several tokens, not as many lists as rows.
     """
     stops = _by_row("stop", stop, rows, str)
     if any(not isinstance(text, str) or not text for row in stops for text in row):
@@ -32,7 +32,7 @@ def constraints_of(stop: Sequence, banned_tokens: Sequence, forced_tokens: str |
     banned = [[_one_token(item, tokens_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, Integral))]
     if isinstance(forced_tokens, str):
         forced_tokens = tokens_of(forced_tokens)
-    elif any(isinstance(row, str) for row in forced_tokens):
+    elif isinstance(forced_tokens, Iterable) and any(isinstance(row, str) for row in forced_tokens):
         forced_tokens = [tokens_of(row) if isinstance(row, str) else row for row in forced_tokens]
     forced = _by_row("forced_tokens", forced_tokens, rows, Integral)
     for name, lists in (("banned_tokens", banned), ("forced_tokens", forced)):
@@ -45,6 +45,8 @@ def _by_row(name, given, rows, of_item):
     """Return one list a row; a plain list of items holds for all rows."""
     if isinstance(given, str):
         raise ValueError(f"{name}: {given!r} is one text; give a list of texts, such as [text]")
+    if not isinstance(given, Iterable):
+        raise ValueError(f"{name}: {given!r} is no list; give one, or leave it out")
     given = list(given)
     if all(isinstance(item, of_item) for item in given):
         return [given] * rows

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
+from tfgpt.generation.batches import checked_texts
 from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
@@ -84,13 +85,12 @@ class TextModel(TextReader):
             Each control is one number, or a list with one number a prompt; `stop`, `banned_tokens` and `forced_tokens` are one list, or one a prompt.
 
         Raises:
-            ValueError: `prompts` is one text and not a list; a control that there is not, or out of its range; constraints that cannot be.
+            ValueError: `prompts` is one text, or holds what is none; a control that there is not, or out of its range; constraints that cannot be.
 
         >>> TextModel(model, tokenizer).generate(["It was"], forced_tokens=" said: no.", stop=["."])[0].text
         ' said: no'
         """
-        if isinstance(prompts, str):
-            raise ValueError("generate: prompts is one text; give a list of prompts, such as [text]")
+        prompts = checked_texts("generate: prompts", prompts)
         given = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples, top_log_probs)
         prompts = tf.repeat(tf.constant(prompts, tf.string, shape=[len(prompts)]), samples)
         return self._continuations(self._written(call(self.tokenizer.tokenize, prompts), *given), top_log_probs)
@@ -105,12 +105,14 @@ class TextModel(TextReader):
             attention_mask: int [batch, length], 0 where a row is padded: on the left, on the right or on both sides. `None` = nowhere.
 
         Raises:
-            ValueError: shapes that differ, or a token that the model does not have; and as `generate`.
+            ValueError: shapes that differ, or what is no token of the model; and as `generate`.
         """
         ids = np.asarray(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
         if ids.ndim != 2 or ids.shape != mask.shape:
             raise ValueError(f"generate_from_ids: input_ids has the shape {ids.shape} and attention_mask {mask.shape}; give [batch, length] twice")
+        if ids.size and ids.dtype.kind not in "iu":
+            raise ValueError(f"generate_from_ids: input_ids holds {ids.dtype}; give whole numbers")
         vocab = self.model.config.vocab_size
         if wrong := ids[(mask != 0) & ((ids < 0) | (ids >= vocab))].tolist():
             raise ValueError(f"generate_from_ids: {wrong[0]} is no token; give ids from 0 to {vocab - 1}")
@@ -235,8 +237,8 @@ class TextModel(TextReader):
         """
         if not isinstance(prompt, str):
             raise ValueError(f"stream: the prompt is {type(prompt).__name__}; give one text")
-        if rounds < 1:
-            raise ValueError(f"stream: rounds {rounds}; give 1 or more")
+        if not isinstance(rounds, Integral) or rounds < 1:
+            raise ValueError(f"stream: rounds {rounds!r} is no whole number of 1 or more")
         given, lists, top = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
         rows = call(self.stepper.begin, tf.constant([prompt]), list(map(tf.constant, given)), list(lists), top)
         told, more = "", True
@@ -282,8 +284,7 @@ class TextModel(TextReader):
         >>> found.log_prob > greedy.log_prob
         True
         """
-        if isinstance(prompts, str):
-            raise ValueError("search: prompts is one text and not a list; give a list of prompts, such as [text]")
+        prompts = checked_texts("search: prompts", prompts)
         numbers = self._search_numbers(len(prompts), beams, length_penalty, early_stopping)
         given, lists, _ = self._settings(len(prompts), {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, 1, top=None)
         prompts, given = tf.constant(prompts, tf.string, shape=[len(prompts)]), Controls(*map(tf.constant, given))

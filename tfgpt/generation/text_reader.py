@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
-from tfgpt.generation.batches import batches
+from tfgpt.generation.batches import batches, checked_texts
 from tfgpt.generation.calling import call
 from tfgpt.generation.embedding import embed
 from tfgpt.generation.judging import TextJudge, check_texts
@@ -51,16 +52,15 @@ class TextReader(tf.Module):
             batch_size: texts that are scored together; their logits, of the context's length, are in memory at once.
 
         Raises:
-            ValueError: `texts` is one text and not a list; a stride that is negative or longer than the context; a model with an encoder, whose texts
+            ValueError: `texts` is one text, or holds what is none; a stride that is negative or longer than the context; a model with an encoder, whose texts
                 have a likelihood with a source alone (see `score_targets`).
         """
         context = self.model.config.n_positions
         if self.model.encoder is not None:
             raise ValueError("score: this model has an encoder, so a text has a likelihood beside its source alone; call score_targets(sources, texts)")
-        if isinstance(texts, str):
-            raise ValueError("score: texts is one text; give a list of texts, such as [text]")
-        if not 0 <= stride <= context:
-            raise ValueError(f"score: stride {stride} is not between 1 and the context of {context} tokens; 0 = half of it")
+        texts = checked_texts("score: texts", texts)
+        if not isinstance(stride, Integral) or not 0 <= stride <= context:
+            raise ValueError(f"score: stride {stride!r} is no whole number between 1 and the context of {context} tokens; 0 = half of it")
         columns = [call(self.score_graph, tf.constant(batch), tf.constant(stride)) for batch in batches(texts, batch_size)]
         return [Score(*row) for of_batch in columns for row in zip(*(of_batch[name].numpy().tolist() for name in Score._fields))]
 
@@ -74,14 +74,15 @@ class TextReader(tf.Module):
             batch_size: targets that are scored together; a prompt that all of them share is read once.
 
         Raises:
-            ValueError: one text and not a list, or not as many of one as of the other; a target longer than the context.
+            ValueError: one text, or a list that holds what is none; not as many of one as of the other; a target longer than the context.
 
         >>> reader = TextReader(model, tokenizer)
         >>> alone, beside = reader.score_targets(["The sky is"], [" blue"])[0], reader.choose(["The sky is"], [" blue", " red"])[0]
         >>> abs(alone.log_prob - beside.log_probs[0]) < 1e-3
         True
         """
-        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+        sources, targets = checked_texts("score_targets: sources", sources), checked_texts("score_targets: targets", targets)
+        if len(sources) != len(targets):
             raise ValueError(f"score_targets: {len(sources)} sources and {len(targets)} targets; give two lists, with one target for each source")
         counts = self._checked_lengths("score_targets: the target", targets, least=0)
         scores = []
@@ -117,13 +118,12 @@ class TextReader(tf.Module):
             batch_size: answers that are weighed together.
 
         Raises:
-            ValueError: `prompts` is one text and not a list; fewer than two answers; one that is empty or longer than the context.
+            ValueError: `prompts` or `answers` is one text, or holds what is none; fewer than two answers; one that is empty or longer than the context.
 
         >>> TextReader(model, tokenizer).choose(["The sky is"], [" blue", " green"])[0].answer in (" blue", " green")
         True
         """
-        if isinstance(prompts, str) or isinstance(answers, str):
-            raise ValueError("choose: prompts and answers are lists; give [text]")
+        prompts, answers = checked_texts("choose: prompts", prompts), checked_texts("choose: answers", answers)
         if len(answers) < 2:
             raise ValueError(f"choose: {len(answers)} answers leave no choice; give 2 or more")
         self._checked_lengths("choose: the answer", answers, least=1)
@@ -144,13 +144,12 @@ class TextReader(tf.Module):
             batch_size: texts that are read together.
 
         Raises:
-            ValueError: `texts` is one text and not a list; a model behind LiteRT.
+            ValueError: `texts` is one text, or holds what is none; a model behind LiteRT.
 
         >>> TextReader(model, tokenizer).embed(["It was", ""]).shape
         (2, 32)
         """
-        if isinstance(texts, str):
-            raise ValueError("embed: texts is one text; give a list of texts, such as [text]")
+        texts = checked_texts("embed: texts", texts)
         if not hasattr(self.model, "states"):
             raise ValueError("embed: with engine lite a model tells its logits alone; load it with engine graph")
         found = [call(self.embed_graph, tf.constant(batch)) for batch in batches(texts, batch_size)]

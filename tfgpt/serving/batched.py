@@ -205,7 +205,7 @@ def check_inputs(inputs: Mapping[str, np.ndarray], limits: Limits, most: Mapping
         if value.dtype.kind == "O" and max((len(text) for text in value.reshape(-1)), default=0) > limits.max_prompt_bytes:
             raise BadRequestError(f"{name}: a text of more than {limits.max_prompt_bytes} bytes; give a shorter one")
         if most is not None and name == "max_new_tokens" and value.size:
-            _check_new_tokens(value.max(), limits)
+            check_new_tokens(value.max(), limits)
 
 
 def check_controls(inputs: Mapping[str, np.ndarray]) -> None:
@@ -225,7 +225,7 @@ def check_prompts(prompts: Sequence[Prompt], limits: Limits, most: Mapping[str, 
     """Raise `BadRequestError` for what goes beyond the limits of a request; `most` is the longest list of a row by its name, `None` = of any model."""
     check_rows(len(prompts), limits, "prompt")
     for prompt in prompts:
-        _check_new_tokens(prompt.controls.get("max_new_tokens", 0), limits)
+        check_new_tokens(prompt.controls.get("max_new_tokens", 0), limits)
         if len(prompt.text) > limits.max_prompt_bytes:
             raise BadRequestError(f"prompt: {len(prompt.text)} bytes; give at most {limits.max_prompt_bytes}")
         for name, longest in (longest_lists(limits) if most is None else most).items():
@@ -235,6 +235,7 @@ def check_prompts(prompts: Sequence[Prompt], limits: Limits, most: Mapping[str, 
             raise BadRequestError(f"stop: a text of {longest} bytes; give at most {limits.max_prompt_bytes}")
 
 
-def _check_new_tokens(asked, limits):
+def check_new_tokens(asked: int, limits: Limits, name: str = "max_new_tokens") -> None:
+    """Raise `BadRequestError` for more tokens than a server writes; `name` is the caller's word for them."""
     if limits.max_new_tokens and asked > limits.max_new_tokens:
-        raise BadRequestError(f"max_new_tokens: {asked} is more than this server writes; give at most {limits.max_new_tokens}")
+        raise BadRequestError(f"{name}: {asked} is more than this server writes; give at most {limits.max_new_tokens}")

@@ -16,6 +16,7 @@ import httpx
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 10.0
 MODEL = re.compile(r"(?P<base>https?://[^/]+)/v1/models/(?P<name>[^/]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/]+))?")
+ADDRESS = "a model's address is http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME"
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
@@ -44,11 +45,14 @@ class Client:
         ca_certificate: PEM of whoever signed the server's certificate, for https:// and grpcs://; `None` = one that this machine trusts.
 
     Raises:
-        ServerError: a grpc:// address without a port or a name, a key with characters that no header holds, or a `ca_certificate` that is none.
+        ServerError: what is no address, or a grpc:// address without a port or a name; a key with characters that no header holds, or a `ca_certificate`
+            that is none; no time to wait.
     """
 
     def __init__(self, url: str, timeout_seconds: float = 60.0, retries: int = 2, api_key: str | None = None,
                  ca_certificate: str | Path | None = None):
+        if not 0 < timeout_seconds < threading.TIMEOUT_MAX:
+            raise ServerError(f"timeout_seconds: {timeout_seconds} is no time to wait; give seconds above 0")
         self._url = url.rstrip("/").removesuffix(":predict")
         self._timeout, self._retries = timeout_seconds, retries
         headers = {} if api_key is None else {"authorization": f"Bearer {_checked_key(api_key)}"}
@@ -115,8 +119,6 @@ class Client:
         self._transport.close()
 
     def _ask(self, signature, rows):
-        if not 0 < self._timeout < threading.TIMEOUT_MAX:
-            raise ServerError(f"timeout_seconds: {self._timeout} is no time to wait; give seconds above 0")
         end = time.monotonic() + self._timeout
         for attempt in itertools.count():
             try:
@@ -132,6 +134,8 @@ class Client:
 
 class _RestTransport:
     def __init__(self, url, headers, ca_certificate):
+        if not re.match(r"https?://[^/]", url):
+            raise ServerError(f"{url}: is no address of a model; {ADDRESS}")
         self._url, self._headers = url, headers
         try:
             self._verify = True if ca_certificate is None else ssl.create_default_context(cafile=ca_certificate)
@@ -162,7 +166,7 @@ class _RestTransport:
         """Yield what the server's completions tell of a prompt, an object an event."""
         found = MODEL.fullmatch(self._url)
         if found is None:
-            raise ServerError(f"{self._url}: is no address of a model; give http://HOST:PORT/v1/models/NAME")
+            raise ServerError(f"{self._url}: is no address of a model; {ADDRESS}")
         which = found["version"] or found["label"]
         body = {"model": found["name"] + (f":{which}" if which else ""), "prompt": prompt, "stream": True, "stream_options": {"include_usage": True}}
         named = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in controls.items()}
@@ -189,8 +193,7 @@ class _RestTransport:
         pass
 
     def _no_answer(self, error):
-        return (f"{self._url}: no answer ({error}); is the server running, and is this the model's address "
-                "(http://HOST:PORT/v1/models/NAME, or grpc://HOST:PORT/NAME)?")
+        return f"{self._url}: no answer ({error}); is the server running? {ADDRESS}"
 
 
 def _listed(what, texts):

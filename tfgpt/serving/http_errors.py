@@ -98,6 +98,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
+        if first["type"] == "json_invalid":  # whose place is that of a character
+            return error_response(request.url.path, 400, f"body: no JSON at character {where}: {first['ctx']['error']}")
         sent = request.headers.get("content-type", "nothing said of what it is")
         if not where and not sent.split(";")[0].strip().endswith("json"):  # which FastAPI then takes for a text
             return error_response(request.url.path, 400, f"body: sent as {sent[:100]}; send JSON, with the header Content-Type: application/json")

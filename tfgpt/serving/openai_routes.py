@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from tfgpt.serving.access import caller_of
-from tfgpt.serving.batched import BatchedModel, check_rows
+from tfgpt.serving.batched import BatchedModel, check_new_tokens, check_rows
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
 from tfgpt.serving.http_errors import json_response, refusal
@@ -149,9 +149,14 @@ class Answer:
         self.body, self.loaded = body, loaded
         self._head = {"id": f"{self.id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
 
-    def _limited(self, most):
-        """Return what a request that does not say how many tokens may have."""
-        return min(most, self.loaded.limits.max_new_tokens or most)
+    def _most(self, default, *names):
+        """Return how many tokens are asked for: by the first of these keys that is sent, or the default as far as the server writes so many."""
+        limits = self.loaded.limits
+        for name in names:
+            if (asked := getattr(self.body, name)) is not None:
+                check_new_tokens(asked, limits, name)
+                return asked
+        return min(default, limits.max_new_tokens or default)
 
     def whole(self, rows: list[Writing]) -> dict:
         """Return the answer at the end."""
@@ -215,7 +220,7 @@ class Completion(Answer):
             raise BadRequestError("prompt: an empty list; give a text")
         check_rows(len(given) * (self.body.n or 1), self.loaded.limits, "prompt")  # before they are made
         self._texts = [self._text_of(prompt) for prompt in given]
-        most = self._limited(DEFAULT_TOKENS) if self.body.max_tokens is None else self.body.max_tokens
+        most = self._most(DEFAULT_TOKENS, "max_tokens")
         return self.body.prompts(self._texts, most, self.body.logprobs)
 
     def _text_of(self, prompt):
@@ -270,8 +275,7 @@ class Chat(Answer):
         Raises:
             BadRequestError: turns that the template refuses, or a system text and a last turn that are too long together.
         """
-        most = self.body.max_completion_tokens if self.body.max_completion_tokens is not None else self.body.max_tokens
-        most = self._limited(MOST_TOKENS) if most is None else most
+        most = self._most(MOST_TOKENS, "max_completion_tokens", "max_tokens")
         memory = self._remembered(most)
         self._head["left_out"] = memory.left_out
         top = (self.body.top_logprobs or 0) if self.body.logprobs else None

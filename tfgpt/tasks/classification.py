@@ -15,7 +15,7 @@ from tfgpt.data.examples import SEPARATOR, Example, Fields, UnusableError
 from tfgpt.evaluation.judging import Findings, calibration, figures_of, probability_of_right
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_baselines import linear, most_frequent
-from tfgpt.generation.batches import batches
+from tfgpt.generation.batches import batches, checked_texts
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import names_of
@@ -76,8 +76,7 @@ class Classifier:
             texts: any; one that is too long keeps its last tokens.
             batch_size: how many are read together; changes the speed alone.
         """
-        if isinstance(texts, str):
-            raise ValueError("classify: texts is one text; give a list of texts, such as [text]")
+        texts = checked_texts("classify: texts", texts)
         return self._by_words(texts, batch_size) if self._words else self._by_head(texts, batch_size)
 
     def _by_head(self, texts, batch_size):
