@@ -31,7 +31,7 @@ def checked_texts(name: str, texts: Iterable[str]) -> list[str]:
 
     Args:
         name: of the argument, for errors, such as "generate: prompts".
-        texts: texts, in Python's form or as UTF-8.
+        texts: any iterable of them; `bytes` are read as UTF-8.
 
     Raises:
         ValueError: one text and not a list; a list that holds what is no text.

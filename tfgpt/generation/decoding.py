@@ -163,6 +163,7 @@ class Decoder:
         return state._replace(read=read, lookup=lookup, draft=draft)
 
     def _guesses(self, controls):
+        """Tell whether a round may read more than one token behind a prompt; known when the graph is made."""
         return not controls.are_plain or self.draft is not None
 
     def _most_guessed(self, controls):
