@@ -130,6 +130,15 @@ def test_the_client_asks_again_where_that_may_help(monkeypatch):
     assert not left and 0.1 <= waits[0] <= 0.2 and waits[1] == 2.0
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1/models/m", "grpc://127.0.0.1:1/m"])
+def test_without_prompts_the_client_asks_nothing(url):
+    client = Client(url, retries=0)
+
+    assert client.generate([]) == client.score([]) == client.classify([]) == []
+    with pytest.raises(ServerError):
+        client.generate(["x"])  # nobody is there
+
+
 @pytest.mark.parametrize(
     ("first", "options", "message"),
     [

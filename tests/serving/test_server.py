@@ -147,7 +147,9 @@ def test_predict_on_what_is_not_served_is_404(server):
         ({"inputs": {"prompt": ["x", "y"], "seed": [1, 2, 3]}}, ""),
         ({"signature_name": "nope", "inputs": ["x"]}, '"nope" not found'),
         ({"signature_name": ["generate"], "inputs": ["x"]}, "not found"),
-        ({"signature_name": "detokenize", "inputs": [[1, 2], [3]]}, "cannot be made a int32"),
+        ({"signature_name": "detokenize", "inputs": [[1, 2], [3]]}, "ids: lists of 1 and of 2 entries; give each as many"),
+        ({"signature_name": "detokenize", "inputs": [[1, 2], 3]}, "ids: cannot be made a int32"),
+        ({"inputs": {"prompt": ["x", "y"], "stop": [["a", "b"], []]}}, "stop: lists of 0 and of 2 entries"),
         ({"instances": [{"prompt": "x"}], "extra": 1}, r"Unknown keys \['extra'\]"),
     ],
 )

@@ -12,9 +12,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.eager import context
 
-PASSES = ("function", "remap", "pruning", "common_subgraph_elimination", "arithmetic", "pruning", "remap")
-"""Those of Grappler that are run, by its names, in this order and once each. The first `remap` fuses products with their bias, which `arithmetic` would
-take apart, and the last one with GELU, which it knows only behind all the others: more than TensorFlow's own passes fuse, in their two rounds."""
+PASSES = ("pruning", "function", "remap", "pruning", "common_subgraph_elimination", "arithmetic", "pruning", "remap")
+"""Those of Grappler that are run, by its names, in this order and once each.
+
+The first `pruning` leaves of a session's graph what a call wants; without it `function`, which puts functions' bodies in the place of their calls, and all
+behind it took up every signature of a version for each of them. The first `remap` fuses products with their bias, which `arithmetic` would take apart, and
+the last one with GELU, which it knows only behind all the others: more than TensorFlow's own passes fuse, in their two rounds.
+"""
 
 
 def call(function: Callable, *given):

@@ -71,7 +71,7 @@ class Client:
             controls: those of `tfgpt.generation.controls.CONTROLS`; what is left out is the server's default.
 
         Returns:
-            For each prompt its `text`, `token_count`, `log_prob` and `finish_reason`.
+            For each prompt its `text`, `token_count`, `log_prob` and `finish_reason`. Without prompts nothing is asked.
 
         Raises:
             ServerError: one text and not a list; no answer in time, or an error of the server's.
@@ -119,6 +119,8 @@ class Client:
         self._transport.close()
 
     def _ask(self, signature, rows):
+        if not rows:
+            return []
         end = time.monotonic() + self._timeout
         for attempt in itertools.count():
             try:

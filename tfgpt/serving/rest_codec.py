@@ -142,7 +142,10 @@ def _to_array(name, value, info):
 def _decode_leaves(name, value, dtype, depth):
     """Check every leaf against the tensor's type; text and {"b64": ...} become bytes."""
     if depth > 0 and isinstance(value, list):
-        return [_decode_leaves(name, item, dtype, depth - 1) for item in value]
+        items = [_decode_leaves(name, item, dtype, depth - 1) for item in value]
+        if len(lengths := {len(item) for item in items if isinstance(item, list)}) > 1:
+            raise BadRequestError(f"{name}: lists of {min(lengths)} and of {max(lengths)} entries; give each as many")
+        return items
     if dtype.kind == "O":
         if isinstance(value, str):
             return value.encode("utf-8", "replace")  # a lone surrogate of JSON is no UTF-8

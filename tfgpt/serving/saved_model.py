@@ -66,8 +66,11 @@ class LoadedModel:
 
     def prepare(self, names: Iterable[str]) -> None:
         """Make signatures, the hidden ones too, ready to run, for which their first call would wait: a second or two each."""
-        for name in names:
-            self._prepared(name)
+        with self._calling:
+            for name in names:
+                if name not in self._calls:
+                    self._calls[name] = _call_of(self._session, self._all_signatures[name])
+            give_back_freed()
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
@@ -79,16 +82,11 @@ class LoadedModel:
 
     def _run(self, signature, inputs):
         """Return the outputs of a signature, the hidden ones too, by name; `inputs` are all of its."""
-        call = self._calls.get(signature) or self._prepared(signature)
+        if signature not in self._calls:
+            self.prepare([signature])
+        call = self._calls[signature]
         values = call.function(*(inputs[name] for name in call.inputs))
         return {name: _as_array(values[place], kind) for name, (place, kind) in call.outputs.items()}
-
-    def _prepared(self, signature):
-        with self._calling:
-            if signature not in self._calls:
-                self._calls[signature] = _call_of(self._session, self._all_signatures[signature])
-                give_back_freed()
-            return self._calls[signature]
 
 
 class _Call(NamedTuple):
