@@ -407,6 +407,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         right = tf.gather(logits, targets, batch_dims=1) >= tf.reduce_max(logits, axis=1)
         return LossTerms(loss, loss, tf.size(targets, tf.int64), tf.math.count_nonzero(right))
 
+    @tf.autograph.experimental.do_not_convert  # for here and all that it calls: no branch hangs on a tensor, and rewriting took longer than tracing
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
@@ -421,6 +422,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         means = {"gradient_norm": share(sums, "gradient_norm", "steps"), "padding": share(sums, "padding", "places")}
         return logged(self.adaptation.head, terms, sums) | counts | means
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data):
         """Add a packed batch to the metrics."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
@@ -430,6 +432,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
         if self.train_function is None or force:
+            self.optimizer.build(self.trainable_variables)  # a step in which its variables came to be would be traced twice
             self.train_function = self._clock.timed(super().make_train_function(force))
         return self.train_function
 

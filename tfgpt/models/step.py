@@ -184,8 +184,6 @@ class StepGuard:
         finite = tf.math.is_finite(norm)
         if settings.clip_norm:
             factor *= settings.clip_norm / tf.maximum(norm, settings.clip_norm)
-        with tf.init_scope():
-            optimizer.build(variables)
         replicas.merge_call(self._apply_or_skip, args=(optimizer, gradients, factor, variables, finite, settings.precision == "float16"))
         return norm, finite
 
