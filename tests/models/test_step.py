@@ -45,6 +45,22 @@ def largest_difference(first, second):
     return max(np.abs(one - other).max() for one, other in zip(first, second))
 
 
+def test_a_step_is_traced_once_and_autograph_rewrites_nothing_of_it(new, batch, monkeypatch):
+    model, statuses = new(), []
+    own = model.loss_terms
+
+    def noted(*given, **named):
+        statuses.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        return own(*given, **named)
+
+    monkeypatch.setattr(model, "loss_terms", noted)
+    model.compile("adamw")  # which has variables beside each weight; made within a trace, they would have it done again
+    for _ in range(2):
+        model.train_on_batch(batch)
+
+    assert statuses == ["DISABLED"]
+
+
 @pytest.mark.parametrize("micro_steps", [2, 4])
 def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, micro_steps):
     whole, weights = step(new(), batch)
