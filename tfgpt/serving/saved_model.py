@@ -67,10 +67,11 @@ class LoadedModel:
     def prepare(self, names: Iterable[str]) -> None:
         """Make signatures, the hidden ones too, ready to run, for which their first call would wait: a second or two each."""
         with self._calling:
-            for name in names:
-                if name not in self._calls:
-                    self._calls[name] = _call_of(self._session, self._all_signatures[name])
-            give_back_freed()
+            missing = [name for name in names if name not in self._calls]
+            for name in missing:
+                self._calls[name] = _call_of(self._session, self._all_signatures[name])
+            if missing:  # and not once for each caller who waited for the same
+                give_back_freed()
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
