@@ -31,6 +31,7 @@ def cases(exported, documents):
     return cases_of([exported], documents, count=6)
 
 
+@pytest.mark.slow
 def test_the_command_times_both_protocols_and_finds_every_answer_right(exported, capsys):
     arguments = ["--export", str(exported.parent), "--clients", "1", "3", "--rounds", "1", "--new-tokens", "5", "--requests", "48", "--swaps", "1"]
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 import torch
 
-from tests.conftest import CONTEXT
 from tests.generation.test_decoding import in_all_rows, prompt_ids
+from tests.small_models import CONTEXT
 from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.controls import CONTROLS, Controls
 from tfgpt.generation.sampling import Constraints

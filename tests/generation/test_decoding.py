@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from tests.conftest import CONTEXT
+from tests.small_models import CONTEXT
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import decode
 from tfgpt.generation.text_model import TextModel

@@ -2,7 +2,7 @@
 import pytest
 import tensorflow as tf
 
-from tests.conftest import CONTEXT
+from tests.small_models import CONTEXT
 from tfgpt.generation.controls import Controls, controls_of
 from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.sampling import Constraints

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CONTEXT
+from tests.small_models import CONTEXT
 
 
 def pytorch_score(torch_model, ids, end_of_text, stride=(CONTEXT + 1) // 2):

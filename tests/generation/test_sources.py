@@ -5,7 +5,7 @@ import tensorflow as tf
 import torch
 from transformers import GPT2LMHeadModel
 
-from tests.conftest import CONTEXT
+from tests.small_models import CONTEXT
 from tfgpt.data.encode import SequenceMaker
 from tfgpt.data.examples import Example
 from tfgpt.generation.rows import framed_sources
@@ -197,7 +197,7 @@ def test_a_draft_model_with_or_without_an_encoder_changes_no_text(model, transla
         TextModel(model, tokenizer, translator)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", [pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
 def test_stored_weights_write_by_themselves_what_full_passes_choose(translator, tokenizer, sources, tmp_path, kind):
     translator.save_pretrained(tmp_path)
     stored = build.load_model(tmp_path, kind)

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from tests.conftest import build_larger
+from tests.small_models import build_larger
 from tfgpt.data.packing import IGNORED, Tokens, cut_documents, pack
 from tfgpt.models import build, surgery, weights
 from tfgpt.models.adapt import adapt
@@ -265,7 +265,7 @@ def test_gradients_equal_pytorchs(translator, tmp_path):
         np.testing.assert_allclose(ours[name].reshape(gradient.shape) / scale, gradient.numpy() / scale, atol=2e-4, err_msg=name)  # fp32, five layers deep
 
 
-@pytest.mark.parametrize("settings", [{"accumulate": 2}, {"recompute": True}])
+@pytest.mark.parametrize("settings", [pytest.param({"accumulate": 2}, marks=pytest.mark.slow), {"recompute": True}])
 def test_cutting_a_batch_or_recomputing_changes_no_gradient(translator, settings):
     batch = several_rows()
     assert len(batch["labels"]) == 4

@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize(("kind", "most"), [
     ("float32", 1.3),   # was 2.2: values drawn and thrown away, and the file itself
-    ("bfloat16", 2.0),  # the embeddings are there in float32 for a moment, 64 % of all that stays
+    pytest.param("bfloat16", 2.0, marks=pytest.mark.slow),  # the embeddings are there in float32 for a moment, 64 % of all that stays
     ("int8", 3.0),      # the same, 125 %, and some for their rows that are made smaller; was 8
 ])  # fmt: skip
 def test_loading_takes_little_more_than_the_weights(folder, kind, most):
@@ -65,7 +65,7 @@ def test_loading_takes_little_more_than_the_weights(folder, kind, most):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize(("kind", "most"), [("float32", 184), ("int8", 46)])
+@pytest.mark.parametrize(("kind", "most"), [pytest.param("float32", 184, marks=pytest.mark.slow), ("int8", 46)])
 def test_litert_keeps_its_own_copy_of_the_weights_alone(folder, kind, most):
     """Neither those in float32 that they were made of nor the file that it reads them from: five times as much in int8."""
     done = subprocess.run([sys.executable, "-c", READING, str(folder), kind], capture_output=True, text=True, check=True)

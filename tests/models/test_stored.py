@@ -52,7 +52,7 @@ def test_rows_of_zeros_stay_zeros():
         np.testing.assert_array_equal(matrix.rows(tf.constant([1])), np.zeros([1, 4]))
 
 
-@pytest.mark.parametrize(("kind", "share"), [("bfloat16", 0.6), ("int8", 0.4)])
+@pytest.mark.parametrize(("kind", "share"), [pytest.param("bfloat16", 0.6, marks=pytest.mark.slow), ("int8", 0.4)])
 def test_a_model_with_fewer_bits_writes_scores_and_exports(model_folder, text_model, tokenizer, prompts, tmp_path, kind, share):
     model = load_model(model_folder, weights=kind)
     stored = TextModel(model, tokenizer)

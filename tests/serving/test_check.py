@@ -142,6 +142,7 @@ def test_a_warm_up_request_that_cannot_be_answered_is_found(watched, tmp_path):
     assert found["warm-up"].detail.startswith("request 1 (embed): ")
 
 
+@pytest.mark.slow
 def test_a_version_with_a_head_and_weights_in_int8_is_checked_too(run_folder, tokenizer, tmp_path, capsys, model):
     judging = surgery.add_head(model, HeadConfig("choice"), [], seed=6)
     judging.save_pretrained(tmp_path / "judge" / "model")

@@ -8,7 +8,7 @@ import httpx
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tests.serving.conftest import until
+from tests.serving.limited import until
 from tests.serving.served import serving
 from tfgpt.serving.drain import Drain
 

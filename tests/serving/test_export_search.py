@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import CONTEXT
+from tests.small_models import CONTEXT
 from tfgpt import cli
 from tfgpt.models import build
 from tfgpt.models.weights import pytorch_name
@@ -136,6 +136,7 @@ def test_a_search_writes_no_more_than_the_server_does_where_nothing_is_asked(lim
     assert found["token_count"].tolist() == [5] and texts_of(found) == [text_model.search(["It was"], 3, 5, min_new_tokens=5)[0].text]
 
 
+@pytest.mark.slow
 def test_the_check_compares_the_search_too(version, folders, capsys):
     assert cli.main(["export", "--check", str(version), "--model", str(folders["large"])]) == cli.DONE
 

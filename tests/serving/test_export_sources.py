@@ -78,7 +78,7 @@ def test_the_server_gives_what_the_model_gives(exported, text_model, prompts):
     assert [row["text"] for row in answer["predictions"]] == [row.text for row in text_model.generate(prompts[:6], 9)]
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("weights", [pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
 def test_weights_in_fewer_bits_are_exported_too(translator, tokenizer, prompts, tmp_path, weights):
     translator.save_pretrained(tmp_path / "model")
     text_model = TextModel(build.load_model(tmp_path / "model", weights), tokenizer)

@@ -8,7 +8,7 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.serving.conftest import LIMITS
+from tests.serving.limited import LIMITS
 from tfgpt.serving.http_errors import OPENAI_PATHS
 from tfgpt.serving.http_server import http_server
 from tfgpt.serving.openapi import ERROR, OPENAI_ERROR

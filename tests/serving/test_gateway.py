@@ -10,7 +10,7 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.serving.conftest import LIMITS
+from tests.serving.limited import LIMITS
 from tests.serving.served import serving
 from tfgpt.serving.gateway import Gateway
 from tfgpt.serving.server import create_app

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.serving.conftest import LIMITS
+from tests.serving.limited import LIMITS
 from tests.serving.test_catalog import Loaded, write
 from tfgpt.cli_serve_options import LIMITS as TOLD
 from tfgpt.cli_serve_options import limits_of, serve_parser

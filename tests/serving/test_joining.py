@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving.conftest import until
+from tests.serving.limited import until
 from tfgpt.serving.batched import BatchedModel
 from tfgpt.serving.errors import CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 from tfgpt.serving.joining import Joiner, joinable_of

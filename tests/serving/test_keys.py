@@ -15,7 +15,7 @@ import yaml
 from fastapi.testclient import TestClient
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
 
-from tests.serving.conftest import LIMITS
+from tests.serving.limited import LIMITS
 from tfgpt.cli import main
 from tfgpt.cli_serve_options import open_door
 from tfgpt.serving.client import Client, ServerError

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from fastapi.testclient import TestClient
 
-from tests.serving.conftest import LIMITS, Engine, until
+from tests.serving.limited import LIMITS, Engine, until
 from tfgpt.serving.metrics import REQUESTS, Metrics
 from tfgpt.serving.scheduler import Prompt, Scheduler
 from tfgpt.serving.server import create_app

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tests.serving.conftest import LIMITS, until
+from tests.serving.limited import LIMITS, until
 from tfgpt.serving.gateway import Gateway
 from tfgpt.serving.grpc_services import grpc_server
 from tfgpt.serving.http_server import http_server

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.serving.conftest import Engine
+from tests.serving.limited import Engine
 from tfgpt.serving.batched import BatchedModel, Limits
 from tfgpt.serving.errors import BadRequestError, CancelledError, DeadlineError, ResourceExhaustedError, UnavailableError
 from tfgpt.serving.scheduler import Prompt, Scheduler

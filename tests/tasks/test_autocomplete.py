@@ -19,7 +19,7 @@ data: {{path: {path}, length: 48, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: autocomplete, columns: {{text: said}}}}
-train: {{steps: 60, global_batch_size: 4, evaluate_every: 60, schedule: {{peak: 1.0e-2, warmup_steps: 5}}}}
+train: {{steps: 60, global_batch_size: 4, evaluate_every: 60, schedule: {{peak: 1.0e-2, warmup_steps: 5}}, sample_prompts: []}}
 """
 
 

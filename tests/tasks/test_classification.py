@@ -29,7 +29,7 @@ tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 adapt: {{head: {{kind: {kind}}}}}
 task: {{kind: classification, columns: {{label: sky}}, classification: {{calibration: 0.2}}}}
-train: {{steps: {steps}, global_batch_size: 4, evaluate_every: {steps}, schedule: {{peak: 1.0e-2, warmup_steps: 5}}}}
+train: {{steps: {steps}, global_batch_size: 4, evaluate_every: {steps}, schedule: {{peak: 1.0e-2, warmup_steps: 5}}, sample_prompts: []}}
 evaluate: {{answers: 0}}
 """
 
@@ -165,6 +165,7 @@ def test_any_number_of_labels_is_learned_calibrated_and_measured(tmp_path):
     assert set(evaluation["task"]["baselines"]["TF-IDF and logistic regression"]["compared"]) >= {"accuracy", "macro F1", "calibration error"}
 
 
+@pytest.mark.slow
 def test_words_are_compared_without_a_label_in_training(tmp_path):
     rows = [{"text": f"{n} there is {WORDS[n % 2]}.", "sky": WORDS[n % 2]} for n in range(60)]
     path = write(tmp_path / "rows.jsonl", [*rows, {"text": "odd", "sky": "fog"}])

@@ -29,7 +29,7 @@ data: {{path: {path}, length: 64, validation: 0.3}}
 tokenizer: {{vocab: 300, special_tokens: {marks}}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: code, code: {{gaps: {gaps}}}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 evaluate: {{answers: 12}}
 """
 

@@ -22,7 +22,7 @@ data: {{path: {path}, length: 40, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: dialogue{more}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 evaluate: {{batch_size: 8}}
 """
 

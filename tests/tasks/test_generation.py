@@ -24,7 +24,7 @@ data: {{path: {path}, length: 48, validation: 0.3}}
 tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: generation, columns: {{text: story, tags: mood}}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 evaluate: {{answers: 12, batch_size: 4}}
 """
 

@@ -15,7 +15,7 @@ data: {{path: {path}, length: 48, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{kind: char}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: question_answering, columns: {{question: q, answer: a}}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 """
 
 

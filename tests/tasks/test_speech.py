@@ -32,7 +32,7 @@ tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 adapt: {{head: {{kind: classes, weight: 0.5}}}}
 task: {{kind: speech, columns: {{text: said}}, speech: {{kept: 0.2}}}}
-train: {{steps: 60, global_batch_size: 4, evaluate_every: 60, schedule: {{peak: 1.0e-2, warmup_steps: 5}}}}
+train: {{steps: 60, global_batch_size: 4, evaluate_every: 60, schedule: {{peak: 1.0e-2, warmup_steps: 5}}, sample_prompts: []}}
 evaluate: {{answers: 0}}
 """
 speaks = pytest.mark.skipif(shutil.which("espeak-ng") is None or importlib.util.find_spec("pocketsphinx") is None,

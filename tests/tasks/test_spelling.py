@@ -17,7 +17,7 @@ data: {{path: {path}, length: 48, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{vocab: 300}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: spelling, columns: {{text: good}}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 """
 PHRASES = ("The children went to their school", "She comes from the village and then goes home", "A list of people is on the table",
            "It is hard to receive letters")

@@ -27,7 +27,7 @@ data: {{path: {path}, length: 64, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{kind: char}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: summarisation, columns: {{text: long, summary: short}}{more}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 """
 COLOURS = ("red", "blue", "green", "white")
 

@@ -26,7 +26,7 @@ data: {{path: {path}, length: 40, validation: 0.3, bad_records: {bad}}}
 tokenizer: {{kind: char}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: translation, columns: {{source: from, target: to}}}}
-train: {{steps: 3, global_batch_size: 4, evaluate_every: 3}}
+train: {{steps: 3, global_batch_size: 4, evaluate_every: 3, sample_prompts: []}}
 """
 
 

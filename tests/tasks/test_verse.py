@@ -23,7 +23,7 @@ tokenizer: {{vocab: 400}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.0}}
 task: {{kind: verse, columns: {{text: poem}}, verse: {{candidates: 3}}}}
 adapt: {{head: {{kind: labels, weight: 0.5}}}}
-train: {{steps: 4, global_batch_size: 4, evaluate_every: 4}}
+train: {{steps: 4, global_batch_size: 4, evaluate_every: 4, sample_prompts: []}}
 evaluate: {{answers: 0, general: ""}}
 """
 LABELS = ("beat 1", "beat 2", "beat 3", "beat 4", "rhyme AY T", "rhyme IY", "syllables 3", "syllables 4")
@@ -136,6 +136,7 @@ def poems(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_users_poems_become_a_poet(poems, tmp_path):
     (tmp_path / "poems.yaml").write_text(RECIPE.format(path=poems, bad="skip"))
 

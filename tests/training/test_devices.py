@@ -51,9 +51,8 @@ def trained(packed, tokenizer, folder, **settings):
 
 @pytest.mark.parametrize("settings", [
     {},
-    {"accumulate": 2, "ema": 0.9},
-    {"optimizer": "muon", "recompute": True},
     {"optimizer": "sgd", "l2": 0.01, "z_loss": 1e-4},
+    *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({"accumulate": 2, "ema": 0.9}, {"optimizer": "muon", "recompute": True})),
 ])  # fmt: skip
 def test_two_devices_have_the_losses_and_weights_of_one(packed, tokenizer, tmp_path, settings):
     one, of_one = trained(packed, tokenizer, tmp_path / "one", **settings)
@@ -79,6 +78,7 @@ def test_lanes_have_one_thread_within_an_operation_in_a_new_process_and_say_so_w
     assert (begun.returncode, begun.stdout) == (0, "0\n") and "train.lanes: TensorFlow has begun" in begun.stderr
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_checkpoint_of_other_devices(packed, tokenizer, tmp_path):
     constant = {"schedule": ScheduleConfig(kind="constant", peak=3.0e-3)}
     _, undisturbed = trained(packed, tokenizer, tmp_path / "undisturbed", **constant)

@@ -83,8 +83,8 @@ def assert_same_weights(first, second):
 @pytest.mark.parametrize(("after", "settings"), [
     (6, {"checkpoint_every": 3}),  # goes on from step 6, between two evaluations
     (9, {}),                       # from step 8, at one
-    (6, {"checkpoint_every": 5, "accumulate": 2}),  # from step 5
-    (6, {"checkpoint_every": 5, "ema": 0.8}),
+    pytest.param(6, {"checkpoint_every": 5, "accumulate": 2}, marks=pytest.mark.slow),  # from step 5
+    pytest.param(6, {"checkpoint_every": 5, "ema": 0.8}, marks=pytest.mark.slow),
     (9, {"optimizer": "muon", "precision": "float16"}),
 ])  # fmt: skip
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, after, settings):

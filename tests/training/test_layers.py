@@ -102,7 +102,9 @@ def test_without_factors_the_optimizer_is_the_plain_one_and_with_factors_of_one_
         np.testing.assert_allclose(nearly[weight], plain[weight], rtol=1e-5, atol=1e-7, err_msg=weight)  # decay and step round in another order
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, {"ema": 0.8, "optimizer": "muon"}])
+@pytest.mark.parametrize("settings", [
+    {"ema": 0.8, "optimizer": "muon"}, *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({}, {"optimizer": "sgd"})),
+])  # fmt: skip
 def test_a_training_killed_between_two_layers_turns_ends_with_the_weights_of_an_undisturbed_one(run, settings):  # noqa: F811
     settings = settings | {"unfreeze_every": 4, "layer_decay": 0.8, "checkpoint_every": 3}
     undisturbed = run("undisturbed", **settings)
@@ -112,6 +114,7 @@ def test_a_training_killed_between_two_layers_turns_ends_with_the_weights_of_an_
     assert_same_weights(undisturbed, run("killed", **settings))
 
 
+@pytest.mark.slow
 def test_two_devices_have_the_rates_of_one(documents, tokenizer, tmp_path):
     from tests.training.test_devices import LENGTH, ROWS, trained
     from tfgpt.data.pipeline import pack_texts
