@@ -308,6 +308,27 @@ def test_an_own_cache_is_written_where_it_lies_and_the_one_it_was_copied_from_is
         np.testing.assert_array_equal(layer, mine)  # it was overwritten
 
 
+def test_autograph_rewrites_nothing_of_a_call_in_a_users_function(model, monkeypatch):
+    statuses, own = [], model.project
+
+    def noted(hidden):
+        statuses.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        return own(hidden)
+
+    monkeypatch.setattr(model, "project", noted)
+
+    @tf.function
+    def chosen(ids):
+        logits = model(ids).logits
+        if tf.reduce_max(logits) > 1e30:  # which is the user's own, and is rewritten
+            return tf.zeros_like(ids)
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+    ids = random_ids(model, 2, 8)
+    np.testing.assert_array_equal(chosen(ids), np.argmax(model(ids).logits, axis=-1))
+    assert statuses[0] == "DISABLED"
+
+
 def test_outputs_of_tfgpt2_are_there(model, torch_model):
     ids = random_ids(model, 2, 9)
 

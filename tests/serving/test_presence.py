@@ -1,4 +1,5 @@
 """Clients that go away, over sockets: their rows leave the batch well before their texts would have ended, which takes 6 s."""
+import contextlib
 import json
 import socket
 import time
@@ -85,6 +86,22 @@ def test_a_gateway_tells_the_server_behind_it(port, grpc_address, slow, path, bo
 
         assert time.monotonic() - left < SOON_SECONDS
     gateway.close()
+
+
+@pytest.mark.parametrize(("path", "body"), [COMPLETIONS, CHAT])
+def test_a_stream_that_the_servers_end_cuts_off_says_so(limited, slow, path, body):
+    """Its client is still there, and is told what whoever waits for a whole answer is told."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as server:
+        server.enter_context(http_server(create_app(limited, limits=LIMITS), listener, 0.2))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}{path}"
+        with httpx.stream("POST", url, json=body | {"stream": True}, timeout=20) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            server.close()
+            last = [line for line in lines if line][-1]
+
+    assert json.loads(first.removeprefix("data: "))["choices"]
+    assert json.loads(last.removeprefix("data: "))["error"]["message"].startswith("cut off: the server ends")
 
 
 def test_who_has_left_is_called_back_about_at_once():

@@ -71,6 +71,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self._clock = Clock()
         self._settings, self.guard = StepSettings(), StepGuard()
 
+    @tf.autograph.experimental.do_not_convert  # for here and all that it calls: no branch hangs on a tensor, and rewriting took longer than tracing
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
              inputs_embeds=None, encoder_hidden_states=None, encoder_attention_mask=None, use_cache=None, output_attentions=None,
@@ -407,7 +408,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         right = tf.gather(logits, targets, batch_dims=1) >= tf.reduce_max(logits, axis=1)
         return LossTerms(loss, loss, tf.size(targets, tf.int64), tf.math.count_nonzero(right))
 
-    @tf.autograph.experimental.do_not_convert  # for here and all that it calls: no branch hangs on a tensor, and rewriting took longer than tracing
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)

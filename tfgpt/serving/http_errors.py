@@ -28,6 +28,8 @@ MODELS = "/v1/models/"
 OPENAI_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
 OPENAI_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """Of the errors of a caller; others of these are invalid_request_error, and ours are server_error."""
+EVENT_STREAM = "text/event-stream"
+SERVER_ENDS = "cut off: the server ends; ask another one, or again later"
 
 
 def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -49,8 +51,21 @@ def error_response(path: str, status: int, message: str, headers: dict[str, str]
     if path not in OPENAI_PATHS:
         return json_response({"error": message}, status, headers)
     kind = OPENAI_KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    code = {401: "invalid_api_key", 404: "model_not_found"}.get(status)
-    return json_response({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+    return json_response(_openai_error(message, kind, param, {401: "invalid_api_key", 404: "model_not_found"}.get(status)), status, headers)
+
+
+def _openai_error(message, kind, param=None, code=None):
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def event(content: dict) -> str:
+    """Return a server-sent event of OpenAI's streams."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def error_event(message: str) -> str:
+    """Return the event that ends a stream of OpenAI's which goes wrong after its beginning; no `[DONE]` follows it."""
+    return event(_openai_error(message, "server_error"))
 
 
 def refusal(path: str, error: ServingError) -> Response:
@@ -64,7 +79,7 @@ def refusal(path: str, error: ServingError) -> Response:
 class CutOff:
     """Answers a request that is cut off with 503, so that a client asks another server or again: uvicorn cancels, at the end of its time, what still runs.
 
-    Nothing else cancels a request. One whose answer has begun breaks off.
+    Nothing else cancels a request. A stream of events that has begun ends with one that says so; another answer that has begun breaks off.
     """
 
     def __init__(self, app: ASGIApp):
@@ -72,19 +87,23 @@ class CutOff:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        begun = False
+        begun = None
 
         async def noted(message):
             nonlocal begun
-            begun = True
+            if message["type"] == "http.response.start":
+                begun = dict(message["headers"]).get(b"content-type", b"").decode("latin-1")
             await send(message)
 
         try:
             await self._app(scope, receive, noted)
         except asyncio.CancelledError:
-            if scope["type"] != "http" or begun:
+            if scope["type"] == "http" and begun is None:
+                await error_response(scope["path"], 503, SERVER_ENDS, {"Connection": "close"})(scope, receive, send)
+            elif begun is not None and begun.startswith(EVENT_STREAM):
+                await send({"type": "http.response.body", "body": error_event(SERVER_ENDS).encode(), "more_body": False})
+            else:
                 raise
-            await error_response(scope["path"], 503, "cut off: the server ends; ask another one, or again later", {"Connection": "close"})(scope, receive, send)
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 import uuid
@@ -19,7 +18,7 @@ from tfgpt.serving.access import caller_of
 from tfgpt.serving.batched import BatchedModel, check_new_tokens, check_rows
 from tfgpt.serving.catalog import Catalog
 from tfgpt.serving.errors import BadRequestError, PreconditionError, ServingError
-from tfgpt.serving.http_errors import json_response, refusal
+from tfgpt.serving.http_errors import EVENT_STREAM, error_event, event, json_response, refusal
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_protocol import DEFAULT_TOKENS, ChatRequest, CompletionRequest, chat_logprobs, completion_logprobs
 from tfgpt.serving.openapi import OPENAI_ERROR, errors_of
@@ -110,7 +109,7 @@ class _Stream(StreamingResponse):
     """Server-sent events that hold a model until they end, and give its work up when the client goes away before, or does not read them for so long."""
 
     def __init__(self, events, ticket, held, seconds):
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        super().__init__(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-cache"})
         self._ticket, self._held, self._seconds = ticket, held, seconds
 
     async def __call__(self, scope, receive, send) -> None:
@@ -170,18 +169,17 @@ class Answer:
         usage = {"usage": None} if with_usage else {}
         head = self._head | {"object": self.chunk_name}
         for choice in self._opening(len(sent)):
-            yield _event(head | {"choices": [choice]} | usage)
+            yield event(head | {"choices": [choice]} | usage)
         async for _ in waiter.changes(ticket):
             for choice in self._news(ticket.rows, sent):
-                yield _event(head | {"choices": [choice]} | usage)
+                yield event(head | {"choices": [choice]} | usage)
         if ticket.error is not None:
-            message = str(ticket.error)
-            yield _event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+            yield error_event(str(ticket.error))
             return
         for choice in self._news(ticket.rows, sent):
-            yield _event(head | {"choices": [choice]} | usage)
+            yield event(head | {"choices": [choice]} | usage)
         if with_usage:
-            yield _event(head | {"choices": [], "usage": self._usage(ticket.rows)})
+            yield event(head | {"choices": [], "usage": self._usage(ticket.rows)})
         yield "data: [DONE]\n\n"
 
     def _news(self, rows, sent) -> Iterator[dict]:
@@ -321,7 +319,3 @@ class Chat(Answer):
         text = row.text[sent.characters :] if row.text[: sent.characters].strip() else row.text.lstrip()
         logprobs = chat_logprobs(row, self.loaded.token_texts, sent.tokens) if self.body.logprobs else None
         return {"index": number, "delta": {"content": text} if text else {}, "logprobs": logprobs, "finish_reason": row.finish_reason}
-
-
-def _event(content):
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
