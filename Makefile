@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-# TensorFlow never frees what it has traced (its issue 124972): two processes for all tests would outgrow 24 GiB, so each part has two of its own.
+# TensorFlow never frees what it has traced (its issue 124972), so each part has two processes of its own; the first grow to some 5 GB each.
 LARGE_ROOMS := tests/generation/ tests/models/ tests/serving/
 OTHER_ROOMS := $(filter-out $(LARGE_ROOMS),$(sort $(dir $(wildcard tests/*/test_*.py))))
-TEST_PARTS := tests/models/ tests/serving/ "tests/generation/ tests/test_*.py" "$(OTHER_ROOMS)"
+TEST_PARTS := "$(LARGE_ROOMS) tests/test_*.py" "$(OTHER_ROOMS)"
 # a file goes to one process, which makes its fixtures and traces its graphs once; 5 is what pytest ends with where a part has no test of the kind that is asked for
 pytest = failed=; for part in $(TEST_PARTS); do $(BIN)/python -m pytest -n 2 --dist loadfile $(1) $$part || [ $$? -eq 5 ] || failed=1; done; test -z "$$failed"
 

@@ -104,7 +104,7 @@ def test_bad_data_is_refused_before_any_work(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"name: bad\ndata: {{path: {tmp_path}/missing.txt}}\n")
 
-    done = in_a_process("run", recipe, "--output", tmp_path / "run")
+    done = called("run", recipe, "--output", tmp_path / "run")
 
     assert (done.returncode, done.stdout) == (cli.USAGE, "")
     assert done.stderr.startswith(f"error: data.path: no file {tmp_path}/missing.txt; give an existing file") and done.stderr.count("\n") == 1

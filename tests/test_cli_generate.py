@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.commands import called, in_a_process
+from tests.commands import called
 from tfgpt.cli import main
 from tfgpt.text.chat import chat_prompt
 
@@ -59,9 +59,10 @@ def test_stop_strings_forced_text_and_log_probabilities_are_options(run_folder, 
     assert [[number for number, _ in token["top"]] for token in row["tokens"]] == [[number for number, _ in token.top] for token in expected.tokens]
 
 
-def test_a_chat_has_the_turns_before_each_answer_that_the_context_holds_and_the_system_text(run_folder, text_model, tokenizer):
-    done = in_a_process("generate", "--model", run_folder, "--chat", "--max-new-tokens", "5", "--system", "Be brief.", "--json",
-                        input="Hi\nWho?\nAnd where was it?\n")
+def test_a_chat_has_the_turns_before_each_answer_that_the_context_holds_and_the_system_text(run_folder, text_model, tokenizer, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nWho?\nAnd where was it?\n"))
+
+    done = called("generate", "--model", run_folder, "--chat", "--max-new-tokens", "5", "--system", "Be brief.", "--json")
 
     turns, left_out = [{"role": "system", "content": "Be brief."}], 0
     for said, found in zip(("Hi", "Who?", "And where was it?"), map(json.loads, done.stdout.splitlines()), strict=True):

@@ -1,6 +1,7 @@
 """What the commands share: parsing in one line of error, a recipe with overrides, TensorFlow imported quietly."""
 from __future__ import annotations
 
+import gc
 import os
 import re
 import tempfile
@@ -75,6 +76,7 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
     kept = os.dup(2)
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)
+        gc.disable()  # what a module defines is no garbage; looking for some took a fifth of the import
         try:
             import tensorflow as tf
 
@@ -89,5 +91,6 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
             os.write(kept, remarks.read())
             raise
         finally:
+            gc.enable()
             os.dup2(kept, 2)
             os.close(kept)

@@ -46,6 +46,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         input_files(CONFIG)
 
 
+@pytest.mark.slow
 def test_sentences_are_plain_whole_and_each_there_once():
     sentences = builtin.python_sentences()
 

@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(("kind", "most"), [
     ("float32", 1.3),   # was 2.2: values drawn and thrown away, and the file itself
     pytest.param("bfloat16", 2.0, marks=pytest.mark.slow),  # the embeddings are there in float32 for a moment, 64 % of all that stays
-    ("int8", 3.0),      # the same, 125 %, and some for their rows that are made smaller; was 8
+    pytest.param("int8", 3.0, marks=pytest.mark.slow),      # the same, 125 %, and some for their rows that are made smaller; was 8
 ])  # fmt: skip
 def test_loading_takes_little_more_than_the_weights(folder, kind, most):
     done = subprocess.run([sys.executable, "-c", LOADING, str(folder), kind], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from tfgpt.recipe import ModelConfig
 LENGTH = 16
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def new(tokenizer):
     def make(dropout=0.0, jit_compile=False, **settings):
         model = build.new_model(ModelConfig(layers=2, width=32, heads=2, dropout=dropout), LENGTH, tokenizer, seed=1)
@@ -27,7 +27,7 @@ def new(tokenizer):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(7)
     ids = rng.integers(0, 512, [8, LENGTH + 1]).astype(np.int32)
@@ -39,6 +39,18 @@ def batch():
 def step(model, batch):
     logs = model.train_on_batch(batch, return_dict=True)
     return logs, [variable.numpy() for variable in model.weights]
+
+
+@pytest.fixture(scope="module")
+def whole(new, batch):
+    """One step of the plain model, which others are compared with."""
+    return step(new(), batch)
+
+
+@pytest.fixture(scope="module")
+def dropped(new, batch):
+    """The same with dropout."""
+    return step(new(dropout=0.2), batch)
 
 
 def largest_difference(first, second):
@@ -62,26 +74,26 @@ def test_a_step_is_traced_once_and_autograph_rewrites_nothing_of_it(new, batch, 
 
 
 @pytest.mark.parametrize("micro_steps", [2, 4])
-def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, micro_steps):
-    whole, weights = step(new(), batch)
+def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, whole, micro_steps):
+    logs, weights = whole
     cut, cut_weights = step(new(accumulate=micro_steps), batch)
 
     assert largest_difference(weights, cut_weights) < 2e-6  # the same sums in another order
-    np.testing.assert_allclose(cut["loss"], whole["loss"], rtol=1e-6)
-    assert cut["tokens"] == whole["tokens"] == 8 * LENGTH - LENGTH - (LENGTH - 5)
+    np.testing.assert_allclose(cut["loss"], logs["loss"], rtol=1e-6)
+    assert cut["tokens"] == logs["tokens"] == 8 * LENGTH - LENGTH - (LENGTH - 5)
 
 
 @pytest.mark.parametrize("settings", [
     {"lanes": 3}, {"lanes": 2, "accumulate": 2},
     *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({"lanes": 2}, {"lanes": 9}, {"lanes": 2, "jit_compile": True})),
 ], ids=str)
-def test_lanes_take_the_step_of_the_whole_batch_dropout_and_all(new, batch, settings):
-    whole, weights = step(new(dropout=0.2, jit_compile=settings.get("jit_compile", False)), batch)  # XLA has random numbers of its own
+def test_lanes_take_the_step_of_the_whole_batch_dropout_and_all(new, batch, dropped, settings):
+    logs, weights = step(new(dropout=0.2, jit_compile=True), batch) if settings.get("jit_compile") else dropped  # XLA has random numbers of its own
     side_by_side, lane_weights = step(new(dropout=0.2, **settings), batch)  # uneven ones, and some without a row
 
     assert largest_difference(weights, lane_weights) < 2e-6  # the same sums in another order
-    np.testing.assert_allclose(side_by_side["loss"], whole["loss"], rtol=1e-6)
-    assert side_by_side["tokens"] == whole["tokens"]
+    np.testing.assert_allclose(side_by_side["loss"], logs["loss"], rtol=1e-6)
+    assert side_by_side["tokens"] == logs["tokens"]
 
 
 def test_lanes_evaluate_as_one(new, batch):
@@ -110,28 +122,22 @@ def test_micro_steps_draw_their_own_dropout_masks(new, batch):
     assert abs(both - first / tokens) > 1e-3
 
 
-def test_recomputing_activations_changes_nothing(new, batch):
-    plain, recomputed = step(new(dropout=0.2), batch)[1], step(new(dropout=0.2, recompute=True), batch)[1]
-
-    assert largest_difference(plain, recomputed) < 2e-6
+def test_recomputing_activations_changes_nothing(new, batch, dropped):
+    assert largest_difference(dropped[1], step(new(dropout=0.2, recompute=True), batch)[1]) < 2e-6
 
 
 @pytest.mark.parametrize("micro_steps", [1, 2])
-def test_the_step_compiled_as_a_whole_computes_the_same(new, batch, micro_steps):
-    plain, compiled = step(new(), batch)[1], step(new(jit_compile=True, accumulate=micro_steps), batch)[1]
-
-    assert largest_difference(plain, compiled) < 2e-6
+def test_the_step_compiled_as_a_whole_computes_the_same(new, batch, whole, micro_steps):
+    assert largest_difference(whole[1], step(new(jit_compile=True, accumulate=micro_steps), batch)[1]) < 2e-6
 
 
-def test_the_compiled_activation_computes_the_same(new, batch):
-    plain, compiled = step(new(compile_elementwise=False), batch)[1], step(new(), batch)[1]
-
-    assert largest_difference(plain, compiled) < 2e-6
+def test_the_compiled_activation_computes_the_same(new, batch, whole):
+    assert largest_difference(whole[1], step(new(compile_elementwise=False), batch)[1]) < 2e-6
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_products_give_nearly_the_same_step(new, batch, precision):
-    exact, weights = step(new(), batch)
+def test_low_precision_products_give_nearly_the_same_step(new, batch, whole, precision):
+    exact, weights = whole
     low, low_weights = step(new(precision=precision), batch)
     before = [variable.numpy() for variable in new().weights]
 
@@ -173,8 +179,8 @@ def test_gradients_are_clipped_to_the_norm(new, batch):
     assert logs["gradient_norm"] > 0.1
 
 
-def test_l2_shrinks_matrices_and_no_biases(new, batch):
-    plain, weights = step(new(), batch)[1], step(new(l2=0.1), batch)[1]
+def test_l2_shrinks_matrices_and_no_biases(new, batch, whole):
+    plain, weights = whole[1], step(new(l2=0.1), batch)[1]
     start = new()
 
     for variable, old, one, other in zip(start.weights, [v.numpy() for v in start.weights], plain, weights):
@@ -217,8 +223,8 @@ def test_float16_halves_its_scale_after_an_overflow_and_doubles_it_after_good_st
     assert (logs["skipped"], after_overflow, float(scale)) == (1, 2.0**39, 16.0)
 
 
-def test_smoothing_changes_what_is_learned_and_not_what_is_reported(new, batch):
-    plain, weights = step(new(), batch)
+def test_smoothing_changes_what_is_learned_and_not_what_is_reported(new, batch, whole):
+    plain, weights = whole
     smooth, smooth_weights = step(new(objective=Objective(label_smoothing=0.3)), batch)
 
     np.testing.assert_allclose(smooth["loss"], plain["loss"], rtol=1e-6)

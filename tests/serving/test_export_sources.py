@@ -52,6 +52,7 @@ def test_tensorflow_alone_writes_the_same_texts(exported, text_model, prompts):
     assert back == "it's" and ours == []
 
 
+@pytest.mark.slow
 def test_samples_in_a_fresh_process_are_those_of_here(exported, text_model, prompts):
     there = ask_in_fresh_process(exported, prompts[:5], max_new_tokens=8, temperature=0.9, top_p=0.9, seed=3)
 

@@ -117,7 +117,7 @@ def test_the_baseline_writes_the_line_that_it_has_always_seen_wherever_the_curso
     assert code._likeliest_line(ngram, tokenizer, beginnings, before) == line
 
 
-@pytest.fixture(scope="module", params=["with marks", "without"])
+@pytest.fixture(scope="module", params=["with marks", pytest.param("without", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     folder, with_marks = tmp_path_factory.mktemp("code"), request.param == "with marks"
     (folder / "project").mkdir()
