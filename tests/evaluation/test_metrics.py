@@ -167,6 +167,16 @@ def test_the_interval_of_a_share_of_those_asked_has_a_width_where_none_is_right(
     assert measured(ratio([0, 0, 0, 0], [1, 1, 0, 1]), seed=1)["interval"] == pytest.approx(share_with_interval(0, 3)["interval"])
 
 
+@pytest.mark.parametrize("trials", range(1, 60))
+def test_the_interval_of_a_share_is_wilsons_and_holds_the_share(trials):
+    for hits in range(trials + 1):
+        found, theirs = share_with_interval(hits, trials), stats.binomtest(hits, trials).proportion_ci(method="wilson")
+        low, high = found["interval"]
+
+        assert 0.0 <= low <= found["value"] <= high <= 1.0  # to the last bit, with all or none right too
+        assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-7)  # of the normal quantile, which has seven digits here
+
+
 @pytest.mark.parametrize(("texts", "least"), [(1, 1.0), (2, 0.5), (5, 1 / 16), (60, 0.001)])
 def test_p_is_never_below_what_so_few_texts_can_tell(texts, least):
     """Of the exact paired test by signs, where all are alike."""

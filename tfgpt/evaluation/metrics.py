@@ -82,7 +82,8 @@ def share_with_interval(hits: int, trials: int) -> dict:
     z, share = 1.959964, hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return {"value": share, "interval": [max(middle - half, 0.0), min(middle + half, 1.0)]}  # rounding may go past
+    low, high = (0.0 if not hits else middle - half), (1.0 if hits == trials else middle + half)  # exactly, which rounding would miss on either side
+    return {"value": share, "interval": [low, high]}
 
 
 def measured(metric: Metric, seed: int) -> dict:
