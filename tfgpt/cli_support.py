@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -73,10 +74,10 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
     Args:
         lanes: `train.lanes`, of which TensorFlow must know before it looks.
     """
-    kept = os.dup(2)
+    kept, is_first = os.dup(2), "tensorflow" not in sys.modules
     with tempfile.TemporaryFile() as remarks:
         os.dup2(remarks.fileno(), 2)
-        gc.disable()  # what a module defines is no garbage; looking for some took a fifth of the import
+        gc.disable()
         try:
             import tensorflow as tf
 
@@ -86,6 +87,8 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
                 set_threads(lanes)
             if not os.environ.get("TF_CONFIG"):
                 tf.config.list_logical_devices()
+            if is_first:  # what modules define is no garbage: not looked through again and again, a command begins in three quarters of the time
+                gc.freeze()
         except BaseException:
             remarks.seek(0)
             os.write(kept, remarks.read())
