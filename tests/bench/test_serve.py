@@ -86,7 +86,6 @@ def test_a_model_that_is_not_there_loses_every_good_request(server, base, cases,
     assert result["wrong"] == 0
 
 
-@pytest.mark.slow
 def test_a_server_that_is_gone_loses_every_request(base, cases, documents):
     with contextlib.ExitStack() as running:
         server = running.enter_context(served(base))

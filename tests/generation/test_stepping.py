@@ -2,7 +2,6 @@
 import random
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from tests.generation.test_decoding import NEW
@@ -32,7 +31,6 @@ def test_rows_with_sources_too(translator, tokenizer, prompts):
     check_rows_that_come_and_go(TextModel(translator, tokenizer), prompts)
 
 
-@pytest.mark.slow
 def test_rows_that_xla_pads_too(model, tokenizer, prompts):
     """Its caches have more rows than the batch."""
     check_rows_that_come_and_go(TextModel(CompiledModel(model, batch_sizes=(6, 12), lengths=(16,)), tokenizer), prompts[:12])

@@ -165,7 +165,6 @@ def test_any_number_of_labels_is_learned_calibrated_and_measured(tmp_path):
     assert set(evaluation["task"]["baselines"]["TF-IDF and logistic regression"]["compared"]) >= {"accuracy", "macro F1", "calibration error"}
 
 
-@pytest.mark.slow
 def test_words_are_compared_without_a_label_in_training(tmp_path):
     rows = [{"text": f"{n} there is {WORDS[n % 2]}.", "sky": WORDS[n % 2]} for n in range(60)]
     path = write(tmp_path / "rows.jsonl", [*rows, {"text": "odd", "sky": "fog"}])

@@ -65,7 +65,6 @@ def test_two_devices_have_the_losses_and_weights_of_one(packed, tokenizer, tmp_p
         np.testing.assert_allclose(mine, other, atol=2e-4, err_msg=mine.name)
 
 
-@pytest.mark.slow
 def test_lanes_have_one_thread_within_an_operation_in_a_new_process_and_say_so_where_it_is_none():
     code = ("import logging, tensorflow as tf; from tfgpt.training.devices import Devices; logging.basicConfig(); {}Devices(lanes=2); "
             "print(tf.config.threading.get_intra_op_parallelism_threads())")
@@ -90,7 +89,6 @@ def test_a_training_goes_on_from_the_checkpoint_of_other_devices(packed, tokeniz
     np.testing.assert_allclose(resumed["loss"], undisturbed["loss"], atol=1e-4)
 
 
-@pytest.mark.slow
 def test_float16_skips_the_same_steps_on_both_replicas(packed, tokenizer, tmp_path):
     model, _ = trained(packed, tokenizer, tmp_path, strategy="mirrored", precision="float16")
 
