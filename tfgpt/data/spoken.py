@@ -61,7 +61,7 @@ def check_speech(key: str, speaks: bool = True) -> None:
 def hypotheses_of(texts: Sequence[str], key: str, advance: Callable[[], None] = lambda: None) -> list[list[str]]:
     """Speak texts, and return what a recogniser takes each for: its n-best list, the best first; an empty text where it hears nothing.
 
-    A text sounds the same each time: its voice, speed and noise follow from the text.
+    Each text has a voice, a speed and a noise of its own, which follow from the text alone.
 
     Args:
         texts: any; each is one utterance.
