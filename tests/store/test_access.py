@@ -206,6 +206,10 @@ def test_a_new_model_is_private_from_its_first_moment_and_stays_it(database, peo
     second = catalog.publish(database, "secret", people["jane"], catalog.Description(tags=("new",)), [], {}, private=False)
 
     assert (first.reference.version, second.reference.version) == (1, 2) and names(database, ANYBODY) == []
+    catalog.publish(database, "open", people["jane"], catalog.Description(), [], {})
+    with pytest.raises(StoreError, match="open is there and public.*store access open --private"):
+        catalog.publish(database, "open", people["jane"], catalog.Description(tags=("secret",)), [], {}, private=True)
+    assert len(catalog.versions_of(database, "open")) == 1
 
 
 def test_every_change_is_a_line_of_the_log_with_who_and_from_where(database, people):

@@ -111,6 +111,26 @@ def test_a_run_is_published_from_the_page_and_by_a_program_as_by_the_command(sit
     assert every[0].figures == every[2].figures and every[0].data_sha256 == every[2].data_sha256 != ""
 
 
+@pytest.mark.parametrize(("said", "private"), [("True", True), ("YES", True), ("1", True), ("false", False), ("Off", False)])
+def test_a_form_says_private_in_any_usual_way(site, said, private):
+    make_run(site.folder / "run")
+
+    done = site.program("jane").post("/api/v1/models/tickets/versions", data={"private": said}, files=files_of(site.folder / "run"))
+
+    assert done.status_code == 201 and catalog.details_of(site.store.database, Reference("tickets")).entry.private is private
+
+
+@pytest.mark.parametrize(("data", "told"), [({"private": "maybe"}, "private: 'maybe' is none of on, true"), ({"privat": "true"}, "privat: a form has no such"),
+                                            ({"private": ""}, "private: ''"), ({"stage": "production", "stagee": "draft"}, "stagee")])  # fmt: skip
+def test_what_a_form_says_is_never_passed_over(site, data, told):
+    make_run(site.folder / "run")
+
+    refused = site.program("jane").post("/api/v1/models/tickets/versions", data=data, files=files_of(site.folder / "run"))
+
+    assert refused.status_code == 400 and told in refused.json()["error"]
+    assert site.program("jane").get("/api/v1/models").json() == []
+
+
 def test_a_program_fetches_what_was_published_byte_for_byte_and_it_counts(site):
     site.publish()
     program = site.program("rita")

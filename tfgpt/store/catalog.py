@@ -113,13 +113,13 @@ def publish(database: Database, name: str, actor: str | Caller, description: Des
         figures: numbers of evaluation.json by name.
         version: the number that is expected; `None` = whichever is next.
         stage: which it has from the beginning.
-        private: whether a model that is new by its name is private from the beginning; one that is there stays as it is.
+        private: whether a model that is new by its name is private from the beginning; one that is there stays as it is, and must not be public if so.
 
     Returns:
         The version; the one that is there, where the model has one of the same content.
 
     Raises:
-        StoreError: a field that is not allowed, a number that is not the next.
+        StoreError: a field that is not allowed, a number that is not the next; `private` for a model that is there and public.
         ForbiddenError: another's name.
         RuntimeError: bytes that the files need were removed by gc meanwhile.
     """
@@ -132,6 +132,9 @@ def publish(database: Database, name: str, actor: str | Caller, description: Des
     content = content_sha256(description, files, figures)
     with database.writing() as session:
         model = _own_model(session, database, name, actor, private)
+        if private and not model.private:
+            raise StoreError(f"private: {name} is there and public, and a version is as its model; make it private first (tfgpt store access {name} --private), "
+                             "or leave it out")
         if (same := session.scalar(select(Version.number).where(Version.model_id == model.id, Version.content_sha256 == content))) is not None:
             if version not in (None, same):
                 raise StoreError(f"version: {version} of {name} is not published, since version {same} has the same content")

@@ -13,12 +13,14 @@ from starlette.datastructures import FormData, UploadFile
 from tfgpt.store.catalog import Published
 from tfgpt.store.errors import StoreError
 from tfgpt.store.packages import check_path
-from tfgpt.store.web.doors import form_of, visit_of
+from tfgpt.store.web.doors import CSRF_FIELD, form_of, visit_of
 from tfgpt.store.web.visit import Visit
 
 FILES = "files"
 FIELDS = ("name", "version", "stage", "task", "licence", "base_model", "languages", "tags", "card", "private")
 """Of a form, beside the files; languages and tags with white space or commas between them."""
+PRIVATE = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+"""What a form may say of that, in any case; a browser sends `on` or nothing."""
 FOLDERS = ("model/", "tokenizer/", "export/")
 """Of a run, whose files are published."""
 BESIDE = ("recipe.yaml", "evaluation.json", "README.md", "data/stats.json")
@@ -50,6 +52,8 @@ async def publish_form(request: Request, visit: Visit, name: str | None = None) 
 
 def _publish(form: FormData, visit, name):
     files = [item for item in form.getlist(FILES) if isinstance(item, UploadFile) and item.filename]
+    if unknown := sorted(form.keys() - {*FIELDS, FILES, CSRF_FIELD}):
+        raise StoreError(f"{unknown[0][:40]}: a form has no such field; give {FILES} and of {', '.join(FIELDS)} what is to be said")
     given = {key: value.strip() for key in FIELDS if isinstance(value := form.get(key), str)}
     if not files:
         raise StoreError(f"{FILES}: there are none; give those of a run's folder, each with its path, such as model/config.json, as its name")
@@ -61,11 +65,14 @@ def _publish(form: FormData, visit, name):
     version = given.get("version") or None
     if version is not None and not (version.isascii() and version.isdecimal() and len(version) < 11):
         raise StoreError(f"version: {version[:20]!r} is no number; give the next one, or none")
+    private = given.get("private", "off").lower()
+    if private not in PRIVATE:
+        raise StoreError(f"private: {private[:20]!r} is none of {', '.join(PRIVATE)}")
     with tempfile.TemporaryDirectory(prefix="tfgpt-upload-") as scratch:
         folder = _unpacked(files, Path(scratch))
         try:
             return visit.publish(folder, name, said, given.get("card") or None, version and int(version), given.get("stage") or "draft",
-                                 given.get("private") in ("on", "true", "1"))
+                                 PRIVATE[private])
         except (StoreError, FileNotFoundError) as error:  # of whose message the folder here is no part
             raise type(error)(str(error).replace(f"{folder}/", "").replace(str(folder), FILES)) from error
 
