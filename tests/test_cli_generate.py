@@ -108,6 +108,15 @@ def test_a_search_of_several_prompts_takes_stops_and_gives_objects(run_folder, t
     assert not any(stop in row.text for row in expected)
 
 
+def test_the_seeds_of_samples_go_round_the_ends_as_in_python(run_folder, text_model, capsys):
+    last = 2**63 - 1
+
+    out = lines_of(capsys, "--model", run_folder, "--prompt", "It was", "--samples", 2, "--seed", last, "--temperature", 0.8, "--max-new-tokens", 6, "--json")
+
+    expected = text_model.generate(["It was"], 6, temperature=0.8, seed=last, samples=2)
+    assert [json.loads(line)["text"] for line in out.split("\n")[:-1]] == [row.text for row in expected]
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--prompt", "x"], "--model is missing"),
     (["--model", "RUN", "--prompt", "x", "--length-penalty", "2"], "--length-penalty 2.0 is for a search; give --beams too"),
@@ -124,6 +133,8 @@ def test_a_search_of_several_prompts_takes_stops_and_gives_objects(run_folder, t
     (["--model", "RUN", "--prompt", "x", "--samples", "2"], "--samples 2 of a greedy prompt"),
     (["--model", "RUN", "--prompt", "x", "--batch-size", "0"], "--batch-size 0 is too small"),
     (["--model", "RUN", "--prompt", "x", "--seed", "y"], "--seed: y is not a whole number"),
+    (["--model", "RUN", "--prompt", "x", "--prompt", "\udcff"], "prompts[1]: '\\udcff' at 0 is half of a surrogate pair and no character"),
+    (["--model", "RUN", "--chat", "--system", "a\udcff"], "--system: '\\udcff' at 1 is half of a surrogate pair"),
     (["--model", "RUN", "--prompts", "nowhere.txt"], "--prompts nowhere.txt cannot be read"),
     (["--model", "RUN", "--prompts", "/dev/null"], "--prompts /dev/null holds no prompt"),
     (["--model", "RUN", "--prompt", "x", "--banned-token", "two words of it"], "'two words of it' is"),

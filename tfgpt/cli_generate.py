@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
+from tfgpt.generation.batches import check_characters, checked_texts
 from tfgpt.generation.controls import CONTROLS, SEARCHED, controls_of
 from tfgpt.recipe import Engine, Weights
 from tfgpt.store.place import open_store
@@ -64,6 +65,11 @@ def generate(arguments: list[str]) -> int:
     prompts = given.prompt or (list(_prompts_of(given.prompts)) if given.prompts else [])
     if not prompts and not given.chat:
         raise UsageError(f"{COMMAND}: --prompts {given.prompts} holds no prompt; write one a line")
+    try:
+        checked_texts("prompts", prompts)
+        check_characters("--system", given.system)
+    except ValueError as error:
+        raise UsageError(f"{COMMAND}: {error}") from error
     text_model = _load(given)
     options = controls | {"stop": given.stop or (), "banned_tokens": given.banned_token or (), "forced_tokens": given.forced_text}
     options |= _search_options(given) if given.beams else {"top_log_probs": given.log_probs}
@@ -188,7 +194,8 @@ def _continue(text_model, prompts, controls, given):
     with progress_bar("generate", total=len(rows), unit="continuations") as advance:
         for start in range(0, len(rows), given.batch_size):
             batch = rows[start : start + given.batch_size]
-            answers = write([prompt for prompt, _ in batch], seed=[first + sample for _, sample in batch], **controls)
+            seeds = [(first + sample + 2**63) % 2**64 - 2**63 for _, sample in batch]     # around its ends, as `samples` does
+            answers = write([prompt for prompt, _ in batch], seed=seeds, **controls)
             for (prompt, sample), answer in zip(batch, answers):
                 print(json.dumps({"prompt": prompt, "sample": sample} | _record(answer), ensure_ascii=False) if given.json else answer.text, flush=True)
             advance(len(batch))

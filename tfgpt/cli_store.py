@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tfgpt import cli_store_access, cli_store_serve
-from tfgpt.cli_support import DONE, parse, parser_of
+from tfgpt.cli_support import DONE, UsageError, parse, parser_of
 from tfgpt.store.errors import StoreError
 from tfgpt.store.place import DEFAULT, VARIABLE, open_store, place_of, user_of
 from tfgpt.store.reference import STAGES, check_name, parse_reference
@@ -76,7 +76,8 @@ def list_(arguments: list[str]) -> int:
     from tfgpt.store.search import Query, search
 
     store = open_store(given.store)
-    entries = versions_of(store.database, given.name)[: given.limit] if given.name else search(store.database, Query(limit=given.limit))
+    query = Query(limit=given.limit)  # which refuses a limit that is none
+    entries = versions_of(store.database, given.name)[: query.limit] if given.name else search(store.database, query)
     return _print_entries(given, entries)
 
 
@@ -142,8 +143,10 @@ def pull(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """Compare two versions: fields, figures, data, files."""
     parser = _parser("compare", compare.__doc__)
-    parser.add_argument("references", type=str, nargs=2, metavar="REFERENCE", help=REFERENCE)
+    parser.add_argument("references", type=str, nargs="+", metavar="REFERENCE", help=f"Two of them. {REFERENCE}")
     given = parse(parser, arguments)
+    if len(given.references) != 2:
+        raise UsageError(f"tfgpt store compare: {len(given.references)} references ({' '.join(given.references)}); give two")
     from tfgpt.cli_store_text import print_comparison
     from tfgpt.store.catalog import details_of
     from tfgpt.store.compare import compare as compared

@@ -173,9 +173,14 @@ def test_a_text_that_copies_takes_fewer_rounds(text_model, tokenizer):
     ({"forced_tokens": [-5]}, "forced_tokens: -5 is no token"),
     ({"stop": None}, "stop: None is no list; give one, or leave it out"),
     ({"forced_tokens": 7}, "forced_tokens: 7 is no list"),
+    ({"stop": [["a"], 5]}, "stop: 5 is no list; give one list for all prompts, or one for each"),
+    ({"banned_tokens": [[1], None]}, "banned_tokens: None is no list"),
+    ({"stop": ["\udcff"]}, r"stop: '\\udcff' at 0 is half of a surrogate pair"),
+    ({"forced_tokens": ["a", "b\udcff"]}, r"forced_tokens: '\\udcff' at 1 is half of a surrogate pair"),
     ({"samples": 0}, "samples 0"),
     ({"samples": 1.5}, "samples 1.5"),
     ({"top_log_probs": -1}, "top_log_probs -1"),
+    ({"top_log_probs": True}, "top_log_probs True"),
 ])  # fmt: skip
 def test_constraints_that_cannot_be_are_told(text_model, given, message):
     with pytest.raises(ValueError, match=message):

@@ -89,5 +89,7 @@ def test_a_draft_that_does_not_fit_is_told(model, tokenizer):
 
     with pytest.raises(ValueError, match="draft: its vocabulary of 512 tokens must be the model's 512, and its context of 47 no shorter than 48"):
         TextModel(model, tokenizer, draft=other)
-    with pytest.raises(ValueError, match="draft_tokens 0; give 1 or more"):
+    with pytest.raises(ValueError, match="draft_tokens 0; give a whole number, 1 or more"):
         TextModel(model, tokenizer, draft=model, draft_tokens=0)
+    with pytest.raises(ValueError, match=r"draft_tokens 2\.5"):
+        TextModel(model, tokenizer, draft=model, draft_tokens=2.5)

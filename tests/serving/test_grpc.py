@@ -77,6 +77,12 @@ def request_of(name="tiny", signature="", version=None, label="", output_filter=
     return request
 
 
+def of_no_type(dtype):
+    request = request_of(prompt=["x"])
+    request.inputs["prompt"].dtype = dtype
+    return request
+
+
 def code_of(call, request, **options):
     with pytest.raises(grpc.RpcError) as raised:
         call(request, **({"timeout": SECONDS} | options))
@@ -117,6 +123,7 @@ def test_versions_labels_and_filters_choose(prediction):
         (request_of(prompt=["x"], output_filter=["nope"]), "INVALID_ARGUMENT", "output tensor alias not found in signature: nope"),
         (request_of(prompt=["x"], output_filter=["text", "text"]), "INVALID_ARGUMENT", "duplicate output tensor alias: text"),
         (request_of(prompt=["x"], banned_tokens=np.array([[10**6]], np.int32)), "INVALID_ARGUMENT", ""),
+        (of_no_type(999), "INVALID_ARGUMENT", "prompt: is of the type 999, which there is not, but the signature's input is string"),
     ],
 )
 def test_what_cannot_be_predicted_has_tensorflow_servings_code(prediction, request_, code, message):

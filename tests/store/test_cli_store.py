@@ -87,6 +87,7 @@ def test_a_pulled_model_can_be_published_again_with_what_it_came_from(store, run
     (["publish", "RUN", "--name", "x", "--stage", "live"], "stage"),
     (["publish", "RUN", "--name", "x", "--card", "nowhere.md"], "--card nowhere.md is not there"),
     (["pull", "../x"], "name: '../x' cannot name a model"), (["search", "--limit", "0"], "limit: 0 is no number of rows"),
+    (["list", "x", "--limit", "-1"], "limit: -1 is no number of rows"), (["compare", "x:1"], "compare: 1 references (x:1); give two"),
     (["rate", "x", "--stars", "six"], "--stars: six is not a whole number"), (["gc", "--grace-hours", "-1"], "grace_hours: -1.0 is no time"),
     (["list", "--store", "nowhere"], "nowhere: there is no store; tfgpt store init --store nowhere makes one")])  # fmt: skip
 def test_what_a_store_refuses_is_one_line_and_exit_code_2(store, run, capsys, arguments, message):

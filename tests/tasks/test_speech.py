@@ -135,6 +135,7 @@ def test_lists_of_both_forms(value, found):
     ([{"transcript": "a", "confidence": 1}], r"\[0\] is an object with transcript, confidence, and no text or object with a text; write"),
     (["a", {"text": "b", "score": -1}], "some have a score and others none"),
     ([{"text": "a", "score": float("nan")}], r"\[0\] has the score nan, which is no finite number"),
+    ([{"text": "a", "score": 10**400}], r"\[0\] has the score 1000000000"),
     ([{"text": "a", "score": "high"}], r"has the score 'high'"),
     ([{"text": "a", "score": True}], r"has the score True"),
 ])

@@ -10,7 +10,13 @@ from tfgpt.recipe import ColumnsConfig, DataConfig, Recipe, RecipeError, TaskCon
 from tfgpt.recipe_file import load_recipe
 from tfgpt.recipe_task import TaskKind
 from tfgpt.stages.records import with_records
+from tfgpt.tasks.classification import Classifier
+from tfgpt.tasks.generation import Writer
+from tfgpt.tasks.question_answering import QuestionAnswerer
+from tfgpt.tasks.spelling import SpellingCorrector
+from tfgpt.tasks.summarisation import Summarizer
 from tfgpt.tasks.task import task_of
+from tfgpt.tasks.translation import Translator
 
 KINDS = [kind for kind in get_args(TaskKind) if kind != "none"]
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
@@ -68,3 +74,24 @@ def test_what_is_wrong_with_files_stands_in_the_account_of_the_records(tmp_path,
     assert "30 bytes that are no text in their file's encoding were replaced" in printed and "1 files with other endings are passed over" in printed
     with pytest.raises(RecipeError, match=r"one.txt:1: byte 0xe9 is no UTF-8"):
         pipeline.run(load_recipe(tmp_path / "right.yaml", ["--data.invalid_utf8", "refuse"])[0], tmp_path / "other", until="data")
+
+
+@pytest.mark.parametrize("make", [QuestionAnswerer, Translator, Summarizer, Writer, lambda model, template: Classifier(model, {"a": "b", "c": "d"}, template)])
+def test_a_template_is_checked_in_python_as_in_a_recipe(text_model, make):
+    with pytest.raises(ValueError, match="would be alike"):
+        make(text_model, template="the same for all")
+    with pytest.raises(ValueError, match="{quest} is nothing that a prompt of"):
+        make(text_model, template="Q: {quest}")
+
+
+@pytest.mark.parametrize("ask", [
+    lambda model, texts: Translator(model).translate_all(texts), lambda model, texts: Summarizer(model).summarize_all(texts),
+    lambda model, texts: SpellingCorrector(model).correct_all(texts),
+])  # fmt: skip
+def test_one_text_is_not_taken_letter_by_letter(text_model, ask):
+    with pytest.raises(ValueError, match="texts is one text; give a list"):
+        ask(text_model, "one text")
+    with pytest.raises(ValueError, match=r"texts\[1\] is None and no text"):
+        ask(text_model, ["one", None])
+    with pytest.raises(ValueError, match=r"texts\[0\]: '\\ud800' at 0 is half of a surrogate pair"):
+        ask(text_model, ["\ud800"])

@@ -6,6 +6,7 @@ from numbers import Integral
 
 import tensorflow as tf
 
+from tfgpt.generation.batches import check_characters
 from tfgpt.generation.sampling import Constraints
 
 NO_TOKEN = -1
@@ -26,14 +27,20 @@ def constraints_of(stop: Sequence, banned_tokens: Sequence, forced_tokens: str |
     Raises:
         ValueError: what is no list, an empty stop string, an id that there is not, a banned text of several tokens, not as many lists as rows.
     """
+    def ids_of(text):
+        check_characters("banned_tokens, forced_tokens", text)
+        return tokens_of(text)
+
     stops = _by_row("stop", stop, rows, str)
     if any(not isinstance(text, str) or not text for row in stops for text in row):
         raise ValueError(f"stop: {stop!r} holds what is no text, or an empty one; give texts")
-    banned = [[_one_token(item, tokens_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, Integral))]
+    for text in {text for row in stops for text in row}:
+        check_characters("stop", text)
+    banned = [[_one_token(item, ids_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, Integral))]
     if isinstance(forced_tokens, str):
-        forced_tokens = tokens_of(forced_tokens)
+        forced_tokens = ids_of(forced_tokens)
     elif isinstance(forced_tokens, Iterable) and any(isinstance(row, str) for row in forced_tokens):
-        forced_tokens = [tokens_of(row) if isinstance(row, str) else row for row in forced_tokens]
+        forced_tokens = [ids_of(row) if isinstance(row, str) else row for row in forced_tokens]
     forced = _by_row("forced_tokens", forced_tokens, rows, Integral)
     for name, lists in (("banned_tokens", banned), ("forced_tokens", forced)):
         if wrong := [token for row in lists for token in row if not (isinstance(token, Integral) and 0 <= token < vocab)]:
@@ -52,6 +59,8 @@ def _by_row(name, given, rows, of_item):
         return [given] * rows
     if len(given) != rows:
         raise ValueError(f"{name}: {len(given)} lists for {rows} prompts; give one list for all, or one for each")
+    if wrong := [row for row in given if not isinstance(row, Iterable)]:
+        raise ValueError(f"{name}: {wrong[0]!r} is no list; give one list for all prompts, or one for each")
     return [list(row) for row in given]
 
 

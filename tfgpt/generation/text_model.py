@@ -130,7 +130,7 @@ class TextModel(TextReader):
 
     def _settings(self, rows, controls, stop, banned_tokens, forced_tokens, samples, top):
         """Return what graphs take beside the prompts, checked, for `samples` rows a prompt: arrays of the controls, constraints, and `top`."""
-        if not (isinstance(samples, Integral) and samples >= 1 and isinstance(top or 0, Integral) and (top or 0) >= 0):
+        if not (_is_whole(samples, 1) and (top is None or _is_whole(top, 0))):
             raise ValueError(f"generate: samples {samples} and top_log_probs {top}; give 1 or more samples, and 0 or more log-probabilities")
         checked = Controls(*(np.repeat(np.broadcast_to(values, [rows]), samples) for values in controls_of(controls, rows)))
         checked = checked._replace(seed=checked.seed + np.tile(np.arange(samples), rows))
@@ -336,5 +336,9 @@ def _check_draft(model, draft, draft_tokens):
     if draft.vocab_size != config.vocab_size or draft.n_positions < config.n_positions:
         raise ValueError(f"draft: its vocabulary of {draft.vocab_size} tokens must be the model's {config.vocab_size}, and its context of "
                          f"{draft.n_positions} no shorter than {config.n_positions}; give a model trained with the same tokenizer")
-    if draft_tokens < 1:
-        raise ValueError(f"draft_tokens {draft_tokens}; give 1 or more")
+    if not _is_whole(draft_tokens, 1):
+        raise ValueError(f"draft_tokens {draft_tokens}; give a whole number, 1 or more")
+
+
+def _is_whole(number, least):
+    return isinstance(number, Integral) and not isinstance(number, bool) and number >= least

@@ -268,4 +268,7 @@ def _check_shape(name, shape, tensor, limits):
 
 
 def _dtype_name(dtype):
-    return tf.as_dtype(dtype).name if dtype else "of no type"
+    try:
+        return tf.as_dtype(dtype).name if dtype else "of no type"
+    except TypeError:
+        return f"of the type {dtype}, which there is not"

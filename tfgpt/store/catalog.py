@@ -133,8 +133,8 @@ def publish(database: Database, name: str, actor: str | Caller, description: Des
     with database.writing() as session:
         model = _own_model(session, database, name, actor, private)
         if private and not model.private:
-            raise StoreError(f"private: {name} is there and public, and a version is as its model; make it private first (tfgpt store access {name} --private), "
-                             "or leave it out")
+            raise StoreError(f"private: {name} is there and public, and a version is as its model; make it private first (tfgpt store access {name} "
+                             "--private), or leave it out")
         if (same := session.scalar(select(Version.number).where(Version.model_id == model.id, Version.content_sha256 == content))) is not None:
             if version not in (None, same):
                 raise StoreError(f"version: {version} of {name} is not published, since version {same} has the same content")

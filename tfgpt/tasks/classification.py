@@ -21,7 +21,7 @@ from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import names_of
 from tfgpt.recipe import TaskConfig
 from tfgpt.recipe_task import ClassificationConfig
-from tfgpt.tasks.task import Task, as_in_training, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of, task_of
 
 TEMPLATE = "{text} It was"
 
@@ -67,6 +67,8 @@ class Classifier:
             raise ValueError(f"classifier: {len(words)} words leave no choice; give two labels or more with what stands for each")
         self._text_model, self._words, self._neutral = text_model, dict(words or {}), tuple(neutral)
         self._config = TaskConfig("classification", template=template, classification=ClassificationConfig("words", self._words)) if words else None
+        if self._config is not None:
+            task_of(self._config)
         self._prior = self._log_probs(self._neutral, 32) if words and neutral else None
 
     def classify(self, texts: Sequence[str], batch_size: int = 32) -> list[Classified]:

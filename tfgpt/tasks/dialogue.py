@@ -15,6 +15,7 @@ import numpy as np
 from tfgpt.data.examples import Fields, UnusableError
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import perplexity, recall_at, word_f1
+from tfgpt.generation.batches import checked_texts
 from tfgpt.generation.results import Continuation
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
@@ -80,6 +81,7 @@ class Dialogue:
         """
         if options.get("samples", 1) != 1:
             raise ValueError(f"samples: {options['samples']}, and one reply is remembered; leave it out, or call TextModel.generate with chat_prompt(turns)")
+        checked_texts("say", [text], of=(str,))
         turns = [*self.turns, {"role": "user", "content": text}]
         memory = remembered(turns, _fits(self.text_model, _room(self.text_model, max_new_tokens)), self._template)
         [written] = self.text_model.generate([memory.prompt], max_new_tokens, **options)

@@ -18,7 +18,7 @@ from tfgpt.evaluation.ngram import NgramModel
 from tfgpt.evaluation.text_metrics import distinct, perplexity, repetition
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
-from tfgpt.tasks.task import Task, as_in_training, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of, task_of
 
 TEMPLATE = "{tags}\n"
 OPENING_WORDS = 8
@@ -53,6 +53,7 @@ class Writer:
 
     def __init__(self, text_model: TextModel, template: str = ""):
         self._text_model, self._config = text_model, TaskConfig("generation", template=template)
+        task_of(self._config)
 
     def write(self, opening: str = "", tags: Sequence[str] = (), max_new_tokens: int = 200, seed: int = 0, temperature: float = TEMPERATURE,
               top_p: float = TOP_P) -> Written:

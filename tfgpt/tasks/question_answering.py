@@ -16,10 +16,10 @@ from tfgpt.data.examples import Fields, UnusableError
 from tfgpt.data.made_questions import UNKNOWN
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import calibration_error, exact_match, normalized, word_f1
-from tfgpt.generation.batches import batches
+from tfgpt.generation.batches import batches, checked_texts
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
-from tfgpt.tasks.task import Task, as_in_training, prompt_of
+from tfgpt.tasks.task import Task, as_in_training, prompt_of, task_of
 
 TEMPLATE = "{passage}\nQuestion: {question}\nAnswer:"
 MOST_TOKENS = 64
@@ -67,6 +67,7 @@ class QuestionAnswerer:
         if not 0 <= least_confidence <= 1:
             raise ValueError(f"least_confidence: {least_confidence} is no probability; give 0 to 1")
         self._text_model, self._least, self._config = text_model, least_confidence, TaskConfig("question_answering", template=template)
+        task_of(self._config)
 
     def answer(self, question: str, passage: str = "") -> Answer:
         """Answer a question.
@@ -91,6 +92,8 @@ class QuestionAnswerer:
         asked = list(asked)
         if wrong := [one for one in asked if isinstance(one, str) or len(one) != 2]:
             raise ValueError(f"answer_all: {wrong[0]!r} is no pair of a question and its passage; give (question, \"\") without one")
+        for number, one in enumerate(asked):
+            checked_texts(f"answer_all: asked[{number}]", one, of=(str,))
         prompts = [as_in_training(self._text_model, _prompt(self._config, question, passage)) for question, passage in asked]
         answers = []
         for batch in batches(prompts, batch_size):

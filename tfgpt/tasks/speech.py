@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def _hypothesis(value, place):
         what = f"an object with {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
         raise ValueError(f"hypotheses: [{place}] is {what}, and no text or object with a text; {FORMS}")
     score = value.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score)):
+    if score is not None and not (isinstance(score, int | float) and not isinstance(score, bool) and abs(score) <= sys.float_info.max):
         raise ValueError(f"hypotheses: [{place}] has the score {score!r:.40}, which is no finite number; {FORMS}")
     return Hypothesis(value["text"], score)
 

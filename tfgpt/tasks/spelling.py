@@ -19,7 +19,7 @@ from tfgpt.data.misspellings import WORD, cased, confused_with, counted_words, i
 from tfgpt.evaluation.metrics import Metric, ratio
 from tfgpt.evaluation.text_metrics import exact_match, f_beta
 from tfgpt.files import file_of_package
-from tfgpt.generation.batches import batches
+from tfgpt.generation.batches import batches, checked_texts
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.task import Task
@@ -99,6 +99,7 @@ class SpellingCorrector:
             texts: any.
             batch_size: sentences with one candidate each that are weighed together; changes the speed alone.
         """
+        texts = checked_texts("correct_all: texts", texts, of=(str,))
         found: list[list[Change]] = [[] for _ in texts]
         places = [(number, start, _Sentence(part, self._candidates, begins)) for number, text in enumerate(texts) for start, part, begins in _parts(text)]
         open_ = [sentence for _, _, sentence in places if sentence.choices]

@@ -15,10 +15,11 @@ import numpy as np
 from tfgpt.data.examples import Fields, UnusableError
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import rouge
+from tfgpt.generation.batches import checked_texts
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.pieces import most_read, written_of_pieces
-from tfgpt.tasks.task import Task, around, long_text_of
+from tfgpt.tasks.task import Task, around, long_text_of, task_of
 from tfgpt.text.windows import token_count, windows
 
 TEMPLATE = "{text}\nSummary:"
@@ -63,6 +64,7 @@ class Summarizer:
     def __init__(self, text_model: TextModel, template: str = "", long_text: str = "window"):
         if long_text not in TASK.long_text:
             raise ValueError(f"long_text: {long_text!r}; give {', '.join(TASK.long_text)}")
+        task_of(TaskConfig("summarisation", template=template))
         self._text_model, self._tokenizer, self._long_text = text_model, text_model.python_tokenizer, long_text
         self._before, self._behind = ("", "") if text_model.model.encoder is not None else around(template or TEMPLATE, "text")
         self._most = most_read(text_model, self._before, self._behind, min(MOST_TOKENS, text_model.model.config.n_positions // 4))
@@ -86,6 +88,7 @@ class Summarizer:
         Raises:
             ValueError: as `summarize`.
         """
+        texts = checked_texts("summarize_all: texts", texts, of=(str,))
         parts = [self._parts(text.strip()) for text in texts]
         written = written_of_pieces(self._text_model, [of_text for of_text, _ in parts], self._before, self._behind, MOST_TOKENS, batch_size, advance)
         return [self._chosen(rows, cut) for rows, (_, cut) in zip(written, parts)]

@@ -12,10 +12,11 @@ from typing import NamedTuple
 from tfgpt.data.examples import Fields, UnusableError
 from tfgpt.evaluation.metrics import Metric
 from tfgpt.evaluation.text_metrics import bleu_and_chrf, exact_match
+from tfgpt.generation.batches import checked_texts
 from tfgpt.generation.text_model import TextModel
 from tfgpt.recipe import TaskConfig
 from tfgpt.tasks.pieces import most_read, written_of_pieces
-from tfgpt.tasks.task import Task, around
+from tfgpt.tasks.task import Task, around, task_of
 from tfgpt.text.windows import sentences_together, token_count
 
 TEMPLATE = "{source}\nTranslation:"
@@ -52,6 +53,7 @@ class Translator:
     def __init__(self, text_model: TextModel, template: str = "", long_text: str = "window"):
         if long_text not in TASK.long_text:
             raise ValueError(f"long_text: {long_text!r}; give {' or '.join(TASK.long_text)}")
+        task_of(TaskConfig("translation", template=template))
         self._text_model, self._tokenizer, self._long_text = text_model, text_model.python_tokenizer, long_text
         self._before, self._behind = ("", "") if text_model.model.encoder is not None else around(template or TEMPLATE, "source")
         self._most = most_read(text_model, self._before, self._behind, text_model.model.config.n_positions // 2)
@@ -75,7 +77,7 @@ class Translator:
         Raises:
             ValueError: as `translate`.
         """
-        texts = list(texts)
+        texts = checked_texts("translate_all: texts", texts, of=(str,))
         spans = [self._pieces(text) for text in texts]
         pieces = [[text[start:end] for start, end in of_text] for text, of_text in zip(texts, spans)]
         most = self._text_model.model.config.n_positions
