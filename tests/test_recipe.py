@@ -91,6 +91,8 @@ def test_the_resolved_recipe_is_a_recipe_with_the_same_meaning(written):
         ("data: {path: x, validation: 1.5}\n", [], r"^data\.validation: 1\.5 with data\.test 0\.0 leaves nothing to train on"),
         (MINIMAL + "train: {schedule: {peak: 1e-4, floor: 1e-3}}\n", [], r"^train\.schedule\.floor: 0\.001 is not between 0 and train\.schedule\.peak"),
         (MINIMAL + "train: {schedule: {peak: .inf}}\n", [], r"^train\.schedule\.peak: inf is not a number above 0"),
+        (MINIMAL + "adapt: {lora: {rank: 2, alpha: .inf}}\n", [], r"^adapt\.lora\.alpha: inf is no number above 0"),
+        (MINIMAL + "adapt: {pretrain: {steps: 2, peak: .inf}}\n", [], r"^adapt\.pretrain\.peak: inf is no number above 0"),
         (MINIMAL + "train: {weight_decay: .inf}\n", [], r"^train\.weight_decay: inf is no number to work with"),
         (MINIMAL + "seed: 1\nseed: 2\n", [], r"recipe\.yaml:3: not YAML \(the key seed stands twice\)"),
         ("data: {path: x, sources: [{path: y}]}\n", [], r"^data\.path: x and 1 data\.sources; give one of the two"),

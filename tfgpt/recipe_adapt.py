@@ -1,6 +1,7 @@
 """What the `adapt` section of a recipe may say: how the model to start from is changed before it is trained, and what of it is trained."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +28,7 @@ class LoraConfig:
 
     def __post_init__(self):
         check_at_least("adapt.lora.rank", self.rank, 0)
-        check(self.alpha > 0, f"adapt.lora.alpha: {self.alpha} is not above 0; twice the rank is usual")
+        check(0 < self.alpha < math.inf, f"adapt.lora.alpha: {self.alpha} is no number above 0; twice the rank is usual")
         check(0 <= self.dropout < 1, f"adapt.lora.dropout: {self.dropout} is not in [0, 1); 0 turns it off")
         check(bool(self.matrices), "adapt.lora.matrices: empty; give patterns such as h.*.attn.c_attn")
 
@@ -162,7 +163,7 @@ class PretrainConfig:
         for number, source in enumerate(self.sources):
             check(source.examples in (None, "text") and not source.replay, f"adapt.pretrain.sources[{number}]: all of it is text that is trained on; leave "
                   "examples and replay out")
-        check(self.peak > 0, f"adapt.pretrain.peak: {self.peak} is not above 0")
+        check(0 < self.peak < math.inf, f"adapt.pretrain.peak: {self.peak} is no number above 0")
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,11 @@ def test_smoothing_changes_what_is_learned_and_not_what_is_reported(new, batch, 
 
     np.testing.assert_allclose(smooth["loss"], plain["loss"], rtol=1e-6)
     assert largest_difference(weights, smooth_weights) > 1e-4
+
+
+def test_a_compiled_model_evaluates_batches_of_any_size_and_says_what_it_trains_on(new, batch):
+    batches = tf.data.Dataset.from_tensor_slices(batch).batch(3)                          # 8 rows: the last batch has 2
+
+    assert new(jit_compile=True).evaluate(batches, verbose=0, return_dict=True)["loss"] == new().evaluate(batches, verbose=0, return_dict=True)["loss"]
+    with pytest.raises(ValueError, match="jit_compile: XLA wants batches of one size.*drop_remainder=True"):
+        new(jit_compile=True).fit(batches, verbose=0)

@@ -10,13 +10,15 @@ from transformers import GPT2LMHeadModel, TFGPT2LMHeadModel
 
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery, weights
+from tfgpt.models.adapt import adapt
 from tfgpt.models.build import load_model
 from tfgpt.models.cache import StaticCache
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.pruning import head_importance, least_important, mask_heads, prune_heads
 from tfgpt.models.step import StepSettings
 from tfgpt.models.transformer import segment_mask
-from tfgpt.recipe import BottleneckConfig, PrefixConfig
+from tfgpt.recipe import AdaptConfig, BottleneckConfig, PrefixConfig
+from tfgpt.recipe_adapt import AttentionConfig, LoraConfig
 from tfgpt.serving.export import export
 from tfgpt.serving.saved_model import LoadedModel
 
@@ -325,6 +327,33 @@ def test_heads_that_do_nothing_matter_least_and_taking_them_away_changes_nothing
     np.testing.assert_allclose(prune_heads(idle, least)(batch["input_ids"]).logits, idle(batch["input_ids"]).logits, atol=1e-5)
 
 
+def test_importance_is_of_the_model_as_it_is_used_and_of_a_head_that_is_off_nothing(model):
+    batch = {key: tf.constant(value) for key, value in batch_of(model, rows=4, seed=7).items()}
+    off = mask_heads(model, ["0.0", "0.1"])
+
+    assert head_importance(surgery.set_dropout(model, 0.3), [batch]) == pytest.approx(head_importance(model, [batch]), rel=1e-5)
+    found = head_importance(off, [batch])
+    assert {head for head, value in found.items() if value == 0.0} == {"0.0", "0.1"} == set(least_important(found, share=0.25))
+
+
+def test_new_blocks_keep_their_heads_where_a_share_is_pruned(model):
+    batch = {key: tf.constant(value) for key, value in batch_of(model, rows=4, seed=7).items()}
+
+    found = adapt(model, AdaptConfig(insert_blocks=(1,), attention=AttentionConfig(prune=0.5)), seed=1, labels={},
+                  importance=lambda model: head_importance(model, [batch]))  # fmt: skip
+
+    moved = {f"{0 if head[0] == '0' else 2}{head[1:]}" for head in least_important(head_importance(model, [batch]), share=0.5)}
+    assert set(found.adaptation.pruned_heads) == moved
+
+
+@pytest.mark.parametrize("added", [{"lora": LoraConfig(rank=2)}, {"prefix": PrefixConfig(tokens=2)}, {"bottleneck": BottleneckConfig(width=2)}])
+def test_what_is_added_to_some_blocks_is_trained_without_the_frozen_ones(model, added):
+    every = adapt(model, AdaptConfig(**added), seed=1, importance=dict, labels={})
+    some = adapt(model, AdaptConfig(**added, freeze=("h.1",)), seed=1, importance=dict, labels={})
+
+    assert some.trained_names == [name for name in every.trained_names if not name.startswith("h.1.")] != every.trained_names
+
+
 def test_a_reinitialized_part_is_new_and_the_rest_is_not(model):
     found = surgery.reinitialize(model, ["h.1.mlp", "ln_f"], seed=9)
     before, after = weights.state(model), weights.state(found)
@@ -341,6 +370,10 @@ def test_a_reinitialized_part_is_new_and_the_rest_is_not(model):
     (lambda model: model.train_only(["**"], ["encoder"]), "adapt.freeze: the pattern 'encoder' matches no weight"),
     (lambda model: surgery.reinitialize(model, ["h.7"]), "adapt.reinitialize: the pattern 'h.7' matches no weight"),
     (lambda model: surgery.insert_blocks(model, [3]), "adapt.insert_blocks: there is no block 3; give places from 0 to 2"),
+    (lambda model: surgery.add_prefix(surgery.add_prefix(model, PrefixConfig(tokens=3)), PrefixConfig(tokens=5)),
+     "adapt.prefix.tokens: 5, and the model has 3 already; leave adapt.prefix out"),
+    (lambda model: surgery.add_bottleneck(surgery.add_bottleneck(model, BottleneckConfig(width=4)), BottleneckConfig(width=6)),
+     "adapt.bottleneck: 6 wide, and the model has some of 4 already"),
     (lambda model: mask_heads(model, ["2.0"]), "there is no head '2.0'; there are 0.0 to 1.3"),
     (lambda model: prune_heads(model, ["1.0", "1.1", "1.2", "1.3"]), "block 1 would be left without a head"),
 ])

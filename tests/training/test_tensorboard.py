@@ -80,3 +80,14 @@ def test_the_projector_finds_vectors_and_texts(tmp_path):
 
 def test_the_peak_is_that_of_a_machine():
     assert 1e9 < peak_flops("float32", seconds=0.05) < 1e15
+
+
+def test_a_loss_beyond_all_bounds_is_shown_as_far_as_numbers_go(tmp_path, tokenizer, documents):
+    model = build.new_model(ModelConfig(layers=1, width=16, heads=2, dropout=0.0), 32, tokenizer, seed=1)
+    model.compile(tf_keras.optimizers.SGD(1e4))
+
+    model.fit(pack_texts(documents[:3], tokenizer, length=32, batch_size=2).take(3), verbose=0, callbacks=[TensorBoard(tmp_path, log_every=1)])
+
+    written = events(tmp_path / "train")
+    losses, perplexities = (values(written, name) for name in ("loss", "perplexity"))
+    assert max(losses) > 100 and np.isfinite(perplexities).all() and max(perplexities) > 1e38

@@ -10,7 +10,7 @@ from tfgpt.models.adaptation import matches
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lora import add_lora, merge_lora
 from tfgpt.models.positions import extend_context, set_positions
-from tfgpt.models.pruning import least_important, mask_heads, prune_heads
+from tfgpt.models.pruning import block_of, least_important, mask_heads, prune_heads
 from tfgpt.models.vocabulary import exchange_vocabulary
 from tfgpt.recipe import AdaptConfig, EmbeddingsConfig, RecipeError
 from tfgpt.text.bpe import GPT2TokenizerFast
@@ -43,7 +43,9 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
         if attention.masked_heads:
             model = mask_heads(model, attention.masked_heads)
         if attention.prune:
-            model = prune_heads(model, least_important(importance(model), attention.prune))
+            started = set(surgery.moved_blocks(model.config.n_layer - len(config.insert_blocks), config.insert_blocks).values())
+            found = {head: value for head, value in importance(model).items() if block_of(head) in started}  # new blocks add nothing yet, and are to learn
+            model = prune_heads(model, least_important(found, attention.prune))
         if config.encoder.kind != "none":
             model = surgery.add_encoder(model, config.encoder, seed)
         if config.bottleneck.width:

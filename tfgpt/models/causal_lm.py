@@ -148,8 +148,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The patterns of the weights that are trained."""
-        return self._trained
+        """The patterns of the weights that are trained, each of which matches one."""
+        return tuple(one for one in self._trained if any(matches(one, name) for name in self.weight_names))
 
     @property
     def low_ranks(self) -> dict[str, LowRank]:
@@ -354,7 +354,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             return self._stored_loss(hidden, labels)
         dtype = self.transformer.compute.dtype(training, hidden.dtype)
         return projected_loss(tf.cast(hidden, dtype), self.output_table(), labels, self._settings.objective,
-                              differentiable=training, fixed_shapes=bool(self.jit_compile), fused=self.transformer.compute.fused(training))
+                              differentiable=training, fixed_shapes=training and bool(self.jit_compile), fused=self.transformer.compute.fused(training))
 
     def _encoded(self, batch, training):
         """Return the encoder's states of a batch and which of them each position sees; twice `None` without an encoder."""
@@ -413,6 +413,9 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
         _check_batch(batch)
+        if self.jit_compile and not batch["input_ids"].shape.is_fully_defined():
+            raise ValueError("jit_compile: XLA wants batches of one size, and these may differ; batch them with drop_remainder=True, as in "
+                             "packed.unbatch().batch(8, drop_remainder=True)")
         scale = self.guard.loss_scale(self._settings, tf.size(batch["input_ids"]))
         terms, gradients = summed_gradients(self, batch, self._settings, scale)
         terms, padding, places = summed_over_replicas(terms, *_padding(batch))
@@ -438,9 +441,18 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return self.train_function
 
     def make_test_function(self, force=False):
-        """Build Keras's test function and add `tokens_per_second` to its logs."""
+        """Build Keras's test function and add `tokens_per_second` to its logs; never compiled, since XLA would begin anew for a smaller last batch."""
         if self.test_function is None or force:
-            self.test_function = self._clock.timed(super().make_test_function(force))
+            function = super().make_test_function(force)
+
+            def uncompiled(iterator):
+                asked, self._jit_compile = self._jit_compile, False                       # Keras looks at it while it traces
+                try:
+                    return function(iterator)
+                finally:
+                    self._jit_compile = asked
+
+            self.test_function = self._clock.timed(uncompiled)
         return self.test_function
 
     @classmethod

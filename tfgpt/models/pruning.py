@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.models.surgery import changed
+from tfgpt.models.surgery import changed, set_dropout
 
 
 def mask_heads(model, heads: Sequence[str]):
@@ -39,7 +39,7 @@ def prune_heads(model, heads: Sequence[str]):
     gone = tuple(sorted({*heads, *model.adaptation.pruned_heads}, key=_numbers))
     masked = tuple(head for head in model.adaptation.masked_heads if head not in gone)
     for block in range(model.config.n_layer):
-        if sum(_numbers(head)[0] == block for head in gone) == model.config.n_head:
+        if sum(block_of(head) == block for head in gone) == model.config.n_head:
             raise ValueError(f"prune_heads: block {block} would be left without a head; leave it one, or switch it off by mask_heads")
     kept = changed(model, masked_heads=masked)  # a head that is both pruned and masked is gone, and its zeros say so
     return changed(kept, pruned_heads=gone)
@@ -51,25 +51,27 @@ def head_importance(model, batches: Iterable[dict[str, tf.Tensor]]) -> dict[str,
     Within a block the numbers are divided by their Euclidean norm, as the source advises, so that blocks can be compared.
 
     Args:
-        model: a `GPTLMHeadModel`.
+        model: a `GPTLMHeadModel`; its dropout is off.
         batches: packed ones.
 
     Returns:
-        By block.head, 0 or more.
+        By block.head, 0 or more; 0 for a head that is switched off.
 
     Source: Michel et al. 2019, "Are Sixteen Heads Really Better than One?", section 4.1.
     """
+    if any(getattr(model.config, rate) for rate in ("embd_pdrop", "attn_pdrop", "resid_pdrop")):
+        model = set_dropout(model, 0.0)
     attentions = [block.attn for block in model.transformer.h]
     before = [attention.gates for attention in attentions]
 
     @tf.function(autograph=False)
     def slopes(batch):
         rows = tf.shape(batch["labels"])[0]
-        gates = [tf.ones([rows, attention.n_head]) * (1.0 if gate is None else tf.constant(gate)) for attention, gate in zip(attentions, before)]
+        gates = [tf.ones([rows, attention.n_head]) for attention in attentions]
         with tf.GradientTape() as tape:
             tape.watch(gates)
-            for attention, gate in zip(attentions, gates):
-                attention.gates = gate
+            for attention, gate, own in zip(attentions, gates, before):
+                attention.gates = gate if own is None else gate * tf.constant(own)        # of a head that is off nothing can depend
             loss = model.loss_terms(batch, training=True).objective  # of the sums the one with a gradient
         return [tf.reduce_sum(tf.abs(slope), axis=0) for slope in tape.gradient(loss, gates)]
 
@@ -90,10 +92,15 @@ def least_important(importance: dict[str, float], share: float) -> list[str]:
     """
     chosen: list[str] = []
     for head in sorted(importance, key=importance.get):
-        others = [one for one in importance if _numbers(one)[0] == _numbers(head)[0] and one not in chosen]
+        others = [one for one in importance if block_of(one) == block_of(head) and one not in chosen]
         if len(chosen) < int(share * len(importance)) and len(others) > 1:
             chosen.append(head)
     return chosen
+
+
+def block_of(head: str) -> int:
+    """Return the number of a head's block."""
+    return _numbers(head)[0]
 
 
 def _numbers(head: str) -> tuple[int, ...]:

@@ -113,7 +113,14 @@ def moved_blocks(layers: int, places: Sequence[int]) -> dict[int, int]:
 
 
 def add_bottleneck(model: GPTLMHeadModel, config: BottleneckConfig, seed: int = 0) -> GPTLMHeadModel:
-    """Return a model with small layers behind attention and MLP, which change nothing at first and are what is trained (Houlsby et al. 2019)."""
+    """Return a model with small layers behind attention and MLP, which change nothing at first and are what is trained (Houlsby et al. 2019).
+
+    Raises:
+        ValueError: a model that has other ones already.
+    """
+    if model.adaptation.bottleneck.width and model.adaptation.bottleneck != config:
+        raise ValueError(f"adapt.bottleneck: {config.width} wide, and the model has some of {model.adaptation.bottleneck.width} already; leave it out, and "
+                         "these are trained on, or start from a model without")
     return changed(model, seed=seed, bottleneck=config)
 
 
@@ -122,7 +129,13 @@ def add_prefix(model: GPTLMHeadModel, config: PrefixConfig, seed: int = 0) -> GP
 
     They begin as the embeddings of tokens drawn from the vocabulary (Lester et al. 2021, 3.2); a `prefix` as what the model makes of these. They take
     no place in the context, and the positions of the text stay what they were.
+
+    Raises:
+        ValueError: a model that has such tokens already.
     """
+    if model.adaptation.prefix.tokens:
+        raise ValueError(f"adapt.prefix.tokens: {config.tokens}, and the model has {model.adaptation.prefix.tokens} already; leave adapt.prefix out, and these "
+                         "are trained on, or start from a model without")
     table = model.transformer.table().numpy()
     drawn = np.random.default_rng(seed).choice(len(table), config.tokens, replace=config.tokens > len(table))
     tensors = weights.state(model) | {"transformer.prompt.weight": table[drawn]}

@@ -96,7 +96,7 @@ class Curves(StepCallback):
             return {}
         loss, bytes_per_token = values.get("language_loss", values["loss"]), self._figures.bytes_per_token if self._figures else {}
         per_byte = {"bits_per_byte": loss / math.log(2) / bytes_per_token[split]} if split in bytes_per_token else {}
-        return {"perplexity": math.exp(min(loss, 700.0))} | per_byte  # a float ends at exp(709)
+        return {"perplexity": math.exp(min(loss, 88.0))} | per_byte  # TensorBoard's float32 end at exp(88.7)
 
 
 def _means(logs):
