@@ -77,6 +77,36 @@ def test_a_prompt_may_be_tokens_and_may_be_echoed(client, tokenizer):
     assert client.completions.create(model="tiny", prompt=[ids], temperature=0, max_tokens=5).choices[0].text == texts[9:]
 
 
+def test_tokens_are_read_as_they_are_or_refused(client, tokenizer, text_model):
+    ids = [tokenizer.eos_token_id, *tokenizer("with open").input_ids, tokenizer.eos_token_id, *tokenizer("It was").input_ids]
+    answer = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=5, logprobs=0)
+    expected = text_model.generate_from_ids([ids], max_new_tokens=5)[0]
+
+    assert (answer.choices[0].text, answer.usage.prompt_tokens) == (expected.text, len(ids))
+    assert sum(answer.choices[0].logprobs.token_logprobs) == pytest.approx(expected.log_prob, abs=1e-3)
+    letters = tokenizer.convert_tokens_to_ids(list("with"))
+    with pytest.raises(openai.BadRequestError, match="not those that their text is read as"):
+        client.completions.create(model="tiny", prompt=[ids, letters], max_tokens=5)
+
+
+def test_without_a_seed_every_row_has_draws_of_its_own(client):
+    rows = client.completions.create(model="tiny", prompt=["It was"] * 4, n=2, temperature=1.5, max_tokens=12).choices
+
+    assert len({choice.text for choice in rows}) == 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_offset_is_the_place_in_the_text(client, seed):
+    asked = {"model": "tiny", "prompt": "é", "max_tokens": 24, "temperature": 1.5, "seed": seed, "logprobs": 0, "stop": ["zz zz", "q", "the zzz"]}
+    choice = client.completions.create(**asked).choices[0]
+    pieces = [event.choices[0].logprobs for event in client.completions.create(**asked, stream=True) if event.choices[0].logprobs]
+
+    told = choice.logprobs
+    assert "\ufffd" in choice.text and all(choice.text[place:].startswith(token) for place, token in zip(told.text_offset, told.tokens)
+                                           if "\ufffd" not in token and place + len(token) <= len(choice.text))  # fmt: skip
+    assert [place for piece in pieces for place in piece.text_offset] == told.text_offset
+
+
 def test_log_probabilities_are_the_models(client, text_model):
     told = client.completions.create(model="tiny", prompt="It was", temperature=0, max_tokens=6, logprobs=2).choices[0].logprobs
     tokens = text_model.generate(["It was"], 6, top_log_probs=2)[0].tokens

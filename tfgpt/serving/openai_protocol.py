@@ -4,6 +4,7 @@ Source: https://platform.openai.com/docs/api-reference/completions, https://plat
 """
 from __future__ import annotations
 
+import codecs
 import secrets
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ DEFAULT_TOKENS = 16
 """Of a completion, as OpenAI has it; a chat goes on until it ends or the context is full."""
 NEVER = -100
 """The bias of a token that is never chosen."""
+DECODER = codecs.getincrementaldecoder("utf-8")
 Text = Annotated[str, Field(max_length=10_000_000)]
 
 
@@ -57,7 +59,7 @@ class Sampling(BaseModel):
     prompt_lookup_num_tokens: int = Field(0, ge=0, le=64)
 
     def prompts(self, texts: list[bytes], most: int, top: int | None) -> list[Prompt]:
-        """Return the rows to be written: for each text as many as `n`, whose seeds count up from the request's own.
+        """Return the rows to be written: for each text as many as `n`, whose seeds count up from the request's own, or from one that is drawn for the text.
 
         Args:
             texts: what is continued.
@@ -67,7 +69,6 @@ class Sampling(BaseModel):
         Raises:
             BadRequestError: a bias or a stop string that cannot be had.
         """
-        seed = secrets.randbits(32) if self.seed is None else self.seed
         controls = {name: getattr(self, name) for name in CONTROLS if name not in ("max_new_tokens", "seed")}
         controls = {name: value for name, value in controls.items() if value is not None} | {"max_new_tokens": most}
         if self.temperature is None:
@@ -77,8 +78,9 @@ class Sampling(BaseModel):
             raise BadRequestError("stop: an empty text; give texts of one character at least")
         stop = tuple(text.encode("utf-8", "replace") for text in stops)
         banned = self._banned()
-        seeds = ((seed + number + 2**63) % 2**64 - 2**63 for number in range(self.n or 1))
-        return [Prompt(text, controls | {"seed": of_row}, stop, banned, top=top) for of_row in seeds for text in texts]
+        first = [secrets.randbits(32) if self.seed is None else self.seed for _ in texts]
+        return [Prompt(text, controls | {"seed": (seed + number + 2**63) % 2**64 - 2**63}, stop, banned, top=top)
+                for number in range(self.n or 1) for text, seed in zip(texts, first)]
 
     def _banned(self):
         for token, bias in (self.logit_bias or {}).items():
@@ -147,12 +149,39 @@ class ChatRequest(Sampling):
             raise BadRequestError("top_logprobs: wants logprobs: true beside it")
 
 
-def completion_logprobs(writing: Writing, texts: list[bytes], start: int, offset: int) -> dict:
-    """Return the `logprobs` of a completion's choice for the tokens from `start` on, the first of which stands `offset` characters behind the prompt."""
+def completion_logprobs(writing: Writing, texts: list[bytes], start: int) -> dict:
+    """Return the `logprobs` of a completion's choice for the tokens from `start` on.
+
+    A token's offset is the place behind the prompt of the character that it begins, or goes on with.
+    """
     tokens = [_as_text(texts, token) for token in writing.ids[start:]]
-    offsets = [offset + sum(map(len, tokens[:number])) for number in range(len(tokens))]
+    offsets = _offsets([_bytes_of(texts, token) for token in writing.ids], start)
     tops = [{_as_text(texts, token): log_prob for token, log_prob in top} for top in writing.tops[start:]]
     return {"tokens": tokens, "token_logprobs": writing.token_log_probs[start:], "top_logprobs": tops, "text_offset": offsets}
+
+
+def _offsets(pieces: list[bytes], start: int) -> list[int]:
+    """Return the place in the text of each piece from `start` on, in characters.
+
+    >>> _offsets([b"a", bytes([195]), bytes([169]), bytes([195]), b"b"], 1)  # é in two pieces, and half of one, which becomes one character by itself
+    [1, 1, 2, 3]
+    """
+    decoder, offsets = DECODER("replace"), []
+    place = len(decoder.decode(b"".join(pieces[:start])))
+    for piece in pieces[start:]:
+        begun, _ = decoder.getstate()
+        offsets.append(place if _goes_on(begun, piece) else place + 1)
+        place += len(decoder.decode(piece))
+    return offsets
+
+
+def _goes_on(begun, piece):
+    """Tell whether a piece goes on with the character that is begun, if any is."""
+    try:
+        DECODER().decode(begun + piece[:1])
+    except UnicodeDecodeError:
+        return not begun
+    return True
 
 
 def chat_logprobs(writing: Writing, texts: list[bytes], start: int) -> dict:
@@ -163,8 +192,12 @@ def chat_logprobs(writing: Writing, texts: list[bytes], start: int) -> dict:
 
 
 def _told(texts, token, log_prob):
-    return {"token": _as_text(texts, token), "logprob": log_prob, "bytes": list(texts[token]) if token < len(texts) else []}
+    return {"token": _as_text(texts, token), "logprob": log_prob, "bytes": list(_bytes_of(texts, token))}
 
 
 def _as_text(texts, token):
-    return texts[token].decode("utf-8", "replace") if token < len(texts) else ""
+    return _bytes_of(texts, token).decode("utf-8", "replace")
+
+
+def _bytes_of(texts, token):
+    return texts[token] if token < len(texts) else b""

@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 """Between two looks whether the client is still there."""
 MOST_TOKENS = 2**31 - 1
+END_OF_TEXT = b"<|endoftext|>"
+"""What the special token is written as that GPT-2's prompts may hold."""
 
 
 def add_openai(app: FastAPI, catalog: Catalog, metrics: Metrics) -> None:
@@ -229,7 +231,11 @@ class Completion(Answer):
             raise BadRequestError("prompt: the tokens of this model are not known here; give a text")
         if wrong := [token for token in prompt if not 0 <= token < len(texts)]:
             raise BadRequestError(f"prompt: {wrong[0]} is no token; give numbers from 0 to {len(texts) - 1}")
-        return b"".join(texts[token] for token in prompt)
+        text = b"".join(texts[token] or END_OF_TEXT for token in prompt)                  # a special token has no text of its own
+        read = self.loaded.predict("tokenize", {"text": np.array([text], object)})
+        if read["ids"][0, : read["length"][0]].tolist() != prompt:
+            raise BadRequestError("prompt: these tokens are not those that their text is read as, and the engine reads text; give the text")
+        return text
 
     def _place(self, number):
         """Return the number of the choice in the answer, where all of a prompt stand together."""
@@ -240,7 +246,7 @@ class Completion(Answer):
         return self._texts[number % len(self._texts)].decode("utf-8", "replace") if self.body.echo else ""
 
     def _choice(self, number, row):
-        logprobs = None if self.body.logprobs is None else completion_logprobs(row, self.loaded.token_texts, 0, 0)
+        logprobs = None if self.body.logprobs is None else completion_logprobs(row, self.loaded.token_texts, 0)
         return {"text": self._echo(number) + row.text, "index": self._place(number), "logprobs": logprobs, "finish_reason": row.finish_reason}
 
     def whole(self, rows: list[Writing]) -> dict:
@@ -256,7 +262,7 @@ class Completion(Answer):
     def _piece(self, number, row, sent):
         logprobs = None
         if self.body.logprobs is not None:
-            logprobs = completion_logprobs(row, self.loaded.token_texts, sent.tokens, sent.characters)
+            logprobs = completion_logprobs(row, self.loaded.token_texts, sent.tokens)
         return {"text": row.text[sent.characters :], "index": self._place(number), "logprobs": logprobs, "finish_reason": row.finish_reason}
 
 
