@@ -103,7 +103,7 @@ class TrainConfig:
     recompute: bool = False
     """Keep each block's input alone and compute the rest anew on the way back: less memory, a third more work."""
     jit_compile: bool = False
-    """Compile the whole train step with XLA: for GPUs and TPUs; on CPUs it was slower."""
+    """Compile the whole train step with XLA: for GPUs and TPUs; on CPUs it was slower. An evaluation is not compiled, since its batches differ in size."""
 
     def __post_init__(self):
         for key in ("steps", "global_batch_size", "accumulate", "lanes", "max_skipped", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):

@@ -131,3 +131,12 @@ def test_pack_texts_gives_batches_for_fit(documents, tokenizer):
     assert trained == sum(len(tokenizer(text, verbose=False).input_ids) + 1 for text in documents[:3])
     with pytest.raises(ValueError, match="there is no text"):
         pack_texts([" "], tokenizer, length=LENGTH, batch_size=4)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"texts": ["a", None]}, "pack_texts: None is no text"), ({"texts": [3]}, "pack_texts: 3 is no text"), ({"texts": "a"}, "is one text"),
+    ({"texts": [" "]}, "there is no text"), ({"batch_size": 0}, "batch_size 0; give 1 or more"), ({"batch_size": 2.5}, "batch_size 2.5"),
+])  # fmt: skip
+def test_what_cannot_be_packed_is_told(tokenizer, given, message):
+    with pytest.raises(ValueError, match=message):
+        pack_texts(**({"texts": ["some text"], "tokenizer": tokenizer, "length": 16, "batch_size": 2} | given))

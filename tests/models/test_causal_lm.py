@@ -9,6 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TFGPT2LMHeadModel
 
 from tfgpt.data.packing import IGNORED, Tokens, cut_documents, pack
+from tfgpt.data.pipeline import pack_texts
 from tfgpt.models import build, weights
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.transformer import segment_mask
@@ -368,3 +369,12 @@ def test_each_part_has_its_dropout(tokenizer):
     config = build.new_model(ModelConfig(layers=1, width=32, heads=2, dropout=0.3, attention_dropout=0.0), 16, tokenizer, seed=1).config
 
     assert (config.embd_pdrop, config.attn_pdrop, config.resid_pdrop) == (0.3, 0.0, 0.3)
+
+
+def test_sequences_longer_than_the_context_are_told(model, tokenizer):
+    longer = model.config.n_positions * 2
+    found = GPTLMHeadModel(model.config)
+    found.compile("sgd")
+
+    with pytest.raises(ValueError, match=f"a batch of sequences of {longer} tokens, and the model's context is {model.config.n_positions}"):
+        found.fit(pack_texts(["It was. " * 100], tokenizer, length=longer, batch_size=1), verbose=0)

@@ -330,6 +330,7 @@ def test_batches_of_data_are_those_of_a_head_by_another_name():
 
 @pytest.mark.parametrize(("kind", "labels", "message"), [
     ("classes", ["a"], r"adapt.head.kind: classes needs 2 labels or more to tell apart, and the data has 1 \(a\)"),
+    ("classes", ["ham", "spam", "ham"], "the label 'ham' stands twice among those of the classes"),
     ("labels", ["|"], r"labels needs 1 labels or more to tell apart, and the data has 0 \(none\)"),
     ("number", ["1", "x"], r"labels.txt:2: 'x' is no number; prepare the data with data.examples numbers"),
 ])  # fmt: skip

@@ -12,6 +12,8 @@ from tfgpt.data.readers import Record
 from tfgpt.recipe import ColumnsConfig, DataConfig, RecipeError, SourceConfig
 from tfgpt.text.chat import DEFAULT_TEMPLATE, chat_parts, marks_what_is_trained_on
 
+LARGEST = 3.4028234663852886e38
+"""Of the numbers that float32 can hold."""
 SPLITS = ("train", "validation", "test")
 SEPARATOR = "|"
 """Between the classes of a text that has any number of them; alone for none."""
@@ -261,16 +263,18 @@ class Fields:
         """Return a number.
 
         Raises:
-            UnusableError: there is no such column, or it holds no finite number.
+            UnusableError: there is no such column, or it holds no number, or none of a size that float32 can hold.
         """
         value = self._plain(use)
         try:
             number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
         except (ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
-            shown = f"the text {value[:40]!r}" if isinstance(value, str) else _kind(value)
-            raise UnusableError("no number", f"column {self.name(use)!r} holds {shown}, not a number", "write a number such as 3 or 0.5")
+        if not abs(number) <= LARGEST:
+            is_one = isinstance(value, int | float) and not isinstance(value, bool)
+            shown = f"the text {value[:40]!r}" if isinstance(value, str) else f"{value!r:.40}" if is_one else _kind(value)
+            wanted = "a number that float32 can hold" if is_one else "a number"
+            raise UnusableError("no number", f"column {self.name(use)!r} holds {shown}, not {wanted}", "write a number such as 3 or 0.5")
         return number
 
     def words(self, use: str) -> list[str]:

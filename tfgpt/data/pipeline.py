@@ -6,6 +6,7 @@ needs no more than the step, whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
@@ -99,10 +100,15 @@ def pack_texts(texts: Iterable[str], tokenizer: GPT2TokenizerFast, length: int, 
         Dicts of `input_ids`, `labels`, `segment_ids` and `position_ids`, int32 [batch, length] each.
 
     Raises:
-        ValueError: no text.
+        ValueError: no text, or what is none; a size of batches that is none.
     """
     if isinstance(texts, str):
         raise ValueError("pack_texts: texts is one text; give a list of documents, such as [text]")
+    texts = list(texts)
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"pack_texts: {wrong[0]!r} is no text; give a list of documents, such as [text]")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"pack_texts: batch_size {batch_size!r}; give 1 or more sequences")
     examples = [Example(((text, True),), place="") for text in texts if text.strip()]
     if not examples:
         raise ValueError("pack_texts: there is no text; give one document at least")

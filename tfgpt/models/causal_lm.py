@@ -336,7 +336,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return self.head(self._hidden(batch, training=False))
 
     def _hidden(self, batch, training):
-        _check_batch(batch)
+        _check_batch(batch, self.config.n_positions)
         segments = batch.get("segment_ids")
         states, seen = self._encoded(batch, training)
         return self.transformer(
@@ -412,7 +412,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
         batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        _check_batch(batch)
+        _check_batch(batch, self.config.n_positions)
         if self.jit_compile and not batch["input_ids"].shape.is_fully_defined():
             raise ValueError("jit_compile: XLA wants batches of one size, and these may differ; batch them with drop_remainder=True, as in "
                              "packed.unbatch().batch(8, drop_remainder=True)")
@@ -517,10 +517,13 @@ class OutputMatrix(tf_keras.layers.Layer):
         self.weight = self.add_weight("weight", shape=self._shape, initializer=tf_keras.initializers.RandomNormal(stddev=self._spread))
 
 
-def _check_batch(batch):
+def _check_batch(batch, context):
     if not isinstance(batch, dict) or "input_ids" not in batch or not {"labels", "head_labels"} & set(batch):
         found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
         raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets; head_labels for a head), got {found}; see tfgpt.pack_texts")
+    if (length := batch["input_ids"].shape[1] or 0) > context:
+        raise ValueError(f"a batch of sequences of {length} tokens, and the model's context is {context}; pack them no longer (see tfgpt.pack_texts), or "
+                         "make it longer (tfgpt.models.positions.extend_context)")
 
 
 def _padding(batch):

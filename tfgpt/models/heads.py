@@ -5,6 +5,7 @@ model (a weight below 1) the next tokens, which that model is trained on, are ta
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def head_of(config: HeadConfig, labels: Mapping[str, int] | Sequence[str]) -> He
         labels: as data is labelled, in the order of labels.txt; perhaps with how often each occurs, by which the mean of numbers is taken.
 
     Raises:
-        ValueError: too few labels, or one that is no number.
+        ValueError: too few labels, one that stands twice, or one that is no number.
 
     >>> head_of(HeadConfig("labels"), ["a|b", "|", "c"]).labels
     ('a', 'b', 'c')
@@ -110,6 +111,8 @@ def head_of(config: HeadConfig, labels: Mapping[str, int] | Sequence[str]) -> He
         spread = float(np.sqrt(np.average(np.square(np.subtract(numbers, center)), weights=counts))) or 1.0
     elif config.kind == "choice":
         names = ()
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"adapt.head.kind: the label {twice[0]!r} stands twice among those of the {config.kind}; give each once")
     least = {"classes": 2, "tags": 2, "labels": 1}.get(config.kind, 0)
     if len(names) < least:
         raise ValueError(f"adapt.head.kind: {config.kind} needs {least} labels or more to tell apart, and the data has {len(names)} "
