@@ -69,7 +69,7 @@ def test_choices_are_texts_of_their_own_behind_the_prompt(many):
     ("numbers", {"text": "a", "label": "three"}, "column 'label' holds the text 'three', not a number; write a number such as 3 or 0.5"),
     ("numbers", {"text": "a", "label": "nan"}, "holds the text 'nan', not a number"),
     ("numbers", {"text": "a", "label": float("nan")}, "holds nan, not a number that float32 can hold"),
-    ("numbers", {"text": "a", "label": 5e201}, "holds 5e+201, not a number that float32 can hold"),
+    ("numbers", {"text": "a", "label": 5e201}, r"holds 5e\+201, not a number that float32 can hold"),
     ("numbers", {"text": "a", "label": True}, "holds a bool, not a number"),
     ("numbers", {"text": "a", "label": None}, "holds nothing, not a number"),
     ("labels", {"text": "a", "label": ["x", ""]}, "column 'label' holds a list, not a label"),
