@@ -70,10 +70,10 @@ class AttentionConfig:
     """Tokens that a token sees, itself among them; 0 = as many as in the starting model, which is all before it unless
     that has a window; as many as the context takes a window off (Beltagy et al. 2020, "Longformer": sliding window)."""
     prune: float = 0.0
-    """Share of the heads that are removed: those that matter least to the loss on the training part (Michel et al. 2019, "Are Sixteen Heads Really
-    Better than One?"). A block keeps one head at least."""
+    """Share of the starting model's heads that are removed: those that matter least to the loss on the training part (Michel et al. 2019, "Are Sixteen
+    Heads Really Better than One?"). A block keeps one head at least; those of adapt.insert_blocks keep all."""
     masked_heads: tuple[str, ...] = ()
-    """Heads that are switched off, as block.head from 0, such as 3.11."""
+    """Heads that are switched off, as block.head from 0, such as "3.11"; in quotes, or YAML makes numbers of them."""
 
     def __post_init__(self):
         check_at_least("adapt.attention.window", self.window, 0)
