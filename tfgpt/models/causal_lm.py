@@ -521,7 +521,8 @@ def _check_batch(batch, context):
     if not isinstance(batch, dict) or "input_ids" not in batch or not {"labels", "head_labels"} & set(batch):
         found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
         raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets; head_labels for a head), got {found}; see tfgpt.pack_texts")
-    if (length := batch["input_ids"].shape[1] or 0) > context:
+    length = batch["input_ids"].shape[1]
+    if length is not None and length > context:
         raise ValueError(f"a batch of sequences of {length} tokens, and the model's context is {context}; pack them no longer (see tfgpt.pack_texts), or "
                          "make it longer (tfgpt.models.positions.extend_context)")
 
