@@ -126,7 +126,7 @@ def test_recomputing_activations_changes_nothing(new, batch, dropped):
     assert largest_difference(dropped[1], step(new(dropout=0.2, recompute=True), batch)[1]) < 2e-6
 
 
-@pytest.mark.parametrize("micro_steps", [1, 2])
+@pytest.mark.parametrize("micro_steps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_step_compiled_as_a_whole_computes_the_same(new, batch, whole, micro_steps):
     assert largest_difference(whole[1], step(new(jit_compile=True, accumulate=micro_steps), batch)[1]) < 2e-6
 
