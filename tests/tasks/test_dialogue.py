@@ -153,6 +153,8 @@ def test_one_reply_is_asked_for(text_model):
 
     with pytest.raises(ValueError, match="samples: 2, and one reply is remembered"):
         dialogue.say("It was here.", samples=2)
+    with pytest.raises(ValueError, match=r"say\[0\]: '\\udcff' at 2 is half of a surrogate pair"):
+        dialogue.say("It\udcff")
     assert not dialogue.turns
 
 
