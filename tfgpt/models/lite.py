@@ -182,13 +182,14 @@ class _Session:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)  # the TensorFlow asked for here has it
             self._interpreter = tf.lite.Interpreter(str(path), num_threads=threads)
-        self._path = path
+        self._path, self._mapped = path, None
         tensors = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
         self._numbers = {tensor["name"]: tensor["index"] for tensor in tensors}
         self._views = {name: self._interpreter.tensor(number) for name, number in self._numbers.items()}
         self._config, self._window = config, Adaptation.of(config).window
         shapes = {tensor["name"]: tensor["shape_signature"] for tensor in self._interpreter.get_input_details()}
         self._cached = {name: (int(shape[1]), int(shape[3])) for name, shape in shapes.items() if name.startswith(("key_", "value_"))}
+        self._kept = [(self._views[name], self._views[f"new_{name}"]) for name in self._cached]
         self._ids = np.zeros([0, 0], np.int32)                                            # [rows, slots]; -1 = nothing is there
         self._shape, self._aside = None, {}
 
@@ -226,12 +227,12 @@ class _Session:
         batch, width = ids.shape
         self._reshape(batch, width, last.shape[1], needed=int(start.max()) + width, room=room)
         slots, place = np.arange(self._ids.shape[1]), start[:, np.newaxis] + np.arange(width)
-        before = np.broadcast_to((slots < start[:, np.newaxis])[:, np.newaxis], [batch, width, len(slots)])
-        causal = np.broadcast_to(np.tri(width, dtype=bool), [batch, width, width])
-        seen = np.concatenate([before, causal], axis=2)
+        behind = np.iinfo(place.dtype).max                                                # of every token: nobody sees an empty slot
+        keys = np.concatenate([np.where(slots < start[:, np.newaxis], slots, behind), place], axis=1)
+        distance = place[:, :, np.newaxis] - keys[:, np.newaxis]                          # [batch, width, slots + width]
+        seen = distance >= 0
         if self._window:
-            keys = np.concatenate([np.broadcast_to(slots, [batch, len(slots)]), place], axis=1)
-            seen &= place[:, :, np.newaxis] - keys[:, np.newaxis] < self._window
+            seen &= distance < self._window
         positions = np.minimum(place, self._config.n_positions - 1)                       # of padding too
         alike = (start == start[0]).all()
         given = {"embeddings": embeddings, "positions": positions, "last": last, "seen": seen}
@@ -239,11 +240,11 @@ class _Session:
             self._views[name]()[...] = array
         self._interpreter.invoke()
         row, first = np.arange(batch)[:, np.newaxis], int(start[0])
-        for name in self._cached:  # no view of the interpreter's memory is kept, or it does not run
+        for cached, new in self._kept:  # no view of the interpreter's memory outlives a line, or it does not run
             if alike:
-                self._views[name]()[:, :, first : first + width] = self._views[f"new_{name}"]()
+                cached()[:, :, first : first + width] = new()
             else:
-                self._views[name]()[row, :, place] = self._views[f"new_{name}"]().transpose(0, 2, 1, 3)
+                cached()[row, :, place] = new().transpose(0, 2, 1, 3)
         self._ids[slots >= start[:, np.newaxis]] = -1                                     # what stood there was read behind other tokens
         self._ids[row, place] = ids
         return self._views["logits"]().copy()
@@ -277,7 +278,9 @@ class _Session:
         for name, shape in shapes.items():
             self._interpreter.resize_tensor_input(self._numbers[name], shape)
         self._interpreter.allocate_tensors()
-        _let_go(self._path)                                                               # the first time XNNPACK reads it all, and keeps what it needs
+        if self._mapped is None:
+            self._mapped = _addresses(self._path)
+        _let_go(self._mapped)                                                             # XNNPACK has read it all, and keeps what it needs
         for name in self._cached:
             self._views[name]()[...] = 0.0                                                # an empty slot's value is multiplied by 0, so it must be finite
 
@@ -288,13 +291,19 @@ def _give_back():
         system.malloc_trim(0)
 
 
-def _let_go(path):
-    """Let the system take back the memory in which this process has a file mapped; what is read of it again comes from the file."""
+def _addresses(path):
+    """Return where this process has a file mapped, each a first and a last address; nothing where that cannot be known."""
     if sys.platform != "linux":
-        return
-    system = ctypes.CDLL(None)
+        return []
+    found = []
     for line in Path("/proc/self/maps").read_text("utf-8", "surrogateescape").splitlines():
         addresses, *_, name = line.split(maxsplit=5)
         if name.removesuffix(" (deleted)") == str(path):
-            start, end = (int(address, 16) for address in addresses.split("-"))
-            system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+            found.append(tuple(int(address, 16) for address in addresses.split("-")))
+    return found
+
+
+def _let_go(mapped):
+    """Let the system take back this memory, in which a file is mapped; what is read of it again comes from the file."""
+    for start, end in mapped:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
