@@ -16,7 +16,7 @@ from tfgpt.generation.text_model import TextModel
 from tfgpt.models import surgery
 from tfgpt.models.lite import LiteModel
 from tfgpt.recipe import ExportConfig, HeadConfig
-from tfgpt.serving.check import FLOAT, TEXTS, check_operations, check_version, compare
+from tfgpt.serving.check import FLOAT, TEXTS, check_operations, compare
 from tfgpt.serving.export import signatures_of
 from tfgpt.serving.manifest import verify_manifest, write_manifest
 from tfgpt.serving.saved_model import LoadedModel, read_graph
@@ -96,21 +96,26 @@ def test_another_models_version_fails_the_comparison(watched, model, text_model,
         assert "the same for 5 texts" in compare(loaded, name, signatures_of(text_model, ExportConfig(max_new_tokens=1))[name], FLOAT)
 
 
-
 def test_damage_is_found(watched, tmp_path, capsys):
+    from tensorflow_serving.apis import prediction_log_pb2
+
     changed, none = tmp_path / "m" / "1", tmp_path / "m" / "2"
     shutil.copytree(watched[0], changed)
-    (changed / "assets" / "model_card.md").write_text("other")
+    unanswerable = prediction_log_pb2.PredictionLog()
+    unanswerable.predict_log.request.model_spec.signature_name = "embed"
+    unanswerable.predict_log.request.inputs["txt"].CopyFrom(tf.make_tensor_proto(["x"]))
+    with tf.io.TFRecordWriter(str(changed / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(unanswerable.SerializeToString())
     shutil.copytree(watched[0], none)
-    (none / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"")
     (none / "saved_model.pb").write_bytes((none / "saved_model.pb").read_bytes()[:5000])
     write_manifest(none)
 
     first = findings_of(capsys, "--check", changed)
     second = findings_of(capsys, "--check", none)
 
-    assert [name for name, check in first.items() if not check["ok"]] == ["manifest"]
-    assert "model_card.md is changed" in first["manifest"]["detail"]
+    assert [name for name, check in first.items() if not check["ok"]] == ["manifest", "warm-up"]
+    assert "tf_serving_warmup_requests is changed" in first["manifest"]["detail"]
+    assert first["warm-up"]["detail"].startswith("request 1 (embed): ")
     assert [name for name, check in second.items() if not check["ok"]] == ["operations", "load"]
     assert cli.main(["export", "--check", str(tmp_path / "m")]) == cli.FAILED  # the newest of a base path
     assert capsys.readouterr().out.endswith("/m/2: NOT TO BE SERVED\n")
@@ -123,23 +128,6 @@ def test_operations_that_a_server_lacks_are_named(watched):
 
     with pytest.raises(RuntimeError, match=r"^EagerPyFunc, TfgptCustomOp: not in TensorFlow Serving"):
         check_operations(graph)
-
-
-def test_a_warm_up_request_that_cannot_be_answered_is_found(watched, tmp_path):
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    shutil.copytree(watched[0], tmp_path / "1")
-    log = prediction_log_pb2.PredictionLog()
-    log.predict_log.request.model_spec.signature_name = "embed"
-    log.predict_log.request.inputs["txt"].CopyFrom(tf.make_tensor_proto(["x"]))
-    with tf.io.TFRecordWriter(str(tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-        writer.write(log.SerializeToString())
-    write_manifest(tmp_path / "1")
-
-    found = {finding.check: finding for finding in check_version(tmp_path / "1")}
-
-    assert [name for name, finding in found.items() if not finding.ok] == ["warm-up"]
-    assert found["warm-up"].detail.startswith("request 1 (embed): ")
 
 
 @pytest.mark.slow
