@@ -155,6 +155,8 @@ def test_one_reply_is_asked_for(text_model):
         dialogue.say("It was here.", samples=2)
     with pytest.raises(ValueError, match=r"say\[0\]: '\\udcff' at 2 is half of a surrogate pair"):
         dialogue.say("It\udcff")
+    with pytest.raises(ValueError, match=r"system\[0\]: '\\udcff' at 4 is half of a surrogate pair"):
+        Dialogue(text_model, system="Be b\udcff")
     assert not dialogue.turns
 
 

@@ -53,6 +53,9 @@ class Dialogue:
         system: who the assistant is, or how it is to speak; it is never forgotten. "" = none is given.
         template: Jinja, by which turns become text; "" = the tokenizer's own.
 
+    Raises:
+        ValueError: a system text that is no text.
+
     >>> dialogue = Dialogue(TextModel(model, tokenizer), system="Be brief.")
     >>> [dialogue.say("I live in a town called Oslo.", max_new_tokens=4).left_out for _ in range(3)]
     [0, 2, 4]
@@ -61,6 +64,7 @@ class Dialogue:
     """
 
     def __init__(self, text_model: TextModel, system: str = "", template: str = ""):
+        checked_texts("system", [system], of=(str,))
         self.text_model, self._template = text_model, template or template_of(text_model)
         self.turns: list[Mapping[str, str]] = [{"role": "system", "content": system}] if system else []
         """What is remembered, the last reply too."""
