@@ -232,18 +232,6 @@ def test_dropout_keeps_the_mean_and_drops_the_share(small_model):
     assert abs((dropped == 0).mean() - 0.1) < 0.004  # six standard deviations of 200,000 draws
 
 
-def test_a_loss_of_ones_own_is_refused(small_model):
-    with pytest.raises(ValueError, match="leave loss out"):
-        small_model.compile("adam", loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-
-
-def test_a_batch_without_labels_is_refused(small_model):
-    small_model.compile("adam")
-
-    with pytest.raises(ValueError, match=r"input_ids and labels.*got \['input_ids'\]"):
-        small_model.fit({"input_ids": random_ids(small_model, 2, 16)}, verbose=0)
-
-
 def test_initial_weights_depend_on_the_seed_alone(small_model, tokenizer):
     from tfgpt.recipe import ModelConfig
 

@@ -17,6 +17,7 @@ from transformers.modeling_tf_utils import unpack_inputs
 from tfgpt.models import checkpoint, gpt1, storing, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
+from tfgpt.models.batch import batch_of, check_batch, padding_of, refuse_weights, segmented
 from tfgpt.models.block import Projection
 from tfgpt.models.cache import StaticCache, own
 from tfgpt.models.cross_attention import Encoded, SourceKeys
@@ -36,7 +37,8 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     cross-entropy over all trained tokens of the batch, summed and divided once, and cannot be replaced.
 
     A batch is a dict of int32 [batch, length]: `input_ids`; `labels`, next-token targets, -100 = not trained on; and optionally
-    `segment_ids`, 0 = padding, attention never crosses a segment; `position_ids`, which restart in each segment. With an encoder also
+    `segment_ids`, 0 = padding, attention never crosses a segment; or an `attention_mask` of 1 and 0 in their place; `position_ids`, which restart in each
+    segment. With an encoder also
     `encoder_input_ids` and, if there are the others, `encoder_segment_ids` and `encoder_position_ids`: a segment sees the encoder's of its own number.
     A model with a head (see `tfgpt.models.surgery.add_head`) is trained on batches with `head_labels` instead of `labels` (see
     `tfgpt.models.heads.for_head`).
@@ -71,6 +73,10 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         self._clock = Clock()
         self._settings, self.guard = StepSettings(), StepGuard()
 
+    def __str__(self):
+        """Name the class that it extends, by which transformers' `generate` tells where the batch is in a cache."""
+        return f"<{type(self).__name__}, a TFGPT2LMHeadModel of {self.config.n_layer} layers, width {self.config.n_embd}>"
+
     @tf.autograph.experimental.do_not_convert  # for here and all that it calls: no branch hangs on a tensor, and rewriting took longer than tracing
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
@@ -91,17 +97,19 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return whole if return_dict else whole.to_tuple()
 
     def compile(self, optimizer="adamw", settings: StepSettings | None = None, **kwargs):
-        """Configure training; takes what `tf_keras.Model.compile` takes, except `loss`.
+        """Configure training; takes what `tf_keras.Model.compile` takes, except `loss` and metrics.
 
         Args:
             optimizer: of Keras, or its name.
             settings: precision, accumulation, clipping and the like; `None` = the defaults.
 
         Raises:
-            ValueError: a `loss`: the model's own is the only one that weighs by token.
+            ValueError: a `loss`: the model's own is the only one that weighs by token; `loss_weights`, `metrics`, `weighted_metrics`: it logs its own.
         """
-        if kwargs.pop("loss", None) is not None:
-            raise ValueError("compile: loss is not taken, the model computes its own token-weighted cross-entropy; leave loss out")
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(f"compile: {name} is not taken, the model computes its own token-weighted cross-entropy and what it logs beside it; "
+                                 f"leave {name} out")
         if not self.built:
             self.build_in_name_scope()
         self._settings, compute = settings or StepSettings(), self.transformer.compute
@@ -174,6 +182,21 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             return any(matches(one, name) for one in self._trained) and not any(matches(one, name) for one in self._frozen)
 
         return [variable for variable in super().trainable_weights if trains(weights.short_name(variable))]
+
+    @property
+    def metrics(self) -> list[tf_keras.metrics.Metric]:
+        """What was logged last, in the order in which `evaluate` returns it, and metrics that a subclass has of its own."""
+        return [*self._clock.figures, *super().metrics]
+
+    def fit(self, *args, **kwargs):
+        """Train as `tf_keras.Model.fit` does, on batches alone; raises `ValueError` for weights beside them, which Keras would drop."""
+        refuse_weights("fit", kwargs)
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Measure as `tf_keras.Model.evaluate` does; raises as `fit`."""
+        refuse_weights("evaluate", kwargs)
+        return super().evaluate(*args, **kwargs)
 
     def reset_metrics(self):
         """Start all sums anew; Keras calls this at the start of an epoch and of an evaluation."""
@@ -326,17 +349,18 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         tied = self.lm_head is None and ("head_labels" not in batch or self.adaptation.head.weight < 1)
         with self.transformer.one_gradient(in_xla=bool(self.jit_compile)) if tied else contextlib.nullcontext():
-            hidden = self._hidden(batch, training)                 # [batch, length, width]
+            check_batch(batch, self.config.n_positions)
+            hidden = self._hidden(batch, training)                                        # [batch, length, width]
             if "head_labels" in batch:
                 return self._head_terms(hidden, batch, training, balance)
             return self._language_terms(hidden, batch["labels"], training)
 
     def head_outputs(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Return what the head finds at each token of a packed batch, float32 [batch, length, outputs]."""
+        check_batch(batch, self.config.n_positions)
         return self.head(self._hidden(batch, training=False))
 
     def _hidden(self, batch, training):
-        _check_batch(batch, self.config.n_positions)
         segments = batch.get("segment_ids")
         states, seen = self._encoded(batch, training)
         return self.transformer(
@@ -375,7 +399,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             missing = "the model has no head; add one (tfgpt.models.surgery.add_head)" if self.head is None else "call name_labels before"
             raise ValueError(f"head_labels: {missing}")
         found = judge(head, self.head(hidden, training=training), batch["head_labels"], self._targets, self._settings.objective.label_smoothing)
-        padding, places = _padding(batch)
+        padding, places = padding_of(batch)
         if head.weight == 1:
             nothing = (tf.zeros([]), *[tf.zeros([], tf.int64)] * 2)
             return HeadTerms(found.objective, found.loss, places - padding, found.correct, found.count, *nothing)
@@ -411,14 +435,14 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
-        batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        _check_batch(batch, self.config.n_positions)
+        batch = batch_of(data)
+        check_batch(batch, self.config.n_positions)
         if self.jit_compile and not batch["input_ids"].shape.is_fully_defined():
             raise ValueError("jit_compile: XLA wants batches of one size, and these may differ; batch them with drop_remainder=True, as in "
                              "packed.unbatch().batch(8, drop_remainder=True)")
         scale = self.guard.loss_scale(self._settings, tf.size(batch["input_ids"]))
         terms, gradients = summed_gradients(self, batch, self._settings, scale)
-        terms, padding, places = summed_over_replicas(terms, *_padding(batch))
+        terms, padding, places = summed_over_replicas(terms, *padding_of(batch))
         norm, finite = self.guard.apply(self.optimizer, gradients, self.trainable_variables, terms.divisor, scale, self._settings)
         zero_if_skipped = {name: tf.where(finite, term, 0) for name, term in (terms._asdict() | {"gradient_norm": norm}).items()}
         sums = self._running.add(**zero_if_skipped, steps=tf.cast(finite, tf.int64), padding=padding, places=places)
@@ -429,9 +453,17 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data):
         """Add a packed batch to the metrics."""
-        batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
+        batch = batch_of(data)
         terms, *_ = summed_over_replicas(summed_over_lanes(lambda rows, _: self.loss_terms(rows), batch, self._settings.lanes))
         return logged(self.adaptation.head, terms, self._running.add(**terms._asdict()))
+
+    @tf.autograph.experimental.do_not_convert
+    def predict_step(self, data):
+        """Return what a call does; of a packed batch the logits, float [batch, length, vocab], where no token sees another segment."""
+        batch, _, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
+        if not (isinstance(batch, dict) and {"labels", "head_labels", "segment_ids"} & batch.keys()):
+            return super().predict_step(data)
+        return TFCausalLMOutputWithCrossAttentions(logits=self.project(self._hidden(segmented(batch), training=False)))
 
     def make_train_function(self, force=False):
         """Build Keras's train function and add `tokens_per_second` to its logs."""
@@ -515,21 +547,3 @@ class OutputMatrix(tf_keras.layers.Layer):
             return
         self.built = True
         self.weight = self.add_weight("weight", shape=self._shape, initializer=tf_keras.initializers.RandomNormal(stddev=self._spread))
-
-
-def _check_batch(batch, context):
-    if not isinstance(batch, dict) or "input_ids" not in batch or not {"labels", "head_labels"} & set(batch):
-        found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"a batch is a dict with input_ids and labels (next-token targets; head_labels for a head), got {found}; see tfgpt.pack_texts")
-    length = batch["input_ids"].shape[1]
-    if length is not None and length > context:
-        raise ValueError(f"a batch of sequences of {length} tokens, and the model's context is {context}; pack them no longer (see tfgpt.pack_texts), or "
-                         "make it longer (tfgpt.models.positions.extend_context)")
-
-
-def _padding(batch):
-    """Return the places without a token, and all places, int64 []."""
-    places = tf.size(batch["input_ids"], out_type=tf.int64)
-    if "segment_ids" not in batch:
-        return tf.zeros([], tf.int64), places
-    return tf.math.count_nonzero(batch["segment_ids"] == 0), places

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 
 import tensorflow as tf
+import tf_keras
 
 from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import HeadTerms
@@ -30,31 +31,58 @@ class RunningSums:
         return dict(zip(self.names, tf.unstack(tf.convert_to_tensor(self._sums))))
 
 
+class Figure(tf_keras.metrics.Metric):
+    """One of the numbers that a model has logged. Keras learns from it that this is of the epoch so far, and not to be averaged once more."""
+
+    def __init__(self, name: str, value: tf.Tensor):
+        super().__init__(name=name)
+        self._value = value
+
+    def update_state(self, *_, **__):
+        """Refuse; the model's steps count by themselves."""
+        raise NotImplementedError(f"{self.name}: counted by the model's own train_step and test_step")
+
+    def result(self):
+        """Return what the last step logged."""
+        return self._value
+
+    def reset_state(self):
+        """Leave it to `GPTLMHeadModel.reset_metrics`."""
+
+
 class Clock:
-    """Measures tokens a second over an epoch, without its first call, which may trace and compile, where there are more."""
+    """Measures tokens a second over an epoch, without its first call, which may trace and compile, where there are more; and keeps what was logged last."""
 
     def __init__(self):
         self.reset()
 
     def reset(self):
         """Start anew."""
-        self._since, self._first = None, 0.0
+        self._since, self._first, self.logs = None, 0.0, {}
 
     def timed(self, step):
-        """Return a train or test function whose logs have `tokens_per_second` beside `tokens`."""
+        """Return a train or test function whose logs have `tokens_per_second` beside `tokens`; others are left as they are."""
 
         def timed(iterator):
             start = time.perf_counter()
             logs = step(iterator)
             now = time.perf_counter()
+            if "tokens" not in logs:                                                      # of a step that a subclass has of its own
+                return logs
             if self._since is None:
                 self._since, self._first = now, logs["tokens"]
                 rate = logs["tokens"] / (now - start)
             else:  # a tensor still, not fetched from the device here
                 rate = (logs["tokens"] - self._first) / (now - self._since)
-            return dict(logs) | {"tokens_per_second": rate}
+            self.logs = dict(logs) | {"tokens_per_second": rate}
+            return self.logs
 
         return timed
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What was logged last, the loss first, as Keras returns it from `evaluate`."""
+        return [Figure(name, self.logs[name]) for name in sorted(self.logs, key=lambda name: name != "loss")]
 
 
 def logged(head: Head, terms: LossTerms | HeadTerms, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -73,5 +101,5 @@ def logged(head: Head, terms: LossTerms | HeadTerms, sums: dict[str, tf.Tensor])
 
 
 def share(sums: dict[str, tf.Tensor], part: str, whole: str) -> tf.Tensor:
-    """Return one sum divided by another, float32 []; 0 if there is nothing yet."""
-    return tf.cast(tf.math.divide_no_nan(sums[part], sums[whole]), tf.float32)
+    """Return one sum divided by another, float32 []; NaN of nothing, which is no perfect loss and no norm of 0."""
+    return tf.cast(sums[part] / sums[whole], tf.float32)

@@ -67,7 +67,7 @@ class Curves(StepCallback):
     def _record_training(self, logs):
         means = _means(logs)
         counts = {count: float(logs[count]) for count in ("tokens", *means.values())}
-        sums = counts | {name: float(logs[name]) * counts[count] for name, count in means.items()}
+        sums = counts | {name: float(logs[name]) * counts[count] if counts[count] else 0.0 for name, count in means.items()}
         since = {name: value - self._before.get(name, 0.0) for name, value in sums.items()}
         self._before = sums
         if since["tokens"]:
