@@ -106,8 +106,8 @@ def test_a_head_in_fewer_bits_is_exported_with_what_that_costs_and_a_run_is_resu
     ("number", "labels", [], "data.examples: labels is not what adapt.head.kind number is trained on; set it to numbers"),
     ("none", "labels", [], "data.examples: labels is for a head, and adapt.head.kind is none; set it to classes or labels, or prepare the data alone"),
     ("none", "tags", [], "data.examples: tags is for a head, and adapt.head.kind is none; set it to tags"),
-    ("classes", "labels", ["--adapt.train", "[wte.weight]"], r"adapt.train: ['wte.weight'] without [] (adapt.freeze) leaves the head as it is; add head"),
-    ("classes", "labels", ["--adapt.freeze", "[head]"], r"adapt.train: [] without ['head'] (adapt.freeze) leaves the head as it is; add head"),
+    ("classes", "labels", ["--adapt.train", "[wte.weight]"], r"adapt.train: ['wte.weight'] without [] (adapt.freeze) leaves head as it begins; add head"),
+    ("classes", "labels", ["--adapt.freeze", "[head]"], r"adapt.train: [] without ['head'] (adapt.freeze) leaves head as it begins; add head"),
     ("classes", "labels", ["--adapt.head.weight", "0"], "adapt.head.weight: 0.0 is not in (0, 1]; 1 trains the head alone"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_before_any_work(tmp_path, kind, examples, overrides, message):

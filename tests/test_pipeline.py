@@ -405,6 +405,8 @@ def test_an_adapted_run_trains_what_is_new_and_keeps_a_plain_gpt2_with_the_chang
     ("{lora: {rank: 2, matrices: ['h.0.ln_1']}}", "adapt.lora.matrices: the pattern 'h.0.ln_1' matches no matrix"),
     ("{attention: {masked_heads: ['0.77']}}", "there is no head '0.77'"),
     ("{lora: {rank: -1}}", "adapt.lora.rank: -1 is too small"),
+    ("{lora: {rank: 2}, train: [ln_f]}", "adapt.train: ['ln_f'] without [] (adapt.freeze) leaves lora as it begins; add **.lora"),
+    ("{prefix: {tokens: 2, kind: prompt}, train: [ln_f]}", "leaves prefix as it begins; add prompt"),
 ])
 def test_an_adaptation_that_cannot_be_is_refused_before_any_work(recipe, tmp_path, settings, message):
     done = called("run", recipe, "--output", tmp_path / "run", "--adapt", settings)

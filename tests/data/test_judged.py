@@ -83,6 +83,7 @@ def test_choices_are_texts_of_their_own_behind_the_prompt(many):
     ("choice", {"prompt": "a", "choices": ["b", "c"], "answer": 2}, "column 'answer' holds 2, and there are 2 choices; write a number from 0 to 1"),
     ("choice", {"prompt": "a", "choices": ["b", "c"], "answer": 0.5}, "column 'answer' holds 0.5"),
     ("choice", {"prompt": "a", "choices": ["b", 3], "answer": 0}, "column 'choices' holds a list, not a list of texts"),
+    ("choice", {"prompt": "a", "choices": "the cat|a dog", "answer": 1}, "column 'choices' holds a text, not a list of texts"),
 ])  # fmt: skip
 def test_what_is_no_label_is_refused_with_file_and_line(tmp_path, kind, record, message):
     (tmp_path / "rows.jsonl").write_text("\n" + json.dumps(record) + "\n")

@@ -80,7 +80,7 @@ def test_a_pair_that_no_sequence_takes_is_counted_or_refused_with_its_place(toke
     blocks, counts = packed(tokenizer, rows((SHORT, TARGET), pair), long_pairs)
 
     assert blocks["labels"][blocks["labels"] != IGNORED].tolist() == [*tokenizer.encode(TARGET), tokenizer.eos_token_id]
-    assert counts.too_long == 1
+    assert (counts.too_long, counts.documents, counts.cut, counts.bytes) == (1, 1, 0, len(TARGET.encode()))
     with pytest.raises(RecipeError, match=r"record 2: its .* tokens, and a sequence 16 \(data.length\)"):
         packed(tokenizer, rows((SHORT, TARGET), pair), long_pairs, bad_records="refuse")
 

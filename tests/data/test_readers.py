@@ -133,6 +133,12 @@ def test_a_quotation_mark_that_is_never_closed_is_told_with_the_line_it_opened_i
         read(path)
 
 
+def test_a_column_that_a_table_names_twice_is_refused_but_for_those_without_a_name(tmp_path):
+    with pytest.raises(RecipeError, match=r"twice.csv: the column 'text' stands there twice; name each column once"):
+        read(write(tmp_path / "twice.csv", "text,label,text\nfirst,a,second\n"))
+    assert texts(write(tmp_path / "sheet.csv", "text,label,,\nfirst,a,,\n")) == ["first"]
+
+
 def test_a_csv_field_may_be_a_whole_book(tmp_path):
     path = write(tmp_path / "a.csv", "text\n" + "x" * 3_000_000 + "\n")
 

@@ -79,6 +79,17 @@ def test_another_corpus_is_left_without_what_the_task_holds_out(tmp_path, tokeni
     assert stats["documents_read"] == len(pool) == len(found) + len(held)
 
 
+def test_of_the_tasks_own_texts_as_a_corpus_a_share_is_left_to_validate_on(tmp_path, tokenizer):
+    data = task(tmp_path, "labels")
+    (tmp_path / "own.txt").write_text("".join(f"{EXAMPLES['labels'](n)['text']}\n" for n in range(ROWS)))
+
+    stats = prepare_unlabelled(data, PretrainConfig(steps=1, path=str(tmp_path / "own.txt")), tokenizer, tmp_path / "data")
+
+    used = {split: part["documents"] for split, part in stats["splits"].items()}
+    assert sum(used.values()) + stats["filtered"][HELD_OUT] == stats["documents_read"] == ROWS
+    assert used["validation"] / sum(used.values()) == pytest.approx(data.validation, abs=0.1)
+
+
 def test_a_document_loses_the_lines_that_are_held_out(tmp_path, tokenizer):
     data = task(tmp_path, "labels")
     held = sorted(held_out(data) - {None})

@@ -185,6 +185,15 @@ def test_p_is_never_below_what_so_few_texts_can_tell(texts, least):
     assert found["p"] == least == max(stats.binomtest(texts, texts).pvalue, 0.001)
 
 
+@pytest.mark.parametrize(("ahead", "behind"), [(5, 0), (3, 0), (1, 0)])
+def test_texts_that_both_models_got_alike_tell_nothing(ahead, behind):
+    alike = [1.0] * 100 + [0.0] * 95
+
+    found = [compared(mean(alike + [1.0] * ahead + [0.0] * behind), mean(alike + [0.0] * ahead + [1.0] * behind), seed)["p"] for seed in range(3)]
+
+    assert min(found) >= stats.binomtest(ahead, ahead + behind).pvalue  # McNemar's exact test
+
+
 def test_a_missing_package_is_told_with_its_extra():
     with pytest.raises(RecipeError, match=r"task.kind: x: needs the package no-such-thing .* pip install 'tfgpt\[tasks\]'"):
         text_metrics.check_packages(["no_such_thing"], "task.kind: x")

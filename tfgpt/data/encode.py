@@ -29,7 +29,7 @@ class SplitCounts:
     cut: int = 0
     """Documents longer than a sequence: cut into several pieces; of a text to classify the end is kept, of a translation both beginnings."""
     too_long: int = 0
-    """Pairs that no sequence takes (data.long_pairs), which are not trained on."""
+    """Pairs that no sequence takes (data.long_pairs), which are not trained on, and not among `documents`."""
     words_cut: int = 0
     """Words of over a million characters, which the tokenizer was given in pieces."""
 
@@ -71,9 +71,11 @@ class SequenceMaker:
         room = length if tokens.groups is None else length // np.bincount(tokens.groups)[tokens.groups]  # choices share a sequence
         by_their_ends = (self._judges and self._config.examples != "tags") or self._config.long_pairs != "pieces"
         pieces = last_pieces(tokens.sizes, room) if by_their_ends else cut_documents(tokens.sizes, length, stride)
-        too_long = tokens.sizes > room
+        too_long, kept = tokens.sizes > room, np.array([not example.continues for example in examples], bool)
         if self._config.long_pairs != "pieces":
-            counts.too_long += self._leave_out_long_pairs(tokens, examples)
+            left_out = self._leave_out_long_pairs(tokens, examples)
+            counts.too_long += int(np.count_nonzero(left_out))
+            kept &= ~left_out
         if tokens.groups is not None:
             too_long = np.bincount(tokens.groups, too_long, len(examples)) > 0
         if tokens.cut is not None:
@@ -82,9 +84,10 @@ class SequenceMaker:
             pieces = pieces.take(pieces.starts == (np.cumsum(tokens.sizes) - tokens.sizes)[pieces.documents])
             too_long |= tokens.encoder_cut
         pieces = trained_pieces(tokens, pieces)
-        counts.documents += sum(not example.continues for example in examples)
-        counts.bytes += sum(len(text.encode()) for example in examples for text, trained in example.parts if trained)
-        counts.cut += int(np.count_nonzero(too_long & [not example.continues for example in examples]))
+        counts.documents += int(np.count_nonzero(kept))
+        counts.bytes += sum(len(text.encode()) for example, is_kept in zip(examples, kept) if is_kept or example.continues
+                            for text, trained in example.parts if trained)
+        counts.cut += int(np.count_nonzero(too_long & kept))
         counts.filled += int(pieces.sizes.sum())
         counts.words_cut += tokens.words_cut + sum(example.ends_in_word for example in examples)
         for block in pack(tokens, pieces, length, self._config.source_length or length):
@@ -136,8 +139,8 @@ class SequenceMaker:
         within = np.arange(len(ids)) - np.repeat(np.cumsum(part_sizes) - part_sizes, part_sizes)
         return ids[within < np.repeat(kept_sizes, part_sizes)], kept_sizes, extra > 0
 
-    def _leave_out_long_pairs(self, tokens, examples) -> int:
-        """Train on no pair that is longer than a sequence, or, where prompts are cut, whose target is; return how many these are."""
+    def _leave_out_long_pairs(self, tokens, examples) -> np.ndarray:
+        """Train on no pair that is longer than a sequence, or, where prompts are cut, whose target is; return which these are, bool [examples]."""
         documents = np.repeat(np.arange(len(examples)), tokens.sizes)
         targets = np.bincount(documents, tokens.labels != IGNORED, len(examples)).astype(np.int64)
         sizes, what = (targets, "its target has") if self._config.long_pairs == "cut" else (tokens.sizes, "its prompt and target have")
@@ -154,7 +157,7 @@ class SequenceMaker:
             raise RecipeError(f"{examples[first].place}: {what} {sizes[first]:,} tokens, and a sequence {self._config.length} (data.length); raise that, "
                               "shorten it, or set data.bad_records to skip")
         tokens.labels[too_long[documents]] = IGNORED
-        return int(np.count_nonzero(too_long))
+        return too_long
 
     def _judged(self, tokens, last_of_parts, examples) -> Tokens:
         """Give tokens the labels that a head is to find, where the token of each part's end is known."""

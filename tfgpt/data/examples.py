@@ -146,7 +146,7 @@ class ExampleMaker:
         return {"parts": tuple((text, False) for text in spaced(words)), "tags": tags} if any(tags) else None
 
     def _choice(self, fields):
-        prompt, choices, answer = fields.text("prompt"), fields.words("choices"), fields.number("answer")
+        prompt, choices, answer = fields.text("prompt"), fields.texts("choices"), fields.number("answer")
         if not 2 <= len(choices) <= self._most_choices:
             raise UnusableError("no choice", f"column {fields.name('choices')!r} holds {len(choices)} texts", f"give 2 to {self._most_choices}, or raise "
                                 "data.length, which all choices of a prompt share")
@@ -284,9 +284,15 @@ class Fields:
             UnusableError: there is no such column, it holds no such list, or one with an empty text.
         """
         value = self._plain(use)
-        texts = value.split() if isinstance(value, str) else value
+        return self._listed(use, value.split() if isinstance(value, str) else value)
+
+    def texts(self, use: str) -> list[str]:
+        """Return a list of texts; raises as `words`, of one text too."""
+        return self._listed(use, self._plain(use))
+
+    def _listed(self, use, texts):
         if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-            raise UnusableError("no list of texts", f"column {self.name(use)!r} holds {_kind(value)}, not a list of texts", "write [\"one\", \"two\"]")
+            raise UnusableError("no list of texts", f"column {self.name(use)!r} holds {_kind(texts)}, not a list of texts", "write [\"one\", \"two\"]")
         return [self.mend(text) for text in texts]
 
     def _plain(self, use):

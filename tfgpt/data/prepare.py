@@ -34,6 +34,9 @@ WINDOW = 4_000_000
 NAMED = ("labels", "numbers", "tags")
 """What data.examples may be where labels have names, of which labels.txt is a list."""
 
+TOO_LONG = "longer than a sequence"
+"""Why pairs are refused, in stats.json, that no sequence takes."""
+
 WINDOWS_AT_ONCE = 2
 """Windows in work: while the tokenizer has the cores for one, the other is packed and written."""
 
@@ -198,6 +201,10 @@ def check_enough(config: DataConfig, counts: dict[str, SplitCounts], shards: lis
 def statistics(config: DataConfig, vocab: int, account: Account, counts: dict[str, SplitCounts], inputs: str | None) -> dict:
     """Return the account of a prepared corpus, as it stands in stats.json."""
     account.cut = sum(of_split.cut for of_split in counts.values())
+    for split, of_split in counts.items():
+        account.used[split] -= of_split.too_long
+        account.refused[TOO_LONG] += of_split.too_long
+    account.refused = +account.refused  # without what is 0
     splits = {split: dataclasses.asdict(of_split) | {"fill_rate": of_split.fill_rate(config.length)} for split, of_split in counts.items()}
     others = [] if inputs is None else passed_over(config)
     return {

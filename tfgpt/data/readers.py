@@ -8,6 +8,7 @@ import json
 import lzma
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -252,6 +253,8 @@ def _read_table(path, source, intake, **dialect) -> Iterator[Record]:
             return
         rows = csv.reader(file, **dialect)
         names = list(source.column_names) or _next_row(rows, path, intake)[0]
+        if twice := sorted(name for name, count in Counter(names or ()).items() if name and count > 1):
+            raise RecipeError(f"{path}: the column {twice[0]!r} stands there twice; name each column once, in its first row or in data.column_names")
         while True:
             row, first_line = _next_row(rows, path, intake)
             if row is None:

@@ -96,15 +96,20 @@ def documents_of(example: Example) -> Iterator[Example]:
 
 
 def _of_task(data, template, account) -> Iterator[Example]:
-    """Yield the documents of a task's training part; a share of them, by another hash than the task's own, is this training's to validate on."""
+    """Yield the documents of a task's training part; a share of them is this training's to validate on."""
     training, replayed = (example for example in read_corpus(data, Account(), template) if example.split == "train"), data.replayed
     for example in training:
-        split = "train" if example.source_number in replayed else split_of(f"pretrain\0{example.text}", data.validation)
+        split = "train" if example.source_number in replayed else _own_split(example, data)
         for document in documents_of(example):
             account.documents_read += 1
             account.used[split] += 1
             yield from in_sections([dataclasses.replace(document, split=split)])
     check_not_empty(dataclasses.replace(data, test=0.0), account)
+
+
+def _own_split(example, data):
+    """Return the split of a text by another hash than the task's, by which none that the task leaves would be left to validate on."""
+    return split_of(f"pretrain\0{example.text}", data.validation)
 
 
 def _held_out(examples: Iterable[Example]) -> set[bytes]:
@@ -125,7 +130,11 @@ def _without(held, config, account) -> Iterator[Example]:
     for example in read_corpus(config, account):
         text = "" if _digest(example.text) in held else _without_lines(example.text, held)
         if text.strip() or running:  # sections of a running text are counted as one document
-            yield dataclasses.replace(example, parts=((text, True),))
+            split = example.split if running or config.columns.split else _own_split(example, config)
+            counted = not example.continues
+            account.used[example.split] -= counted
+            account.used[split] += counted
+            yield dataclasses.replace(example, parts=((text, True),), split=split)
         else:
             account.used[example.split] -= 1
             account.filtered[HELD_OUT] += 1

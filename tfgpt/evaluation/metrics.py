@@ -113,8 +113,8 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     """Return the `difference` of two models' figures on the same texts, its 95 % `interval`, and `p`, two-sided.
 
     `p` is how often, of draws of the same texts for both, the one that is ahead over all is not ahead, twice (Koehn 2004, "Statistical Significance
-    Tests for Machine Translation Evaluation"); it is never below 1 / 1,000, what so many draws can tell, nor below `2 ** (1 - texts)`, what so few texts can:
-    as often are the signs of all of them alike by chance.
+    Tests for Machine Translation Evaluation"); it is never below 1 / 1,000, what so many draws can tell, nor below `2 ** (1 - texts)`, what so few texts can
+    on which the two differ: as often are the signs of all of them alike by chance (of shares that is McNemar's exact test where one is never behind).
 
     Args:
         one: of the first model.
@@ -131,8 +131,7 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     if one.texts != other.texts:
         raise ValueError(f"compared: {one.texts} texts and {other.texts}; both models must answer the same ones")
     difference = one.value - other.value
-    told = one.texts if one.of_texts is None else int(np.count_nonzero(~np.isnan(one.of_texts)))
-    least = max(1 / RESAMPLES, min(2.0 ** (1 - told), 1.0))
+    least = max(1 / RESAMPLES, min(2.0 ** (1 - _differing(one, other)), 1.0))
     if one.needs_each_once:
         error = _jackknife_error(lambda counts: one.value_of(counts) - other.value_of(counts), one.texts)
         p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(not difference)
@@ -141,6 +140,14 @@ def compared(one: Metric, other: Metric, seed: int) -> dict:
     not_ahead = np.mean(drawn * np.sign(difference) <= 0) if difference else 1.0
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return {"difference": difference, "interval": [low, high], "p": float(min(1.0, max(2 * not_ahead, least)))}
+
+
+def _differing(one, other):
+    """Return the number of texts on which the two have another value; of those that have none of their own, that of all."""
+    if one.of_texts is None or other.of_texts is None:
+        return one.texts
+    either = ~(np.isnan(one.of_texts) & np.isnan(other.of_texts))
+    return int(np.count_nonzero(either & (one.of_texts != other.of_texts)))
 
 
 def _jackknife_error(value_of, texts):

@@ -57,11 +57,20 @@ def adapt(model: GPTLMHeadModel, config: AdaptConfig, seed: int, importance: Cal
         if config.head.kind != "none":
             model = surgery.add_head(model, config.head, labels, seed)
         choose_trained(model, config)
-        if config.head.kind != "none" and not any(matches("head", name) for name in model.trained_names):
-            raise ValueError(f"adapt.train: {list(config.train)} without {list(config.freeze)} (adapt.freeze) leaves the head as it is; add head")
+        _check_new_are_trained(model, config)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     return model
+
+
+def _check_new_are_trained(model, config):
+    """Refuse to train beside a new part that, left as it begins, does nothing or nothing of use."""
+    asked = {"head": config.head.kind != "none", "lora": config.lora.rank > 0, "bottleneck": config.bottleneck.width > 0, "prefix": config.prefix.tokens > 0}
+    patterns = {"head": ("head",), "lora": ("**.lora",), "bottleneck": ("**.bottleneck_*",), "prefix": ("**.prefix", "prompt")}
+    for part in (part for part, is_asked in asked.items() if is_asked):
+        if not any(matches(pattern, name) for pattern in patterns[part] for name in model.trained_names):
+            there = " or ".join(one for one in patterns[part] if any(matches(one, name) for name in model.weight_names))
+            raise ValueError(f"adapt.train: {list(config.train)} without {list(config.freeze)} (adapt.freeze) leaves {part} as it begins; add {there}")
 
 
 def fitted(model: GPTLMHeadModel, config: AdaptConfig, tokenizer: GPT2TokenizerFast, old_tokenizer: Callable[[], OldTokenizer]) -> GPTLMHeadModel:
