@@ -117,7 +117,7 @@ def test_a_store_with_places_of_its_own_is_joined_from_elsewhere(tmp_path, run, 
     assert cli.main(["store", "pull", "tickets", "pulled", "--store", "elsewhere/two"]) == 0
 
     assert (tmp_path / "shared" / "files" / "blobs").is_dir() and (tmp_path / "pulled" / "model").is_dir()
-    assert (tmp_path / "one" / "store.json").stat().st_mode & 0o777 == 0o600
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "one" / "store.json", tmp_path / "catalog.db")] == [0o600] * 2
 
 
 def test_what_is_printed_for_people_names_everything(store, run, capsys):

@@ -102,9 +102,11 @@ def test_a_run_is_published_from_the_page_and_by_a_program_as_by_the_command(sit
     page = jane.post("/publish", data={"csrf": csrf_of(jane.get("/publish")), "name": "by-page", "licence": "mit", "tags": "a, b", "private": "on"},
                      files=files_of(run, prefix))  # fmt: skip
     program = site.program("jane").post("/api/v1/models/by-program/versions", data={"stage": "staging"}, files=files_of(run, prefix))
+    again = site.program("jane").post("/api/v1/models/by-program/versions", files=files_of(run, prefix))
     command = site.store.publish(run, "by-command", "jane", {}, run / "export" / "tickets" / "1").reference
 
     assert (page.url.path, program.status_code, program.json()) == ("/models/by-page/1", 201, {"reference": "store://by-program:1", "is_new": True})
+    assert (again.status_code, again.json()) == (200, {"reference": "store://by-program:1", "is_new": False})
     every = [catalog.details_of(site.store.database, Reference(name)) for name in ("by-page", "by-program", command.name)]
     assert len({frozenset((file.path, file.sha256) for file in details.files if file.path != "README.md") for details in every}) == 1
     assert (every[0].entry.tags, every[0].entry.licence, every[0].entry.private, every[1].entry.stage) == (["a", "b"], "mit", True, "staging")

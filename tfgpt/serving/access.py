@@ -18,7 +18,13 @@ CALLER = "tfgpt.caller"
 """Where a request's scope holds who made it, if the server asks for keys."""
 OPENAI = ("/v1/completions", "/v1/chat/completions")
 PREDICTION, MANAGEMENT = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
-GRPC_SCOPES = {f"{PREDICTION}GetModelMetadata": "status", f"{MANAGEMENT}GetModelStatus": "status", f"{MANAGEMENT}HandleReloadConfigRequest": "admin"}
+OF_METADATA = ("status", "predict")
+"""Who may ask what a model's inputs are: a client over gRPC does, before it asks for texts."""
+GRPC_SCOPES = {
+    f"{PREDICTION}GetModelMetadata": OF_METADATA,
+    f"{MANAGEMENT}GetModelStatus": ("status",),
+    f"{MANAGEMENT}HandleReloadConfigRequest": ("admin",),
+}
 """Of methods; all others are for predict."""
 
 
@@ -46,12 +52,20 @@ class KeyGuard:
     def _checked(self, scope):
         caller = self._keys.caller(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None))
         path = scope["path"]
-        caller.check_scope("openai" if path in OPENAI else "predict" if scope["method"] == "POST" else "status")
+        caller.check_scope(*_http_scopes(path, scope["method"]))
         if path.startswith(MODELS):
             caller.check_model(path.removeprefix(MODELS).split("/")[0].split(":")[0])
         elif path == METRICS:
             caller.check_all_models()
         return caller
+
+
+def _http_scopes(path, method):
+    if path in OPENAI:
+        return ("openai",)
+    if method == "POST":
+        return ("predict",)
+    return OF_METADATA if path.startswith(MODELS) and path.endswith("/metadata") else ("status",)
 
 
 def caller_of(scope: Scope) -> Caller | None:
@@ -74,7 +88,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
         metadata = dict(handler_call_details.invocation_metadata)
         try:
             caller = self._keys.caller(metadata.get("authorization"))
-            caller.check_scope(GRPC_SCOPES.get(handler_call_details.method, "predict"))
+            caller.check_scope(*GRPC_SCOPES.get(handler_call_details.method, ("predict",)))
             if handler_call_details.method.endswith("/HandleReloadConfigRequest"):
                 caller.check_all_models()
         except ServingError as error:

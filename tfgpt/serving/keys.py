@@ -24,7 +24,7 @@ from tfgpt.serving.errors import PermissionDeniedError, ResourceExhaustedError, 
 
 LOG = logging.getLogger(__name__)
 SCOPES = {
-    "predict": "inference over TensorFlow Serving's REST and gRPC",
+    "predict": "inference over TensorFlow Serving's REST and gRPC, metadata",
     "openai": "completions and chats",
     "status": "status, metadata, metrics, the list of models",
     "admin": "reload",
@@ -79,11 +79,11 @@ class Caller:
                 raise ResourceExhaustedError(f"More than {most} requests in a minute with the key of {self.entry.name}; ask again in {seconds} s", seconds)
             self._times.append(now)
 
-    def check_scope(self, scope: str) -> None:
-        """Raise `PermissionDeniedError` unless the key is good for a scope."""
-        if scope not in self.entry.scopes:
-            good_for = ", ".join(sorted(self.entry.scopes))
-            raise PermissionDeniedError(f"The key of {self.entry.name} is not good for {scope} ({SCOPES[scope]}), but for {good_for}")
+    def check_scope(self, *scopes: str) -> None:
+        """Raise `PermissionDeniedError` unless the key is good for one of these scopes."""
+        if not self.entry.scopes.intersection(scopes):
+            good_for, wanted = ", ".join(sorted(self.entry.scopes)), " or ".join(f"{scope} ({SCOPES[scope]})" for scope in scopes)
+            raise PermissionDeniedError(f"The key of {self.entry.name} is not good for {wanted}, but for {good_for}")
 
     def knows(self, model: str) -> bool:
         """Return whether the key is good for a model."""

@@ -37,6 +37,9 @@ class Database:
         self.url = _checked(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(self.url) if self.is_sqlite else create_engine(self.url, pool_pre_ping=True)
+        if create and self.is_sqlite and self.url.database:
+            with contextlib.suppress(OSError):                                            # of which SQLite itself tells
+                Path(self.url.database).touch(mode=0o600)                                 # hashes of passwords and keys are for nobody else
         with self._told():
             self._check_fts5()
             self._bring_up_to_date(create)

@@ -119,14 +119,16 @@ def fetch(request: Request, visit: Reading, name: Name, version: Number, path: s
     return StreamingResponse(visit.content(file), media_type="application/octet-stream", headers=headers)
 
 
-@ROUTER.post("/models/{name}/versions", tags=["changes"], status_code=201, openapi_extra=PUBLISH)
-async def publish(request: Request, visit: Uploading, name: Name) -> dict:
-    """Publish a version: multipart/form-data.
+@ROUTER.post("/models/{name}/versions", tags=["changes"], status_code=201, openapi_extra=PUBLISH, responses={200: {"description": "There already"}})
+async def publish(request: Request, response: Response, visit: Uploading, name: Name) -> dict:
+    """Publish a version: multipart/form-data; 200 where the same content is there already.
 
     Of `files` each has its path in the run's folder, such as model/config.json, as its file name; if wanted there are version, stage, task, licence,
     base_model, languages, tags, card, private.
     """
     done = await publish_form(request, visit, name)
+    if not done.is_new:
+        response.status_code = 200
     return {"reference": str(done.reference), "is_new": done.is_new}
 
 
