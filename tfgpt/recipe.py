@@ -72,7 +72,7 @@ class EvaluateConfig:
     """After a fine-tune: general text, as data.path, on whose held-out part the model is measured before and after, so that it is known what was forgotten;
     empty = it is not. Of a corpus that is also trained on (data.sources, adapt.pretrain), what is held out there."""
     general_tokens: int = 10_000
-    """Tokens of that text, about; the first ones."""
+    """Tokens of that text, the first ones, four characters counted as one: some vocabularies have more in them."""
     prompts: tuple[str, ...] = ()
     """Prompts whose continuations the exported model writes at the end of a run."""
     max_new_tokens: int = 48

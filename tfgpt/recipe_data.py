@@ -167,7 +167,7 @@ class DataConfig:
     validation: float = 0.1
     """Share held out for validation, above 0."""
     test: float = 0.0
-    """Share held out for a last test; 0 = none."""
+    """Share held out for a last test of your own: it is in data/, and no stage looks at it; 0 = none."""
     split: Literal["auto", "hash", "tail"] = "auto"
     """How to hold out: hash = whole documents, by a hash of their text, so that adding some moves none; tail = the end of the corpus, cut at a
     line; auto = hash, but tail where there is one document of running text only."""

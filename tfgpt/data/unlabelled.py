@@ -127,10 +127,11 @@ def _held_out(examples: Iterable[Example]) -> set[bytes]:
 def _without(held, config, account) -> Iterator[Example]:
     """Yield the examples of a corpus without documents, and without longer lines, whose digest is among `held`."""
     running = is_running_text(config)
+    anew = not running and _holds_all_of_it_out(held, config)
     for example in read_corpus(config, account):
         text = "" if _digest(example.text) in held else _without_lines(example.text, held)
         if text.strip() or running:  # sections of a running text are counted as one document
-            split = example.split if running or config.columns.split else _own_split(example, config)
+            split = _own_split(example, config) if anew else example.split
             counted = not example.continues
             account.used[example.split] -= counted
             account.used[split] += counted
@@ -138,6 +139,12 @@ def _without(held, config, account) -> Iterator[Example]:
         else:
             account.used[example.split] -= 1
             account.filtered[HELD_OUT] += 1
+
+
+def _holds_all_of_it_out(held, config):
+    """Tell whether all documents that a corpus would be validated on are held out by the task: where it is the task's own text, dealt by the same hash."""
+    return all(example.split == "train" or not _without_lines(example.text, held).strip() or _digest(example.text) in held
+               for example in read_corpus(config))
 
 
 def _without_lines(text, held):

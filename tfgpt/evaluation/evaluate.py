@@ -33,7 +33,10 @@ def summed_loss(model, batches: tf.data.Dataset, advance: Callable[[], None] = l
         advance: called after each batch.
         lanes: see `tfgpt.models.step.StepSettings`.
     """
-    terms = tf.function(lambda batch: summed_over_lanes(lambda rows, _: model.loss_terms(rows), batch, lanes), autograph=False)
+    def terms(batch):
+        return summed_over_lanes(lambda rows, _: model.loss_terms(rows), batch, lanes)
+
+    terms = tf.function(terms, input_signature=[batches.element_spec], autograph=False)  # traced once, whatever the last batch's size
     loss_sum, token_count, correct_count = 0.0, 0, 0
     for batch in batches:
         _, loss, tokens, correct = terms(batch)

@@ -190,12 +190,14 @@ def _shapes(model):
 
 def _converted(model):
     """Return the graph as LiteRT has it, its matrices among the inputs."""
-    function, verbosity = _traced(model), logging.get_verbosity()
+    function, verbosity, level = _traced(model), logging.get_verbosity(), tf.get_logger().level
     logging.set_verbosity(logging.ERROR)  # it is said that a SavedModel on the way is the newer form; that takes twice as long
+    tf.get_logger().setLevel("ERROR")     # and, where a text model's tables are there, that these are not written
     try:
         flat = schema.ModelT.InitFromPackedBuf(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert(), 0)
     finally:
         logging.set_verbosity(verbosity)
+        tf.get_logger().setLevel(level)
     graph = flat.subgraphs[0]
     for name, number in zip(sorted(function.structured_outputs), graph.outputs):  # the converter numbers them in this order
         graph.tensors[number].name = f"new_{name}" if name != "logits" else name

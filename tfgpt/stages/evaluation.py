@@ -21,6 +21,7 @@ from tfgpt.models import build
 from tfgpt.progress import progress_bar
 from tfgpt.recipe import Recipe
 from tfgpt.recipe_file import VERSIONS_OF
+from tfgpt.stages.model import load_made
 from tfgpt.stages.plan import has_head, is_language_model, measures_loss_of_knowledge, old_tokenizer
 from tfgpt.stages.records import has_records, read_learned, read_records
 from tfgpt.tasks.measuring import ANSWERS, measure_task, write_answers
@@ -36,7 +37,7 @@ MOST_TRAIN = 100_000
 def evaluate_model(recipe: Recipe, folder: Path) -> None:
     """Measure the trained model on the validation part, beside a baseline; write evaluation.json and report.html."""
     start = time.monotonic()
-    model = build.load_model(folder / "model")
+    model = load_made(folder, "model")
     of_task = of_language = _language_evaluation(recipe, folder, model) if is_language_model(recipe) else {}
     of_head = _head_evaluation(recipe, folder, model) if has_head(recipe) else {}
     if has_records(recipe):
@@ -69,7 +70,7 @@ def _known_before(recipe, folder, tokenizer):
     if recipe.adapt.embeddings.vocabulary == "tokenizer" and is_byte_level(old := old_tokenizer(recipe)) and old.eos_token_id is not None:
         return build.load_model(recipe.model.init), recipe.model.init, old
     source = "checkpoints/pretrained" if recipe.model.init == "random" else "checkpoints/start"  # of random weights nothing is forgotten
-    return build.load_model(folder / source), source, tokenizer
+    return load_made(folder, source), source, tokenizer
 
 
 def _head_evaluation(recipe, folder, model):

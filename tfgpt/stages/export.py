@@ -13,17 +13,17 @@ from tfgpt.evaluation.heads import evaluate_head
 from tfgpt.files import write_json
 from tfgpt.generation.loading import load_draft
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import build
 from tfgpt.progress import progress_bar
 from tfgpt.recipe import Recipe
 from tfgpt.serving.export import export
+from tfgpt.stages.model import load_made
 from tfgpt.stages.plan import has_head
 from tfgpt.text.bpe import load_tokenizer
 
 
 def export_model(recipe: Recipe, folder: Path) -> None:
     """Write export/NAME/VERSION, and what the weights of fewer bits cost."""
-    model, weights = build.load_model(folder / "model", recipe.export.weights), recipe.export.weights
+    model, weights = load_made(folder, "model", recipe.export.weights), recipe.export.weights
     extra = [folder / "evaluation.json"]
     with tempfile.TemporaryDirectory() as scratch:
         if weights != "float32":

@@ -11,6 +11,7 @@ from tfgpt.files import whole_folder, write_json
 from tfgpt.models import build
 from tfgpt.models.adapt import adapt, fitted, with_output
 from tfgpt.models.adaptation import Head
+from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.pruning import head_importance
 from tfgpt.models.word_vector_files import load_word_vectors
@@ -22,6 +23,18 @@ from tfgpt.text.bpe import load_tokenizer
 
 IMPORTANCE_SEQUENCES = 512
 """Of the training part, on which it is measured how much each attention head matters."""
+
+
+def load_made(folder: Path, part: str, weights: str = "float32") -> GPTLMHeadModel:
+    """Load a model that an earlier stage has written to a part of the run's folder.
+
+    Raises:
+        RecipeError: its files are damaged.
+    """
+    try:
+        return build.load_model(folder / part, weights)
+    except ValueError as error:
+        raise RecipeError(f"{error}, or remove {folder / part}, and the run makes it again") from error
 
 
 def make_model(recipe: Recipe, folder: Path) -> None:
@@ -52,7 +65,7 @@ def adapt_model(recipe: Recipe, folder: Path) -> None:
         return found
 
     labels = count_labels(folder / "data") if has_head(recipe) else {}
-    model = build.load_model(folder / start_of("adapt", recipe))
+    model = load_made(folder, start_of("adapt", recipe))
     if recipe.adapt.embeddings.vectors:
         model = _with_vectors(model, recipe, folder)
     model = adapt(model, adapt_config(recipe), recipe.seed, importance, labels)

@@ -13,7 +13,6 @@ from tfgpt.data.shards import ShardedData
 from tfgpt.data.unlabelled import prepare_unlabelled, unlabelled_data
 from tfgpt.files import whole_folder
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import build
 from tfgpt.models.adapt import choose_trained, finished
 from tfgpt.models.heads import for_head
 from tfgpt.models.lora import save_lora
@@ -21,7 +20,7 @@ from tfgpt.models.regularization import new_weights
 from tfgpt.progress import console, progress_bar
 from tfgpt.recipe import DataConfig, Recipe, TrainConfig
 from tfgpt.stages.calibration import calibrated
-from tfgpt.stages.model import save_whole
+from tfgpt.stages.model import load_made, save_whole
 from tfgpt.stages.plan import has_head, is_language_model, pretrain_config, start_of, training_estimate
 from tfgpt.text.bpe import load_tokenizer
 from tfgpt.training.control import BarCallback
@@ -87,7 +86,7 @@ def _trained(recipe, folder, devices, training):
     data, settings, stage = ShardedData(folder / training.shards), training.config, training.stage
     data.check()
     with devices.strategy.scope():
-        model = build.load_model(folder / start_of(stage, recipe))
+        model = load_made(folder, start_of(stage, recipe))
     judges = stage == "train" and has_head(recipe)
     if stage == "train":
         choose_trained(model, recipe.adapt)
