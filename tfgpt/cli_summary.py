@@ -11,13 +11,15 @@ from tfgpt.recipe import Recipe
 SAMPLE = "Some text of yours"
 
 
-def _print_head(name, split, found):
-    """Print a head's figures beside those of its baselines."""
+def _print_head(name, split, found, told):
+    """Print a head's figures beside those of its baselines, but for metrics that are told already."""
     rows = (found["baseline"], found["most_frequent"])
     names = "".join(f"  {row['name']}" for row in rows)
     print(f"\nOn {found['judged']:,} labels of the {split} part:\n\n{'':<30}{name[:24]:>24}  {'95 % interval':<18}{names}")
     print(f"  {'loss':<28}{found['loss']:>24.4f}  {'':<18}" + "".join(f"  {row['loss']:<{len(row['name'])}.4f}" for row in rows))
     for metric, of in found["metrics"].items():
+        if metric in told:
+            continue
         low, high = of["interval"]
         beside = "".join(f"  {row['metrics'][metric]['value']:<{len(row['name'])}.4f}" for row in rows)
         print(f"  {metric:<28}{of['value']:>24.4f}  {f'{low:.4f} to {high:.4f}':<18}{beside}")
@@ -57,7 +59,8 @@ def print_figures(recipe: Recipe, evaluation: dict) -> None:
     if "task" in evaluation:
         _print_task(recipe.name, evaluation["task"])
     if judges or "head" in evaluation:
-        _print_head(recipe.name, evaluation["split"], evaluation.get("head", evaluation))
+        of_task = evaluation["task"]["metrics"] if "task" in evaluation else ()
+        _print_head(recipe.name, evaluation["split"], evaluation.get("head", evaluation), told=of_task)
     if "general" in evaluation:
         print(f"\n{in_words(evaluation['general'])}")
 
