@@ -75,7 +75,7 @@ def test_the_loss_of_a_stored_model_is_that_of_its_logits(model_folder, tokenize
     model = load_model(model_folder, weights="int8")
     batch = next(iter(pack_texts(documents[:6], tokenizer, length=32, batch_size=4)))
 
-    loss, tokens, _ = summed_loss(model, [batch])
+    loss, tokens, _ = summed_loss(model, tf.data.Dataset.from_tensors(batch))
 
     hidden = model.transformer(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
                                attention_mask=segment_mask(batch["segment_ids"])).last_hidden_state

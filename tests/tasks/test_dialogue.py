@@ -103,16 +103,18 @@ def test_a_record_that_cannot_be_used_is_refused_before_any_training(chats, tmp_
     assert not (tmp_path / "run" / "model").exists()
 
 
-@pytest.mark.parametrize(("long_text", "refused"), [("window", 0), ("refuse", 10)])
-def test_a_dialogue_longer_than_a_sequence_is_trained_on_in_pieces_or_refused(tmp_path, long_text, refused):
+@pytest.mark.parametrize(("long_text", "cut", "refused"), [("window", 10, 0), ("refuse", 0, 10)])
+def test_a_dialogue_longer_than_a_sequence_is_trained_on_in_pieces_or_refused(tmp_path, long_text, cut, refused):
     rows = [chat(f"Box {number}.", "Fine.") for number in range(30)] + [chat("Box 99.", "No " * 40 + f"{number}.") for number in range(10)]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     (tmp_path / "talk.yaml").write_text(RECIPE.format(path=tmp_path / "chats.jsonl", bad="skip", more=f", long_text: {long_text}"))
 
     assert cli.main(["data", "prepare", str(tmp_path / "talk.yaml"), "--output", str(tmp_path / "run")]) == 0
 
-    of_splits = json.loads((tmp_path / "run" / "data" / "stats.json").read_text())["splits"].values()
-    assert sum(of["cut"] for of in of_splits) == 10 and sum(of["too_long"] for of in of_splits) == refused
+    stats = json.loads((tmp_path / "run" / "data" / "stats.json").read_text())
+    of_splits = stats["splits"].values()
+    assert (sum(of["cut"] for of in of_splits), sum(of["too_long"] for of in of_splits), sum(stats["refused"].values())) == (cut, refused, refused)
+    assert stats["documents"] == sum(stats["used"].values()) == 40 - refused
 
 
 def test_what_is_too_long_to_be_weighed_whole_is_counted(text_model, tokenizer):

@@ -107,7 +107,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ValueError: a `loss`: the model's own is the only one that weighs by token; `loss_weights`, `metrics`, `weighted_metrics`: it logs its own.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.pop(name, None) is not None:
+            if kwargs.pop(name, None):
                 raise ValueError(f"compile: {name} is not taken, the model computes its own token-weighted cross-entropy and what it logs beside it; "
                                  f"leave {name} out")
         if not self.built:

@@ -34,9 +34,9 @@ class RunningSums:
 class Figure(tf_keras.metrics.Metric):
     """One of the numbers that a model has logged. Keras learns from it that this is of the epoch so far, and not to be averaged once more."""
 
-    def __init__(self, name: str, value: tf.Tensor):
+    def __init__(self, name: str, clock: Clock):
         super().__init__(name=name)
-        self._value = value
+        self._clock = clock
 
     def update_state(self, *_, **__):
         """Refuse; the model's steps count by themselves."""
@@ -44,7 +44,7 @@ class Figure(tf_keras.metrics.Metric):
 
     def result(self):
         """Return what the last step logged."""
-        return self._value
+        return self._clock.logs[self.name]
 
     def reset_state(self):
         """Leave it to `GPTLMHeadModel.reset_metrics`."""
@@ -54,6 +54,7 @@ class Clock:
     """Measures tokens a second over an epoch, without its first call, which may trace and compile, where there are more; and keeps what was logged last."""
 
     def __init__(self):
+        self._figures: dict[str, Figure] = {}
         self.reset()
 
     def reset(self):
@@ -81,8 +82,9 @@ class Clock:
 
     @property
     def figures(self) -> list[Figure]:
-        """What was logged last, the loss first, as Keras returns it from `evaluate`."""
-        return [Figure(name, self.logs[name]) for name in sorted(self.logs, key=lambda name: name != "loss")]
+        """What was logged last, the loss first, as Keras returns it from `evaluate`. Its progress bar asks after every step, so each is made once."""
+        self._figures |= {name: Figure(name, self) for name in self.logs.keys() - self._figures.keys()}
+        return [self._figures[name] for name in sorted(self.logs, key=lambda name: name != "loss")]
 
 
 def logged(head: Head, terms: LossTerms | HeadTerms, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
