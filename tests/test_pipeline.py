@@ -16,10 +16,11 @@ from tfgpt import cli
 from tfgpt.models import build, surgery
 from tfgpt.models.lora import load_lora, merge_lora
 from tfgpt.models.weights import state
-from tfgpt.recipe import LoraConfig
+from tfgpt.recipe import LoraConfig, RecipeError
 from tfgpt.serving.ask import ask_in_fresh_process
 from tfgpt.serving.manifest import verify_manifest
 from tfgpt.serving.saved_model import read_signatures
+from tfgpt.stages.model import load_made
 
 RECIPE = """
 name: tiny
@@ -459,6 +460,15 @@ def test_damaged_weights_of_a_starting_model_are_known_before_any_work(model_fol
 
     assert done.returncode == cli.USAGE
     assert "is no safetensors file, or a damaged one" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_damaged_weights_of_a_run_are_told_with_what_makes_them_anew(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+
+    with pytest.raises(RecipeError, match=r"is no safetensors file, or a damaged one.*; get it again, or remove .*/model, and the run makes it again$"):
+        load_made(tmp_path, "model")
 
 
 def test_vectors_that_are_damaged_in_their_midst_are_known_before_any_training(recipe, tmp_path):

@@ -80,6 +80,8 @@ def test_an_attention_mask_hides_padding_on_either_side(compiled, batch):
     log_probs = tf.nn.log_softmax(compiled(batch["input_ids"], attention_mask=mask).logits).numpy()
     row, place = np.nonzero(labels != -100)
     assert loss == pytest.approx(-log_probs[row, place, labels[row, place]].mean(), abs=1e-5)
+    terms = compiled.loss_terms(batch | {"labels": labels, "attention_mask": mask})
+    assert float(terms.loss) / int(terms.tokens) == pytest.approx(loss, abs=1e-5)
     assert abs(loss - compiled.evaluate(batch | {"labels": labels}, batch_size=8, verbose=0)[0]) > 1e-4
     with pytest.raises(ValueError, match="attention_mask and segment_ids; leave attention_mask out"):
         compiled.evaluate(batch | {"attention_mask": mask, "segment_ids": mask}, verbose=0)

@@ -37,9 +37,9 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     cross-entropy over all trained tokens of the batch, summed and divided once, and cannot be replaced.
 
     A batch is a dict of int32 [batch, length]: `input_ids`; `labels`, next-token targets, -100 = not trained on; and optionally
-    `segment_ids`, 0 = padding, attention never crosses a segment; or an `attention_mask` of 1 and 0 in their place; `position_ids`, which restart in each
-    segment. With an encoder also
-    `encoder_input_ids` and, if there are the others, `encoder_segment_ids` and `encoder_position_ids`: a segment sees the encoder's of its own number.
+    `segment_ids`, 0 = padding, attention never crosses a segment; or in their place an `attention_mask` of 1, and 0 = padding; `position_ids`, which restart
+    in each segment. With an encoder also `encoder_input_ids` and, if there are the others, `encoder_segment_ids` and `encoder_position_ids`: a segment sees
+    the encoder's of its own number.
     A model with a head (see `tfgpt.models.surgery.add_head`) is trained on batches with `head_labels` instead of `labels` (see
     `tfgpt.models.heads.for_head`).
     Logs: `loss` in nats a token, `perplexity`, `accuracy`, `tokens` (trained so far in the epoch) and `tokens_per_second`; while training
@@ -350,6 +350,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         tied = self.lm_head is None and ("head_labels" not in batch or self.adaptation.head.weight < 1)
         with self.transformer.one_gradient(in_xla=bool(self.jit_compile)) if tied else contextlib.nullcontext():
             check_batch(batch, self.config.n_positions)
+            batch = segmented(batch)
             hidden = self._hidden(batch, training)                                        # [batch, length, width]
             if "head_labels" in batch:
                 return self._head_terms(hidden, batch, training, balance)
@@ -358,7 +359,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     def head_outputs(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Return what the head finds at each token of a packed batch, float32 [batch, length, outputs]."""
         check_batch(batch, self.config.n_positions)
-        return self.head(self._hidden(batch, training=False))
+        return self.head(self._hidden(segmented(batch), training=False))
 
     def _hidden(self, batch, training):
         segments = batch.get("segment_ids")

@@ -12,6 +12,7 @@ from tfgpt.models import build
 from tfgpt.models.adapt import adapt, fitted, with_output
 from tfgpt.models.adaptation import Head
 from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.checkpoint import check_weights
 from tfgpt.models.heads import for_head, for_language
 from tfgpt.models.pruning import head_importance
 from tfgpt.models.word_vector_files import load_word_vectors
@@ -32,9 +33,10 @@ def load_made(folder: Path, part: str, weights: str = "float32") -> GPTLMHeadMod
         RecipeError: its files are damaged.
     """
     try:
-        return build.load_model(folder / part, weights)
+        check_weights(folder / part)
     except ValueError as error:
         raise RecipeError(f"{error}, or remove {folder / part}, and the run makes it again") from error
+    return build.load_model(folder / part, weights)
 
 
 def make_model(recipe: Recipe, folder: Path) -> None:
