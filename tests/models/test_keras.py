@@ -99,9 +99,11 @@ def test_labels_of_another_shape_are_refused_also_where_sizes_change(compiled, b
 
 
 def test_what_would_be_passed_over_is_refused(compiled, batch):
-    for name in ("metrics", "weighted_metrics", "loss_weights", "loss"):
+    refused = {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"], "loss_weights": [1.0],
+               "loss": tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    for name, given in refused.items():
         with pytest.raises(ValueError, match=f"compile: {name} is not taken.*leave {name} out"):
-            compiled.compile("adam", **{name: ["accuracy"]})
+            compiled.compile("adam", **{name: given})
     for name, given in (("sample_weight", np.ones(24)), ("class_weight", {0: 1.0})):
         with pytest.raises(ValueError, match=f"fit: {name} is not taken"):
             compiled.fit(batch, verbose=0, **{name: given})

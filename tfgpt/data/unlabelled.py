@@ -129,7 +129,7 @@ def _without(held, config, account) -> Iterator[Example]:
     running = is_running_text(config)
     anew = not running and _holds_all_of_it_out(held, config)
     for example in read_corpus(config, account):
-        text = "" if _digest(example.text) in held else _without_lines(example.text, held)
+        text = _left_of(example.text, held)
         if text.strip() or running:  # sections of a running text are counted as one document
             split = _own_split(example, config) if anew else example.split
             counted = not example.continues
@@ -143,11 +143,13 @@ def _without(held, config, account) -> Iterator[Example]:
 
 def _holds_all_of_it_out(held, config):
     """Tell whether all documents that a corpus would be validated on are held out by the task: where it is the task's own text, dealt by the same hash."""
-    return all(example.split == "train" or not _without_lines(example.text, held).strip() or _digest(example.text) in held
-               for example in read_corpus(config))
+    return all(example.split == "train" or not _left_of(example.text, held).strip() for example in read_corpus(config))
 
 
-def _without_lines(text, held):
+def _left_of(text, held):
+    """Return a text without the lines that are held out; nothing, where all of it is."""
+    if _digest(text) in held:
+        return ""
     lines = text.splitlines(keepends=True)
     kept = [line for line in lines if len(line.rstrip("\n")) < TELLING_LINE or _digest(line) not in held]
     return text if len(kept) == len(lines) else "".join(kept)

@@ -9,7 +9,7 @@ KEYS = ("input_ids", "labels", "head_labels", "segment_ids", "position_ids", "at
 
 
 def batch_of(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
-    """Return the batch in what Keras hands to a step, with segments.
+    """Return the batch in what Keras hands to a step.
 
     Raises:
         ValueError: targets or weights beside it, which would be passed over.
@@ -18,7 +18,7 @@ def batch_of(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
     if targets is not None or sample_weight is not None:
         raise ValueError("fit and evaluate take batches alone, no y and no sample_weight: labels are next-token targets within the batch, and those of -100 "
                          "are not trained on; see tfgpt.pack_texts")
-    return segmented(batch) if isinstance(batch, dict) else batch
+    return batch
 
 
 def refuse_weights(name: str, given: dict) -> None:
@@ -42,11 +42,11 @@ def segmented(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {key: value for key, value in batch.items() if key != "attention_mask"} | {"segment_ids": tf.cast(batch["attention_mask"] != 0, tf.int32)}
 
 
-def check_batch(batch: dict[str, tf.Tensor], context: int) -> None:
-    """Check what a model of this context is trained or measured on.
+def checked(batch: dict[str, tf.Tensor], context: int) -> dict[str, tf.Tensor]:
+    """Return what a model of this context is trained or measured on, as `segmented` does.
 
     Raises:
-        ValueError: no dict; something missing, or that is not looked at; sequences longer than the context; labels of another shape.
+        ValueError: no dict; something missing, or that is not looked at; sequences longer than the context; labels of another shape; as `segmented`.
         tf.errors.InvalidArgumentError: labels of another shape, where that is known no sooner.
     """
     if not isinstance(batch, dict) or "input_ids" not in batch or not {"labels", "head_labels"} & set(batch):
@@ -64,6 +64,7 @@ def check_batch(batch: dict[str, tf.Tensor], context: int) -> None:
             raise ValueError(f"{message} ({batch[name].shape} and {batch['input_ids'].shape})")
         if None in (batch[name].shape[1], length):                                        # tf.function forgets sizes that change
             tf.debugging.assert_equal(tf.shape(batch[name])[1], tf.shape(batch["input_ids"])[1], message)
+    return segmented(batch)
 
 
 def padding_of(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

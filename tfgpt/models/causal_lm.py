@@ -17,12 +17,12 @@ from transformers.modeling_tf_utils import unpack_inputs
 from tfgpt.models import checkpoint, gpt1, storing, weights
 from tfgpt.models.adaptation import Adaptation, matches
 from tfgpt.models.additions import LowRank
-from tfgpt.models.batch import batch_of, check_batch, padding_of, refuse_weights, segmented
+from tfgpt.models.batch import batch_of, checked, padding_of, refuse_weights, segmented
 from tfgpt.models.block import Projection
 from tfgpt.models.cache import StaticCache, own
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.encoder import Encoder
-from tfgpt.models.epoch import Clock, RunningSums, logged, share
+from tfgpt.models.epoch import Clock, Figure, RunningSums, logged, share
 from tfgpt.models.heads import HeadTerms, TaskHead, judge, judged_count, next_tokens, targets_of
 from tfgpt.models.loss import IGNORED, LossTerms, projected_loss
 from tfgpt.models.products import product_with_rows, rows_of_last, shaped_as
@@ -107,7 +107,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
             ValueError: a `loss`: the model's own is the only one that weighs by token; `loss_weights`, `metrics`, `weighted_metrics`: it logs its own.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.pop(name, None):
+            if kwargs.pop(name, None) not in (None, [], {}):
                 raise ValueError(f"compile: {name} is not taken, the model computes its own token-weighted cross-entropy and what it logs beside it; "
                                  f"leave {name} out")
         if not self.built:
@@ -184,7 +184,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         return [variable for variable in super().trainable_weights if trains(weights.short_name(variable))]
 
     @property
-    def metrics(self) -> list[tf_keras.metrics.Metric]:
+    def metrics(self) -> list[Figure | tf_keras.metrics.Metric]:
         """What was logged last, in the order in which `evaluate` returns it, and metrics that a subclass has of its own."""
         return [*self._clock.figures, *super().metrics]
 
@@ -349,8 +349,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
         """
         tied = self.lm_head is None and ("head_labels" not in batch or self.adaptation.head.weight < 1)
         with self.transformer.one_gradient(in_xla=bool(self.jit_compile)) if tied else contextlib.nullcontext():
-            check_batch(batch, self.config.n_positions)
-            batch = segmented(batch)
+            batch = checked(batch, self.config.n_positions)
             hidden = self._hidden(batch, training)                                        # [batch, length, width]
             if "head_labels" in batch:
                 return self._head_terms(hidden, batch, training, balance)
@@ -358,8 +357,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
 
     def head_outputs(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Return what the head finds at each token of a packed batch, float32 [batch, length, outputs]."""
-        check_batch(batch, self.config.n_positions)
-        return self.head(self._hidden(segmented(batch), training=False))
+        return self.head(self._hidden(checked(batch, self.config.n_positions), training=False))
 
     def _hidden(self, batch, training):
         segments = batch.get("segment_ids")
@@ -436,8 +434,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         """Take one optimizer step on a packed batch; one whose gradients are not finite is skipped and counted."""
-        batch = batch_of(data)
-        check_batch(batch, self.config.n_positions)
+        batch = checked(batch_of(data), self.config.n_positions)
         if self.jit_compile and not batch["input_ids"].shape.is_fully_defined():
             raise ValueError("jit_compile: XLA wants batches of one size, and these may differ; batch them with drop_remainder=True, as in "
                              "packed.unbatch().batch(8, drop_remainder=True)")
@@ -454,7 +451,7 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data):
         """Add a packed batch to the metrics."""
-        batch = batch_of(data)
+        batch = checked(batch_of(data), self.config.n_positions)
         terms, *_ = summed_over_replicas(summed_over_lanes(lambda rows, _: self.loss_terms(rows), batch, self._settings.lanes))
         return logged(self.adaptation.head, terms, self._running.add(**terms._asdict()))
 

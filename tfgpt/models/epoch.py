@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import tensorflow as tf
-import tf_keras
 
 from tfgpt.models.adaptation import Head
 from tfgpt.models.heads import HeadTerms
@@ -31,30 +31,21 @@ class RunningSums:
         return dict(zip(self.names, tf.unstack(tf.convert_to_tensor(self._sums))))
 
 
-class Figure(tf_keras.metrics.Metric):
-    """One of the numbers that a model has logged. Keras learns from it that this is of the epoch so far, and not to be averaged once more."""
+class Figure(NamedTuple):
+    """One of the numbers that a model has logged, as a Keras metric is asked: so Keras knows that it is of the epoch so far, and averages it no more."""
 
-    def __init__(self, name: str, clock: Clock):
-        super().__init__(name=name)
-        self._clock = clock
+    name: str
+    value: tf.Tensor
 
-    def update_state(self, *_, **__):
-        """Refuse; the model's steps count by themselves."""
-        raise NotImplementedError(f"{self.name}: counted by the model's own train_step and test_step")
-
-    def result(self):
+    def result(self) -> tf.Tensor:
         """Return what the last step logged."""
-        return self._clock.logs[self.name]
-
-    def reset_state(self):
-        """Leave it to `GPTLMHeadModel.reset_metrics`."""
+        return self.value
 
 
 class Clock:
     """Measures tokens a second over an epoch, without its first call, which may trace and compile, where there are more; and keeps what was logged last."""
 
     def __init__(self):
-        self._figures: dict[str, Figure] = {}
         self.reset()
 
     def reset(self):
@@ -82,9 +73,8 @@ class Clock:
 
     @property
     def figures(self) -> list[Figure]:
-        """What was logged last, the loss first, as Keras returns it from `evaluate`. Its progress bar asks after every step, so each is made once."""
-        self._figures |= {name: Figure(name, self) for name in self.logs.keys() - self._figures.keys()}
-        return [self._figures[name] for name in sorted(self.logs, key=lambda name: name != "loss")]
+        """What was logged last, the loss first, as Keras returns it from `evaluate`."""
+        return [Figure(name, self.logs[name]) for name in sorted(self.logs, key=lambda name: name != "loss")]
 
 
 def logged(head: Head, terms: LossTerms | HeadTerms, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
