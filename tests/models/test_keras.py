@@ -87,6 +87,24 @@ def test_an_attention_mask_hides_padding_on_either_side(compiled, batch):
         compiled.evaluate(batch | {"attention_mask": mask, "segment_ids": mask}, verbose=0)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["Keras", "TensorFlow"])
+def test_a_model_trained_with_dropout_is_saved_as_keras_and_tensorflow_save_models(tokenizer, batch, tmp_path, own):
+    model = build.new_model(ModelConfig(layers=1, width=32, heads=2, dropout=0.2), LENGTH, tokenizer, seed=1)
+    model.compile("adam")
+    weights = len(model.weights)
+    if own:
+        model.fit(batch, batch_size=8, verbose=0)
+        tf.saved_model.save(model, str(tmp_path / "best"))
+    else:
+        model.fit(batch, batch_size=8, verbose=0, callbacks=[tf_keras.callbacks.ModelCheckpoint(str(tmp_path / "best"), monitor="loss")])
+
+    ids = tf.constant(batch["input_ids"][:3, :7])
+    found = tf.saved_model.load(str(tmp_path / "best")).signatures["serving_default"](input_ids=ids, attention_mask=tf.ones_like(ids))
+
+    np.testing.assert_allclose(found["logits"], model(ids).logits, atol=1e-5)
+    assert len(model.weights) == weights
+
+
 def test_labels_of_another_shape_are_refused_also_where_sizes_change(compiled, batch):
     shorter = batch | {"labels": batch["labels"][:, 1:]}
     with pytest.raises(ValueError, match=r"labels and input_ids differ in shape; .* \(\(None, 15\) and \(None, 16\)\)"):
@@ -107,8 +125,11 @@ def test_what_would_be_passed_over_is_refused(compiled, batch):
     for name, given in (("sample_weight", np.ones(24)), ("class_weight", {0: 1.0})):
         with pytest.raises(ValueError, match=f"fit: {name} is not taken"):
             compiled.fit(batch, verbose=0, **{name: given})
-    with pytest.raises(ValueError, match="evaluate: sample_weight is not taken"):
-        compiled.evaluate(batch, verbose=0, sample_weight=np.ones(24))
+    with pytest.raises(ValueError, match="fit: sample_weight is not taken"):
+        compiled.fit(batch, None, 8, 1, 0, None, 0.0, None, True, None, np.ones(24))
+    for name in ("evaluate", "train_on_batch", "test_on_batch"):
+        with pytest.raises(ValueError, match=f"{name}: sample_weight is not taken"):
+            getattr(compiled, name)(batch, sample_weight=np.ones(24))
     with pytest.raises(ValueError, match="no y and no sample_weight"):
         compiled.fit(tf.data.Dataset.from_tensors((batch, batch["labels"])), verbose=0)
     with pytest.raises(ValueError, match=r"a batch has token_type_ids, which training does not look at"):

@@ -1,6 +1,8 @@
 """A packed batch, as Keras hands it to a model's steps: what it may hold, and what is refused."""
 from __future__ import annotations
 
+import inspect
+
 import tensorflow as tf
 import tf_keras
 
@@ -21,8 +23,9 @@ def batch_of(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
     return batch
 
 
-def refuse_weights(name: str, given: dict) -> None:
-    """Raise `ValueError` for weights among the arguments of `fit` or `evaluate`: Keras drops them, or fails over them, where there is no y."""
+def refuse_weights(name: str, *args, **kwargs) -> None:
+    """Raise `ValueError` for weights among the arguments of a method of `tf_keras.Model`: Keras drops them, or fails over them, where there is no y."""
+    given = inspect.signature(getattr(tf_keras.Model, name)).bind_partial(None, *args, **kwargs).arguments
     for weights in ("class_weight", "sample_weight"):
         if given.get(weights) is not None:
             raise ValueError(f"{name}: {weights} is not taken, every trained token weighs alike; leave it out, and give labels of -100 to what is not "

@@ -190,13 +190,23 @@ class GPTLMHeadModel(TFGPT2LMHeadModel):
 
     def fit(self, *args, **kwargs):
         """Train as `tf_keras.Model.fit` does, on batches alone; raises `ValueError` for weights beside them, which Keras would drop."""
-        refuse_weights("fit", kwargs)
+        refuse_weights("fit", *args, **kwargs)
         return super().fit(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         """Measure as `tf_keras.Model.evaluate` does; raises as `fit`."""
-        refuse_weights("evaluate", kwargs)
+        refuse_weights("evaluate", *args, **kwargs)
         return super().evaluate(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """Train as `tf_keras.Model.train_on_batch` does; raises as `fit`."""
+        refuse_weights("train_on_batch", *args, **kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """Measure as `tf_keras.Model.test_on_batch` does; raises as `fit`."""
+        refuse_weights("test_on_batch", *args, **kwargs)
+        return super().test_on_batch(*args, **kwargs)
 
     def reset_metrics(self):
         """Start all sums anew; Keras calls this at the start of an epoch and of an evaluation."""

@@ -16,7 +16,7 @@ class DropoutClock:
 
     def __init__(self):
         self.seed = 0
-        self._place = tf.Variable(tf.zeros([2], tf.int64), trainable=False, name="dropout_place", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        self.place = tf.Variable(tf.zeros([2], tf.int64), trainable=False, name="dropout_place", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                                   synchronization=tf.VariableSynchronization.ON_READ)  # each replica's own, also within a loop
 
     def set(self, step: tf.Tensor | int, row: tf.Tensor | int = 0) -> None:
@@ -26,11 +26,11 @@ class DropoutClock:
             step: number of the optimizer step.
             row: in the global batch, of the first row that is passed.
         """
-        self._place.assign(tf.stack([tf.cast(step, tf.int64), tf.cast(row, tf.int64)]))
+        self.place.assign(tf.stack([tf.cast(step, tf.int64), tf.cast(row, tf.int64)]))
 
     def seed_of(self, salt: int) -> tf.Tensor:
         """Return the seed of one dropout at this place, int64 [3]: two numbers of the mask, and the first row."""
-        return tf.concat([tf.cast([self.seed * 1_000_003 + salt], tf.int64), self._place], axis=0)
+        return tf.concat([tf.cast([self.seed * 1_000_003 + salt], tf.int64), self.place], axis=0)
 
 
 class Dropout:

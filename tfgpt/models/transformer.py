@@ -93,6 +93,11 @@ class GPTTransformer(TFGPT2MainLayer):
                 with tf.name_scope(name):
                     layer.build()
 
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs) -> dict:
+        """Return what is saved with this layer: in a SavedModel, whose functions read it, the place of the dropouts too."""
+        children = super()._trackable_children(save_type, **kwargs)
+        return {**children, "dropout_place": self.dropout_clock.place} if save_type == "savedmodel" else children
+
     def embed(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the embeddings of tokens, float [..., width]."""
         if self.stored_table is not None:
