@@ -74,6 +74,7 @@ def test_the_resolved_recipe_is_a_recipe_with_the_same_meaning(written):
         (MINIMAL, ["--train.steps", "abc"], r"^train\.steps: abc is not a whole number"),
         (MINIMAL, ["--train.stesp", "3"], r"^--train\.stesp: no such key \(3\); did you mean --train\.steps\?"),
         (MINIMAL, ["--train.steps", "0"], r"^train\.steps: 0 is too small; set it to 1 or more"),
+        (MINIMAL, ["--train.steps", "9", "--train.profile", "[10, 12]"], r"^train\.profile: \[10, 12\] begins behind the last of 9 train\.steps"),
         ("data: {path: x, length: 2048}\nmodel: {context: 1024}\n", [],
          r"^data\.length: 2048 tokens is longer than the model's context of 1024; set it to 1024 or less, or raise model\.context"),
         (MINIMAL + "model: {width: 100, heads: 3}\n", [], r"^model\.width: 100 is not a multiple of model\.heads \(3\)"),

@@ -164,7 +164,7 @@ def _report(given, what, total, measure, baselines):
             try:
                 of_models.append(measure(load_text_model(source), advance))
             except ValueError as error:
-                raise UsageError(f"tfgpt evaluate: --model {source}: {error}") from error
+                raise UsageError(f"tfgpt evaluate: {source}: {error}") from error
     figures = [{name: measured(metric, SEED) for name, metric in of.items()} for of in (*of_models, baselines)]
     found = {"measured_on": what, "models": dict(zip(given.model, figures)), "baselines": figures[-1]}
     if len(of_models) == 2:

@@ -115,6 +115,8 @@ class TrainConfig:
             check(0 <= getattr(self, key) < 1, f"train.{key}: {getattr(self, key)} is not in [0, 1)")
         check(not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
               f"train.profile: {list(self.profile)} is not a first and a last step, such as [20, 25]")
+        check(not self.profile or self.profile[0] <= self.steps, f"train.profile: {list(self.profile)} begins behind the last of {self.steps} train.steps, and "
+              "nothing would be written; name steps before it")
         check(not self.early_stopping or self.keep_best, f"train.early_stopping: {self.early_stopping} with train.keep_best false would keep the worse weights "
               "that it stops at; leave train.keep_best true")
         check(self.schedule.decay_steps <= self.steps, f"train.schedule.decay_steps: {self.schedule.decay_steps} is more than train.steps ({self.steps}); "

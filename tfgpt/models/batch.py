@@ -1,8 +1,6 @@
 """A packed batch, as Keras hands it to a model's steps: what it may hold, and what is refused."""
 from __future__ import annotations
 
-import inspect
-
 import tensorflow as tf
 import tf_keras
 
@@ -21,15 +19,6 @@ def batch_of(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         raise ValueError("fit and evaluate take batches alone, no y and no sample_weight: labels are next-token targets within the batch, and those of -100 "
                          "are not trained on; see tfgpt.pack_texts")
     return batch
-
-
-def refuse_weights(name: str, *args, **kwargs) -> None:
-    """Raise `ValueError` for weights among the arguments of a method of `tf_keras.Model`: Keras drops them, or fails over them, where there is no y."""
-    given = inspect.signature(getattr(tf_keras.Model, name)).bind_partial(None, *args, **kwargs).arguments
-    for weights in ("class_weight", "sample_weight"):
-        if given.get(weights) is not None:
-            raise ValueError(f"{name}: {weights} is not taken, every trained token weighs alike; leave it out, and give labels of -100 to what is not "
-                             "trained on")
 
 
 def segmented(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
