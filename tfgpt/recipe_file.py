@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import typing
@@ -22,6 +23,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 VERSIONS_OF = ("tfgpt", "tensorflow", "tf-keras", "transformers", "tokenizers", "numpy")
 
 
+@functools.cache  # to make one takes a quarter of a second
 def recipe_parser(prog: str, description: str = "Run a recipe: from a corpus to an exported model.") -> ArgumentParser:
     """Return the parser of a command that takes a recipe file, `--output`, and every key of a recipe as an option."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts below the fields become the help
