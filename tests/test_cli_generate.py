@@ -25,7 +25,7 @@ def lines_of(capsys, *arguments):
     return captured.out
 
 
-@pytest.mark.parametrize("options", [[], ["--engine", "lite"], ["--draft", "itself", "--draft-tokens", 3]])
+@pytest.mark.parametrize("options", [[], ["--engine", "lite"], ["--draft", "itself", "--draft-tokens", 3], ["--engine", "lite", "--draft-weights", "int8"]])
 def test_a_prompt_is_continued(run_folder, text_model, capsys, options):
     options = [run_folder if option == "itself" else option for option in options]
     out = lines_of(capsys, "--model", run_folder, "--prompt", "The with", "--max-new-tokens", 9, "--no-repeat-ngram-size", 2, *options)
@@ -123,6 +123,8 @@ def test_the_seeds_of_samples_go_round_the_ends_as_in_python(run_folder, text_mo
     (["--model", "RUN", "--prompt", "x", "--early-stopping", "never"], "--early-stopping never is for a search"),
     (["--model", "RUN", "--prompt", "x", "--beams", "-1"], "--beams -1 is too small"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--temperature", "0.5"], "--temperature has no meaning in a search; leave it out, or --beams 4"),
+    (["--model", "RUN", "--prompt", "x", "--beams", "4", "--draft-weights", "int8"], "--draft-weights has no meaning in a search"),
+    (["--model", "RUN", "--prompt", "x", "--draft-weights", "float32"], "draft_weights: float32 are the model's own, in which it guesses no faster"),
     (["--model", "RUN", "--beams", "4", "--chat"], "--chat has no meaning in a search"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--length-penalty", "11"], "length_penalty: 11.0 is not between -10 and 10"),
     (["--model", "RUN", "--prompt", "x", "--beams", "1000000"], "beams 1000000 is no whole number from 1 to"),

@@ -15,7 +15,8 @@ name: cluster
 data: {path: CORPUS, length: 32}
 tokenizer: {vocab: 400}
 model: {layers: 1, width: 32, heads: 2, dropout: 0.1}
-train: {steps: 40, global_batch_size: 8, evaluate_every: 10, checkpoint_every: 5, log_every: 2, sample_prompts: [], schedule: {peak: 3.0e-3, warmup_steps: 5}}
+train: {steps: 40, global_batch_size: 8, accumulate: 2, evaluate_every: 10, checkpoint_every: 5, log_every: 2, sample_prompts: [],
+        schedule: {peak: 3.0e-3, warmup_steps: 5}}
 """
 MINUTES = 5
 

@@ -33,6 +33,8 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--draft", type=str, default="",
                         help="A smaller model with the same tokenizer, given as --model is: it guesses tokens. The same text, sooner if often right.")
     parser.add_argument("--draft-tokens", type=int, default=5, help="The most tokens that it guesses at once.")
+    parser.add_argument("--draft-weights", default=None, choices=get_args(Weights),
+                        help="How the draft model's matrices are kept, if not as --weights says; without --draft the model itself guesses, in these.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")
     parser.add_argument("--prompts", type=str, default="", help="File of prompts: one a line, blank lines left out, or .jsonl with objects that have a prompt; "
                                                                 "- = standard input.")
@@ -109,7 +111,8 @@ def _check_search(given, controls):
         return
     if given.beams < 0:
         raise UsageError(f"{COMMAND}: --beams {given.beams} is too small; give 1 or more, or 0 for no search")
-    without = {"--chat": given.chat, "--samples": given.samples > 1, "--log-probs": given.log_probs is not None, "--draft": bool(given.draft)}
+    without = {"--chat": given.chat, "--samples": given.samples > 1, "--log-probs": given.log_probs is not None, "--draft": bool(given.draft),
+               "--draft-weights": given.draft_weights is not None}
     idle = [f"--{name.replace('_', '-')}" for name in controls if name not in SEARCHED]
     if refused := [option for option, is_given in without.items() if is_given] + idle:
         raise UsageError(f"{COMMAND}: {refused[0]} has no meaning in a search; leave it out, or --beams {given.beams}")
@@ -170,7 +173,7 @@ def _load(given):
 
     model, draft = _here(given.model, given.store), _here(given.draft, given.store)
     try:
-        return load_text_model(model, given.weights, given.engine, draft, given.draft_tokens)
+        return load_text_model(model, given.weights, given.engine, draft, given.draft_tokens, given.draft_weights)
     except ValueError as error:
         raise UsageError(f"{COMMAND}: --model {given.model}{f' --draft {given.draft}' if given.draft else ''}: {error}") from error
 

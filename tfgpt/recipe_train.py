@@ -13,20 +13,21 @@ class ScheduleConfig:
     """Learning rate over a run, counted in optimizer steps: a linear rise, then what `kind` says."""
 
     kind: Literal["cosine", "linear", "inverse_sqrt", "constant", "wsd"] = "cosine"
-    """After warm-up: cosine or linear = down to floor at the last step; inverse_sqrt = with the root of the step, never below floor; constant =
+    """After warm-up: cosine or linear = down to floor at the end; inverse_sqrt = with the root of the step, never below floor; constant =
     stays at peak; wsd = stays at peak, then falls linearly to floor over the last decay_steps (warm-up, stable, decay)."""
     peak: float = 1.0e-3
     """Highest learning rate, reached when warm-up ends."""
     warmup_steps: int = 50
     """Optimizer steps of linear rise from 0; 0 = none."""
     floor: float = 1.0e-4
-    """Learning rate at the last step; not used by constant."""
+    """Learning rate at the end: what the last step is still a step above, so that a floor of 0 wastes none; not used by constant."""
     decay_steps: int = 0
     """Optimizer steps of the fall at the end, for wsd; 0 = a fifth of train.steps."""
 
     def __post_init__(self):
         for key in ("warmup_steps", "decay_steps"):
             check_at_least(f"train.schedule.{key}", getattr(self, key), 0)
+        check(self.decay_steps != 1, "train.schedule.decay_steps: 1 is no fall, which begins at the peak; set it to 2 or more, or to 0")
         check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
         check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
                                             "lower the floor or raise the peak")

@@ -48,7 +48,7 @@ def answered(**ids):
 
 def test_all_sides_with_float32_weights_write_what_pytorch_does(ids):
     full = [side for side in SIDES if SIDES[side].weights == "float32"]
-    assert full == ["tfgpt graph float32", "tfgpt lite float32", "transformers TF graph", "PyTorch", "CTranslate2 float32"]
+    assert full == ["tfgpt graph float32", "tfgpt lite float32", "tfgpt lite float32, int8 draft", "transformers TF graph", "PyTorch", "CTranslate2 float32"]
     for side, of in SIDES.items():
         assert ids[side].shape == (2, 9)
         if of.weights == "float32":

@@ -12,6 +12,7 @@ from tfgpt.data.packing import IGNORED, Tokens, cut_documents, pack
 from tfgpt.data.pipeline import pack_texts
 from tfgpt.models import build, weights
 from tfgpt.models.causal_lm import GPTLMHeadModel
+from tfgpt.models.dropout import drop
 from tfgpt.models.transformer import segment_mask
 
 FP32 = 1e-4
@@ -230,6 +231,24 @@ def test_dropout_keeps_the_mean_and_drops_the_share(small_model):
 
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.9)}
     assert abs((dropped == 0).mean() - 0.1) < 0.004  # six standard deviations of 200,000 draws
+
+
+@pytest.mark.parametrize("shape", [[3, 5], [15], [4, 4]], ids=str)
+def test_the_mask_of_a_row_is_the_same_however_the_batch_is_cut(shape):
+    x = tf.ones([6, *shape])
+
+    whole = drop(x, 0.5, tf.constant([1, 2, 0], tf.int64)).numpy()
+
+    parts = [drop(x[start:end], 0.5, tf.constant([1, 2, start], tf.int64)) for start, end in ((0, 1), (1, 3), (3, 6))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert len(np.unique(whole.reshape(6, -1), axis=0)) == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_small_rate_is_kept_to_in_any_precision(dtype):
+    dropped = drop(tf.ones([1000, 1000], dtype), 0.002, tf.constant([1, 2, 0], tf.int64))
+
+    assert abs((dropped == 0).numpy().sum() - 2000) < 6 * 2000**0.5
 
 
 def test_initial_weights_depend_on_the_seed_alone(small_model, tokenizer):

@@ -84,7 +84,7 @@ def test_accumulation_takes_the_step_of_the_whole_batch(new, batch, whole, micro
 
 
 @pytest.mark.parametrize("settings", [
-    {"lanes": 3}, {"lanes": 2, "accumulate": 2},
+    {"lanes": 3, "recompute": True}, {"lanes": 2, "accumulate": 2},
     *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({"lanes": 2}, {"lanes": 9}, {"lanes": 2, "jit_compile": True})),
 ], ids=str)
 def test_lanes_take_the_step_of_the_whole_batch_dropout_and_all(new, batch, dropped, settings):

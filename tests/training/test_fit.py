@@ -1,6 +1,7 @@
 """Trainings that are stopped, resumed, damaged and ended early, on a model of one layer."""
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -133,8 +134,22 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, caplog):
 
     resumed = run("killed")
 
-    assert f"{data}: cut short, changed or gone, by its SHA-256; going on from an earlier checkpoint" in caplog.text
+    assert f"{data}: cut short, changed or gone, by its SHA-256; going on from an earlier checkpoint, and that folder is now " in caplog.text
+    assert (newest.parent / "damaged-step-000000008").is_dir()
     assert_same_weights(undisturbed, resumed)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_those_that_follow(run):
+    with pytest.raises(KilledError):
+        run("torn", [Do(9, kill)], keep_checkpoints=1)
+    folder = run.folder / "torn" / "steps"
+    shutil.copytree(folder / "step-000000008", folder / "step-000000020")  # a later one, as after a long run
+    (folder / "step-000000020" / MANIFEST).write_text("{")
+
+    with pytest.raises(TerminatedError, match="after step 10, which is saved"):
+        run("torn", [Do(1, terminate)], keep_checkpoints=1)
+
+    assert (folder / "step-000000010").is_dir() and (folder / "damaged-step-000000020").is_dir()
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_begun_anew_in_silence(run):
@@ -178,10 +193,10 @@ def test_a_training_that_is_never_finite_ends_with_the_last_good_weights(run):
         bias = model.transformer.ln_f.beta
         bias.assign(bias + np.nan)
 
-    with pytest.raises(FloatingPointError, match="train.max_skipped: the gradients of . steps in a row, up to step .*the last checkpoint is good"):
-        run("stuck", [Do(5, poison)], max_skipped=2, steps=40, evaluate_every=4, log_every=1)
+    with pytest.raises(FloatingPointError, match="train.max_skipped: the gradients of 9 steps in a row, up to step 14.*good checkpoint is that of step 4"):
+        run("stuck", [Do(5, poison)], max_skipped=9, steps=40, evaluate_every=4, log_every=1, keep_checkpoints=1, keep_best=False)
 
-    assert (run.folder / "stuck" / "steps" / "step-000000004").is_dir()
+    assert sorted(path.name for path in (run.folder / "stuck" / "steps").iterdir()) == ["step-000000004", "step-000000012"]
 
 
 def test_standing_takes_the_lowest_loss():

@@ -22,6 +22,8 @@ WEIGHTS = {"graph": ("float32", "bfloat16", "int8"), "lite": ("float32", "int8")
 """In which this package decodes, with each of its engines."""
 CONVERTED = ("float32", "int8")
 """In which CTranslate2 does."""
+DRAFT_TOKENS = 4
+"""That a model guesses at once, where it does."""
 FULL = "float32"
 """The weights as they are: all sides with these write the same tokens."""
 
@@ -101,19 +103,26 @@ def convert_weights(settings: Settings) -> None:
         spec.save(str(folder))
 
 
-def tfgpt_decoder(settings: Settings, weights: str, engine: str) -> Callable[[], np.ndarray]:
-    """Return this package's decoding with one of its engines, as `TextModel.generate` does it between its tokenizers."""
+def tfgpt_decoder(settings: Settings, weights: str, engine: str, draft_weights: str = "") -> Callable[[], np.ndarray]:
+    """Return this package's decoding with one of its engines, as `TextModel.generate` does it between its tokenizers.
+
+    Args:
+        settings: what is decoded.
+        weights: of the model.
+        engine: of it.
+        draft_weights: in which the model itself guesses tokens ahead; empty = it does not.
+    """
     import tensorflow as tf
 
     from tfgpt.models.build import load_model
 
-    model = load_model(_model_folder(settings), weights, engine)
+    model, draft = (load_model(_model_folder(settings), kind, engine) if kind else None for kind in (weights, draft_weights))
     prompts = tf.RaggedTensor.from_row_lengths(prompts_of(settings).reshape(-1), [settings.prompt] * settings.batch)
-    decode = _decoding(model, settings)
+    decode = _decoding(model, settings, draft)
     return lambda: decode(prompts).numpy()
 
 
-def _decoding(model, settings):
+def _decoding(model, settings, draft):
     """Return a function from prompts, int32 [batch, (tokens)], to continuations: the only place here that knows the decoding loop."""
     import tensorflow as tf
 
@@ -128,7 +137,7 @@ def _decoding(model, settings):
     @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), CONTROL_SPECS])
     def generate(prompts, controls):
         controls = Controls(*(tf.broadcast_to(control, [prompts.nrows()]) for control in controls))
-        return decode(model, prompts, controls, settings.end_of_text).ids
+        return decode(model, prompts, controls, settings.end_of_text, draft, DRAFT_TOKENS).ids
 
     return lambda prompts: call(generate, prompts, controls)
 
@@ -187,6 +196,7 @@ def ctranslate2_decoder(settings: Settings, weights: str) -> Callable[[], np.nda
 
 SIDES = {
     **{f"tfgpt {engine} {weights}": Side(tfgpt_decoder, weights, (engine,)) for engine, kinds in WEIGHTS.items() for weights in kinds},
+    "tfgpt lite float32, int8 draft": Side(tfgpt_decoder, FULL, ("lite", "int8")),
     "transformers TF graph": Side(transformers_decoder),
     "PyTorch": Side(pytorch_decoder),
     **{f"CTranslate2 {weights}": Side(ctranslate2_decoder, weights) for weights in CONVERTED},

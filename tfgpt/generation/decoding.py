@@ -212,9 +212,9 @@ class Decoder:
         return ended | ends_in_stop(self.texts, written.tokens, written.prompt_length, written.length, constraints.stop)
 
 
-def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int) -> Decoded:
+def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int, draft=None, draft_tokens: int = 0) -> Decoded:
     """Continue each prompt until its end-of-text token or its `max_new_tokens`; the arguments are those of `Decoder`."""
-    decoder = Decoder(model, end_of_text)
+    decoder = Decoder(model, end_of_text, draft=draft, draft_tokens=draft_tokens)
     state = decoder.begin(prompts, controls)
     return decoder.finish(decoder.advance(state, controls, Constraints.none(prompts.nrows()), model.config.n_positions))
 

@@ -11,23 +11,28 @@ from tfgpt.recipe import Engine, Weights
 from tfgpt.text.bpe import load_tokenizer
 
 
-def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "", draft_tokens: int = 5) -> TextModel:
+def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "", draft_tokens: int = 5,
+                    draft_weights: Weights | None = None) -> TextModel:
     """Return the model of a run, ready to be asked.
 
     Args:
         source: a run's folder, or one that holds a model and its tokenizer, or a hub id.
         weights: how the matrices are kept (see `tfgpt generate --help`).
         engine: what computes.
-        draft: a smaller model with the same tokenizer, given as `source` is, which guesses tokens; empty = none.
+        draft: a smaller model with the same tokenizer, given as `source` is, which guesses tokens; empty = none, or the model itself in `draft_weights`.
         draft_tokens: the most tokens that it guesses at once.
+        draft_weights: how the draft model's matrices are kept; `None` = as the model's.
 
     Raises:
         FileNotFoundError: no model there, or no tokenizer.
-        ValueError: the two do not fit each other, or the weights the engine.
+        ValueError: the two do not fit each other, or the weights the engine; a draft that is the model itself, in the same weights.
     """
+    if not draft and draft_weights == weights:
+        raise ValueError(f"draft_weights: {draft_weights} are the model's own, in which it guesses no faster than it writes; give fewer bits, or a draft model")
     tokenizer = load_tokenizer(part_of(source, "tokenizer"))
     model = load_model(part_of(source, "model"), weights, engine)
-    return TextModel(model, tokenizer, load_draft(draft, weights, engine), draft_tokens)
+    guessing = load_draft(draft or (source if draft_weights else ""), draft_weights or weights, engine)
+    return TextModel(model, tokenizer, guessing, draft_tokens)
 
 
 def load_draft(source: str | Path, weights: Weights = "float32", engine: Engine = "graph") -> GPTLMHeadModel | LiteModel | None:

@@ -4,6 +4,8 @@ So a resumed run draws the masks it would have drawn, and many devices together 
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 AUTO_ALGORITHM = 3
@@ -15,7 +17,7 @@ class DropoutClock:
     """The seed and the place that all dropouts of a model share. No Keras layer, so that the place is not taken for weights."""
 
     def __init__(self):
-        self.seed = 0
+        self.seed, self._kept = 0, None
         self.place = tf.Variable(tf.zeros([2], tf.int64), trainable=False, name="dropout_place", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                                   synchronization=tf.VariableSynchronization.ON_READ)  # each replica's own, also within a loop
 
@@ -28,9 +30,23 @@ class DropoutClock:
         """
         self.place.assign(tf.stack([tf.cast(step, tf.int64), tf.cast(row, tf.int64)]))
 
+    def keeping_place(self, function: Callable) -> Callable:
+        """Return a function whose dropouts stand where a pass stands now, also when it is called again on the way back, where the next may have begun."""
+        place = tf.identity(self.place)
+
+        def at_place(*args):
+            self._kept, before = place, self._kept
+            try:
+                return function(*args)
+            finally:
+                self._kept = before
+
+        return at_place
+
     def seed_of(self, salt: int) -> tf.Tensor:
         """Return the seed of one dropout at this place, int64 [3]: two numbers of the mask, and the first row."""
-        return tf.concat([tf.cast([self.seed * 1_000_003 + salt], tf.int64), self.place], axis=0)
+        place = self.place if self._kept is None else self._kept
+        return tf.concat([tf.cast([self.seed * 1_000_003 + salt], tf.int64), place], axis=0)
 
 
 class Dropout:
@@ -67,8 +83,12 @@ def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     if not rate:
         return x
     shape = tf.shape(x)
-    groups = seed[2] * tf.cast(tf.reduce_prod(shape[1:]), tf.int64) // GROUP  # random numbers of the rows before, in groups
+    of_row = tf.reduce_prod(shape[1:])                                                    # numbers of a row
+    groups = (of_row + GROUP - 1) // GROUP                                                # whole ones, so that a row shares none with the next
     key, _ = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
-    counter = tf.cast(tf.stack([groups, tf.zeros_like(groups)]), tf.uint64)
-    draws = tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=key, counter=counter, alg=AUTO_ALGORITHM, dtype=x.dtype)
+    first = seed[2] * tf.cast(groups, tf.int64)
+    counter = tf.cast(tf.stack([first, tf.zeros_like(first)]), tf.uint64)
+    draws = tf.raw_ops.StatelessRandomUniformV2(shape=tf.stack([shape[0], groups * GROUP]), key=key, counter=counter, alg=AUTO_ALGORITHM,
+                                                dtype=tf.float32)                         # in fewer bits there are too few numbers between 0 and the rate
+    draws = tf.reshape(draws[:, :of_row], shape)
     return tf.where(draws >= rate, x * (1.0 / (1.0 - rate)), 0.0)

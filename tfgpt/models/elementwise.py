@@ -177,7 +177,7 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor, 
                 if give_weights:
                     of_dropped += of_weights[0]
                     shared += tf.reduce_sum(_wide(of_weights[0]) * _wide(dropped), axis=-1, keepdims=True)
-                of_kept = drop(_wide(of_dropped), rate, seed) if rate else of_dropped          # the mask follows from the dtype too
+                of_kept = drop(_wide(of_dropped), rate, seed) if rate else of_dropped
                 of_scores = fused(_of_scores, scale=scale)(kept, of_kept, shared)
             return product(of_scores, key), product(of_scores, query, transpose_a=True), product(dropped, of_attended, transpose_a=True)
 

@@ -48,7 +48,7 @@ class Encoder(tf_keras.layers.Layer):
         of_blocks = copy.copy(config)
         of_blocks.add_cross_attention = False
         shared = Shared(of_blocks, Adaptation(lora=adaptation.lora), compute, clock)
-        self._compute, self._epsilon, self._width = compute, config.layer_norm_epsilon, config.n_embd
+        self._compute, self._clock, self._epsilon, self._width = compute, clock, config.layer_norm_epsilon, config.n_embd
         self._dropout = shared.dropout(config.embd_pdrop, "encoder")
         self.wpe = tf_keras.layers.Embedding(self.context, config.n_embd, name="wpe")
         # Behind the decoder's in number, so that their dropouts are told apart from those.
@@ -83,7 +83,8 @@ class Encoder(tf_keras.layers.Layer):
         hidden = self._dropout(embeddings + self.wpe(position_ids), training)
         for block in self.h:
             if training and self._compute.recompute:
-                hidden = tf.recompute_grad(lambda x, block=block: block(x, None, mask, training=True)[0])(hidden)
+                run = self._clock.keeping_place(lambda x, block=block: block(x, None, mask, training=True)[0])
+                hidden = tf.recompute_grad(run)(hidden)
             else:
                 hidden = block(hidden, None, mask, training=training)[0]
         norm = self._compute.elementwise(training)["norm"]

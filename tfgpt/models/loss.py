@@ -25,6 +25,8 @@ TOKENS_AT_ONCE = 256
 """Of a part, at least: with fewer the output matrix is read too often."""
 BYTES_OF_GROUP = 2**27
 """Of the gradient of a group's logits, in the precision of the products: 1,335 tokens of GPT-2's vocabulary in bfloat16."""
+FLOAT16_TOKENS_OF_GROUP = 4096
+"""Of a group in float16 at most: the output matrix's gradient is summed over them before any loss scale counts, and numbers end at 65,504."""
 ALIGNED_TO = 64
 """Rows of a narrow copy of the output matrix, which gets rows of 0 up to a multiple of it. On two CPU cores both products of GPT-2's 50,257 logits on the way
 back took 0.93 of the time; GPUs ask for multiples of it too."""
@@ -89,7 +91,7 @@ def projected_loss(hidden: tf.Tensor, table: tf.Tensor, labels: tf.Tensor, objec
     """
     labels = tf.reshape(labels, [-1])                                                     # [tokens]
     trained = labels != IGNORED
-    groups = _plan(trained, table.shape[0], hidden.dtype.size, fixed_shapes)
+    groups = _plan(trained, table.shape[0], hidden.dtype, fixed_shapes)
 
     @tf.custom_gradient
     def run(rows, table):
@@ -111,9 +113,10 @@ def tokens_at_once(vocab: int) -> int:
     return max(LOGITS_AT_ONCE // vocab, TOKENS_AT_ONCE)
 
 
-def tokens_of_group(vocab: int, product_bytes: int) -> int:
-    """Return the most tokens of a group, of so many bytes a number."""
-    return max(BYTES_OF_GROUP // (vocab * product_bytes), tokens_at_once(vocab))
+def tokens_of_group(vocab: int, dtype: tf.DType) -> int:
+    """Return the most tokens of a group whose products are in a precision."""
+    most = max(BYTES_OF_GROUP // (vocab * dtype.size), tokens_at_once(vocab))
+    return min(most, FLOAT16_TOKENS_OF_GROUP) if dtype == tf.float16 else most
 
 
 class _Groups(NamedTuple):
@@ -128,8 +131,8 @@ class _Groups(NamedTuple):
     """int32 [], place in the order behind the last token that is trained on."""
 
 
-def _plan(trained, vocab, product_bytes, fixed_shapes) -> _Groups:
-    most = tokens_of_group(vocab, product_bytes)
+def _plan(trained, vocab, dtype, fixed_shapes) -> _Groups:
+    most = tokens_of_group(vocab, dtype)
     parts = -(-min(most, trained.shape[0] or most) // tokens_at_once(vocab))
     end = tf.reduce_sum(tf.cast(trained, tf.int32))
     if not fixed_shapes:

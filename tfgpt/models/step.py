@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ PRECISIONS = {"float32": None, "bfloat16": tf.bfloat16, "float16": tf.float16}
 GOOD_STEPS = 1000
 """Without overflow, after which the loss scale doubles (Micikevicius et al. 2018, "Mixed Precision Training")."""
 FIRST_LOSS_SCALE = 2.0**15
-NOT_DECAYED = ("/bias:", "/gamma:", "/beta:")
-"""Parts of the names of the variables that no decay shrinks: biases and layer norms."""
+NOT_DECAYED = ("/bias[/:]", "/gamma[/:]", "/beta[/:]")
+"""Patterns of the names of the variables that no decay shrinks: biases and layer norms, such as h_._0/ln_1/gamma:0 and, on the second of several devices,
+h_._0/ln_1/gamma/replica_1:0."""
 
 
 @dataclass(frozen=True)
@@ -228,4 +230,4 @@ def _wide(gradients):
 
 def is_matrix(variable: tf.Variable) -> bool:
     """Tell whether a variable is one that decays: a matrix, embeddings among them, and neither a bias nor of a layer norm."""
-    return not any(part in variable.name for part in NOT_DECAYED)
+    return not any(re.search(pattern, variable.name) for pattern in NOT_DECAYED)

@@ -181,7 +181,7 @@ class GPTTransformer(TFGPT2MainLayer):
         for number, (block, past, before) in enumerate(zip(self.h, pasts, self.first_keys(training))):
             hidden_states.append(hidden)
             if training and self.compute.recompute:
-                hidden = _recomputed(block, hidden, mask, before, source)
+                hidden = _recomputed(block, hidden, mask, before, source, self.dropout_clock)
                 continue
             of_block = _for_block(source, number, block, training)
             hidden, present, weights = block(hidden, past, mask, use_cache, output_attentions, training=training, before=before, source=of_block)
@@ -264,7 +264,7 @@ def _seen_mask(seen):
     return _additive(seen if seen.shape.rank == 3 else seen[:, tf.newaxis])
 
 
-def _recomputed(block, hidden, mask, before, source):
+def _recomputed(block, hidden, mask, before, source, clock):
     """Return what a block makes of its input in training, of which it keeps its inputs alone.
 
     What has a gradient is an argument, since `tf.recompute_grad` gives none to other tensors.
@@ -275,7 +275,7 @@ def _recomputed(block, hidden, mask, before, source):
         of_block = _for_block(source._replace(states=others[0]), 0, block, training=True) if states else None
         return block(hidden, None, mask, training=True, before=others[len(states) :] if keys else None, source=of_block)[0]
 
-    return tf.recompute_grad(run)(hidden, *states, *keys)
+    return tf.recompute_grad(clock.keeping_place(run))(hidden, *states, *keys)
 
 
 def _join_presents(presents, past, use_cache):

@@ -121,8 +121,8 @@ def _shown(recipe, folder, model, devices, training) -> dict:
     needed = training_estimate(dataclasses.replace(recipe, train=settings), model.config.vocab_size, devices.replicas)
     on = f" on {devices.replicas} devices" if devices.replicas > 1 else ""
     each = " on each" if devices.replicas > 1 else ""
-    console.print(f"{training.stage}: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.0f} billion "
-                  f"floating-point operations, about {needed.memory_bytes / 1e9:.1f} GB of tensors{each}")
+    console.print(f"{training.stage}: {needed.tokens_per_step:,} tokens a step{on}, {needed.flops_per_token * needed.tokens_per_step / 1e9:,.2f} billion "
+                  f"floating-point operations, about {needed.memory_bytes / 1e6:,.0f} MB of tensors{each}")
 
     def sample():
         answers = text_model.generate(list(settings.sample_prompts), settings.sample_tokens, temperature=0.8, seed=recipe.seed)

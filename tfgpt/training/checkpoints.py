@@ -62,30 +62,46 @@ class Checkpoints:
         names = [NAME.fullmatch(path.name) for path in self._folder.glob("step-*")]
         return sorted(int(name[1]) for name in names if name)
 
-    def save(self, step: int) -> None:
-        """Write the checkpoint of this step and remove those that are not to be kept."""
+    def save(self, step: int, skipped: int = 0) -> None:
+        """Write the checkpoint of this step and remove those that are not to be kept.
+
+        Args:
+            step: where training stands.
+            skipped: steps in a row, up to this one, that were skipped: the newest checkpoint from before them is kept too, since its weights may be the
+                last good ones.
+        """
         with whole_folder(self._path(step)) as partial:
             self._state.write(str(partial / "state"))
             sums = {path.name: sha256_of_file(path) for path in sorted(partial.iterdir())}
             write_json(partial / MANIFEST, {"step": step, "standing": dataclasses.asdict(self.standing), "sha256": sums})
-        for old in self.steps()[: -self._keep]:
-            if not (self._keep_best and old == self.standing.best_step):
+        steps, good = self.steps(), self.newest_before(step - skipped) if skipped else None
+        best = self.standing.best_step if self._keep_best else None
+        for old in steps[: -self._keep]:
+            if old not in (best, good):
                 shutil.rmtree(self._path(old))
 
+    def newest_before(self, step: int) -> int | None:
+        """Return the step of the newest checkpoint from before a step; `None` if there is none."""
+        return max((one for one in self.steps() if one < step), default=None)
+
     def restore_newest(self) -> int:
-        """Load the newest checkpoint that is whole and return its step; without any change nothing and return 0. Damaged ones are named in the log.
+        """Load the newest checkpoint that is whole and return its step; without any change nothing and return 0.
+
+        Damaged ones are named in the log and renamed, so that they are not taken for the newest, by which older ones would be removed.
 
         Raises:
             RuntimeError: there are checkpoints, and none is whole.
             AssertionError: the checkpoint belongs to another model.
         """
-        steps = self.steps()
+        steps, damages = self.steps(), {}
         for step in reversed(steps):
             if damage := self._damage(step):
-                logger.warning("%s; going on from an earlier checkpoint", damage)
-            else:
-                self.restore(step)
-                return step
+                damages[step] = damage
+                continue
+            self.restore(step)
+            for damaged, what in damages.items():
+                logger.warning("%s; going on from an earlier checkpoint, and that folder is now %s", what, self._set_aside(damaged).name)
+            return step
         if steps:
             raise RuntimeError(f"{self._folder}: none of its {len(steps)} checkpoints is whole; remove that folder to begin anew")
         return 0
@@ -112,6 +128,13 @@ class Checkpoints:
             if not (path / name).is_file() or sha256_of_file(path / name) != checksum:
                 return f"{path / name}: cut short, changed or gone, by its SHA-256"
         return ""
+
+    def _set_aside(self, step):
+        """Rename a checkpoint, in the place of an earlier one of that name, and return the new path."""
+        aside = self._path(step).with_name(f"damaged-{self._path(step).name}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        return self._path(step).rename(aside)
 
     def _path(self, step):
         return self._folder / f"step-{step:09d}"

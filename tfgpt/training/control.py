@@ -50,7 +50,7 @@ class SaveCheckpoints(StepCallback):
             return
         ending = self._end_is_asked(self._config.log_every)
         if ending or (self._config.checkpoint_every and self.step % self._config.checkpoint_every == 0):
-            self._save()
+            self._save(logs)
         if ending:
             self._end()
 
@@ -59,15 +59,15 @@ class SaveCheckpoints(StepCallback):
         standing, patience = self._checkpoints.standing, self._config.early_stopping
         if "val_loss" in logs:
             standing.add(self.step, float(logs["val_loss"]))
-        self._save()
+        self._save(logs)
         if patience and standing.since_best >= patience:
             self.model.stop_training = True
         if self._end_is_asked(1):
             self._end()
 
-    def _save(self):
+    def _save(self, logs):
         if self._devices.is_chief:
-            self._checkpoints.save(self.step)
+            self._checkpoints.save(self.step, skipped=int(logs["skipped_in_a_row"]))
 
     def _end_is_asked(self, look_every):
         """Tell whether any worker is to end; one process knows at once, several ask each other now and then, since that makes them wait."""
@@ -80,16 +80,17 @@ class SaveCheckpoints(StepCallback):
 
 
 class EndWhenStuck(StepCallback):
-    """End a training whose gradients stay infinite or NaN; such steps are skipped, so the weights are still the last good ones.
+    """End a training whose gradients stay infinite or NaN; such steps are skipped, so the weights are still those of the last step that was taken.
 
     Args:
         most: skipped steps in a row that are borne.
         look_every: steps between two looks.
+        checkpoints: of which one from before those steps is named.
     """
 
-    def __init__(self, most: int, look_every: int):
+    def __init__(self, most: int, look_every: int, checkpoints: Checkpoints):
         super().__init__()
-        self._most, self._look_every = most, min(most, look_every)
+        self._most, self._look_every, self._checkpoints = most, min(most, look_every), checkpoints
 
     def on_train_batch_end(self, batch, logs=None):
         """Look, now and then, since that waits for the device.
@@ -98,10 +99,11 @@ class EndWhenStuck(StepCallback):
             FloatingPointError: too many steps in a row were skipped.
         """
         super().on_train_batch_end(batch, logs)
-        if self.step % self._look_every == 0 and int(logs["skipped_in_a_row"]) >= self._most:
-            raise FloatingPointError(f"train.max_skipped: the gradients of {int(logs['skipped_in_a_row'])} steps in a row, up to step {self.step}, are not "
-                                     "finite; the last checkpoint is good. Lower train.schedule.peak, set train.clip_norm, or remove the checkpoints "
-                                     "and begin anew")
+        if self.step % self._look_every == 0 and (skipped := int(logs["skipped_in_a_row"])) >= self._most:
+            good = self._checkpoints.newest_before(self.step - skipped)                   # whose gradients were finite: its next step was taken
+            raise FloatingPointError(f"train.max_skipped: the gradients of {skipped} steps in a row, up to step {self.step}, are not finite; the last good "
+                                     f"checkpoint is {'gone, or there was none' if good is None else f'that of step {good}'}. Lower train.schedule.peak, set "
+                                     "train.clip_norm, or remove the checkpoints and begin anew")
 
 
 class StopAt(StepCallback):

@@ -56,7 +56,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     kept = parameters * 4 * (1 + SLOTS[config.optimizer] + bool(config.ema) + bool(config.l2_start))
     table = vocab * shape.width                          # whose gradient is float32; that of another matrix is as narrow as its products
     gradients = 4 * table + product * (parameters - table) + (4 * parameters if config.accumulate > 1 else 0)
-    logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, product), at_once)
+    logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, PRECISIONS[config.precision] or tf.float32), at_once)
     stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
     if config.recompute:
         stored = at_once * (shape.layers * 4 * shape.width + _bytes_of_block(shape, length, product))

@@ -75,7 +75,7 @@ def train(
         ]
         acting = [
             *([EvaluateAverages()] if config.ema else []),
-            EndWhenStuck(config.max_skipped, config.log_every),
+            EndWhenStuck(config.max_skipped, config.log_every, saved),
             SaveCheckpoints(saved, config, asked, devices),
             StopAt(config.steps),
         ]
