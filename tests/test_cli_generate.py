@@ -33,6 +33,16 @@ def test_a_prompt_is_continued(run_folder, text_model, capsys, options):
     assert out == text_model.generate(["The with"], 9, no_repeat_ngram_size=2)[0].text + "\n"
 
 
+@pytest.mark.parametrize(("ending", "lines"), [("txt", "The with\n   \n"), ("jsonl", '{"prompt": "The with"}\n\n')])
+def test_a_byte_order_mark_and_blank_lines_are_no_part_of_a_prompt(run_folder, tmp_path, capsys, ending, lines):
+    path = tmp_path / f"prompts.{ending}"
+    path.write_text(lines, "utf-8-sig")
+
+    out = lines_of(capsys, "--model", run_folder, "--prompts", path, "--max-new-tokens", 2, "--json")
+
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["The with"]
+
+
 @pytest.mark.parametrize("ending", ["txt", "jsonl"])
 def test_a_file_of_prompts_gives_objects_in_its_order(run_folder, text_model, tmp_path, capsys, ending):
     prompts = ["def f(x):", "naïve café", "a", "The with statement", "x = "]
@@ -140,7 +150,7 @@ def test_the_seeds_of_samples_go_round_the_ends_as_in_python(run_folder, text_mo
     (["--model", "RUN", "--prompts", "nowhere.txt"], "--prompts nowhere.txt cannot be read"),
     (["--model", "RUN", "--prompts", "/dev/null"], "--prompts /dev/null holds no prompt"),
     (["--model", "RUN", "--prompt", "x", "--banned-token", "two words of it"], "'two words of it' is"),
-    (["--model", "RUN", "--prompt", "x", "--stop", ""], "holds what is no text, or an empty one"),
+    (["--model", "RUN", "--prompt", "x", "--stop", ""], "stop: '' is no text, or an empty one"),
     (["--model", "RUN", "--prompt", "x", "--log-probs", "2"], "--log-probs 2; give 0 or more, and --json"),
     (["--model", "nowhere/at/all", "--prompt", "x"], "nowhere/at/all is neither a folder with"),
 ])  # fmt: skip

@@ -146,13 +146,14 @@ def checked_controls(given, command: str) -> dict[str, float]:
 
 
 def _prompts_of(path) -> Iterator[str]:
-    """Read prompts; an empty line is none."""
+    """Read prompts; a blank line is none."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{COMMAND}: --prompts {path} cannot be read ({error}); give a text file in UTF-8") from error
-    for number, line in enumerate(text.split("\n"), 1):  # and at no other of Unicode's line ends, which a prompt may hold
-        if not line.strip("\r"):
+    lines = text.removeprefix("\ufeff").split("\n")        # and at no other of Unicode's line ends, which a prompt may hold
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
         if not path.endswith(".jsonl"):
             yield line.removesuffix("\r")

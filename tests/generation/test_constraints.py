@@ -166,7 +166,7 @@ def test_a_text_that_copies_takes_fewer_rounds(text_model, tokenizer):
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"stop": "."}, r"stop: '\.' is one text; give a list"),
-    ({"stop": [""]}, r"stop: \[''\] holds what is no text, or an empty one"),
+    ({"stop": [""]}, r"stop: '' is no text, or an empty one"),
     ({"stop": [["."], [","], ["!"]]}, "stop: 3 lists for 2 prompts"),
     ({"banned_tokens": ["two words"]}, "banned_tokens: 'two words' is .* tokens; only a text that is one token"),
     ({"banned_tokens": [10**6]}, "banned_tokens: 1000000 is no token; give ids from 0 to"),
@@ -194,6 +194,8 @@ def test_ids_that_cannot_be_are_told(text_model):
         text_model.generate_from_ids([[1, 100_000]])
     with pytest.raises(ValueError, match="input_ids holds float64; give whole numbers"):
         text_model.generate_from_ids([[1.7, 2.0]])
+    with pytest.raises(ValueError, match="attention_mask has a gap between tokens of a row"):
+        text_model.generate_from_ids([[1, 2, 3]], [[1, 0, 1]])
 
 
 @pytest.mark.parametrize(("read", "name"), [

@@ -221,6 +221,7 @@ def test_a_row_whose_tokens_are_all_banned_keeps_them():
     ({"top_p": [0.5, 1.5]}, "top_p: 1.5 is not between 0 and 1"),
     ({"top_k": 2.5}, "top_k: 2.5 is no whole number"),
     ({"seed": "x"}, "seed: 'x' is no whole number"),
+    ({"max_new_tokens": True}, "max_new_tokens: True is no whole number"),
     ({"seed": 2**64}, "seed: 18446744073709551616 is not between"),
     ({"seed": [1, 2, 3]}, "seed: 3 values for 2 prompts"),
 ])  # fmt: skip

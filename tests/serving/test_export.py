@@ -1,4 +1,5 @@
 """The SavedModel in a process that has nothing of tfgpt's model code, and as a C++ server reads it."""
+import math
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfgpt.generation.controls import CONTROLS
 from tfgpt.recipe import ExportConfig
 from tfgpt.serving.ask import ask_in_fresh_process
 from tfgpt.serving.export import export
@@ -37,6 +39,28 @@ def test_greedy_in_the_savedmodel_equals_the_models_own_generate(loaded, model, 
         written = model.generate(ids, attention_mask=np.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0).numpy()
         assert together[prompt] == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
     assert len(fitting) > 8
+
+
+@pytest.mark.parametrize(("wild", "tame"), [
+    ({"presence_penalty": math.nan, "min_p": math.nan}, {}),
+    ({"frequency_penalty": math.inf, "temperature": -1.0}, {"frequency_penalty": 1e6, "temperature": 0.0}),
+    ({"presence_penalty": -math.inf, "top_p": 7.0, "top_k": -3, "temperature": 1.0}, {"presence_penalty": -1e6, "temperature": 1.0}),
+    ({"banned_tokens": [100_000, -7], "forced_tokens": [100_000]}, {}),
+])  # fmt: skip
+def test_what_no_client_of_ours_may_ask_is_brought_into_range_and_fails_no_other_row(loaded, tokenizer, prompts, wild, tame):
+    neutral = {name: control.neutral for name, control in CONTROLS.items()} | {"max_new_tokens": NEW, "min_p": 0.1}
+    lists = {"banned_tokens": [-1], "forced_tokens": [-1]}
+
+    def ask(*rows):
+        given = [neutral | lists | row for row in rows]
+        tensors = {name: tf.constant([row[name] for row in given], control.kind) for name, control in CONTROLS.items()}
+        width = max(len(row[name]) for row in given for name in lists)
+        tensors |= {name: tf.constant([row[name] + [-1] * (width - len(row[name])) for row in given], tf.int32) for name in lists}
+        outputs = loaded.predict("generate", tensors | {"prompt": tf.constant(prompts[: len(rows)])})
+        return [(text.decode(), int(count)) for text, count in zip(outputs["text"], outputs["token_count"])]
+
+    assert ask({}, wild) == ask({}, {"min_p": 0.0} | tame if "min_p" in wild else tame)
+    assert ask({}) == ask({}, wild)[:1]
 
 
 def test_a_fresh_process_gives_the_same_text_and_imports_no_model_code(exported, text_model, prompts):

@@ -32,8 +32,8 @@ def constraints_of(stop: Sequence, banned_tokens: Sequence, forced_tokens: str |
         return tokens_of(text)
 
     stops = _by_row("stop", stop, rows, str)
-    if any(not isinstance(text, str) or not text for row in stops for text in row):
-        raise ValueError(f"stop: {stop!r} holds what is no text, or an empty one; give texts")
+    if wrong := [text for row in stops for text in row if not isinstance(text, str) or not text]:
+        raise ValueError(f"stop: {wrong[0]!r} is no text, or an empty one; give texts, or leave it out")
     for text in {text for row in stops for text in row}:
         check_characters("stop", text)
     banned = [[_one_token(item, ids_of) for item in row] for row in _by_row("banned_tokens", banned_tokens, rows, (str, Integral))]

@@ -41,7 +41,7 @@ CONTROLS = {
     "presence_penalty": Control(np.float32, 0.0, -LARGEST, LARGEST, "Taken from the logits of tokens already written behind the prompt; 0 = off."),
     "frequency_penalty": Control(np.float32, 0.0, -LARGEST, LARGEST, "Taken from a token's logit for each time it was written behind the prompt; 0 = off."),
     "no_repeat_ngram_size": Control(np.int32, 0, 0, 2**31 - 1, "No run of that many tokens comes twice, the prompt's among them; 0 = off."),
-    "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "The text does not end before so many tokens."),
+    "min_new_tokens": Control(np.int32, 0, 0, 2**31 - 1, "No end-of-text token before so many tokens; a stop string ends a text all the same."),
     "prompt_lookup_num_tokens": Control(np.int32, 0, 0, 64, "Guess up to that many tokens at once from an earlier run of the same text; faster where a text "
                                                             "copies from its prompt, and the same text in the end; 0 = off."),
 }
@@ -100,7 +100,7 @@ def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Control
 def checked_numbers(name: str, control: Control, value: float | Iterable[float], rows: int) -> np.ndarray:
     """Return a control's number, or one for each row, as an array [1] or [rows]; raises as `controls_of`."""
     numbers = np.asarray(value, dtype=object).reshape(-1).tolist()  # of objects, since a number may be too large for any other kind
-    if not all(isinstance(number, Integral if control.is_whole else Real) for number in numbers):
+    if not all(isinstance(number, Integral if control.is_whole else Real) and not isinstance(number, bool) for number in numbers):
         raise ValueError(f"{name}: {value!r} is no {'whole ' if control.is_whole else ''}number; {control.help}")
     if len(numbers) not in (1, rows):
         raise ValueError(f"{name}: {len(numbers)} values for {rows} prompts; give one for all, or one for each")

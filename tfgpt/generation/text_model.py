@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from transformers import GPT2TokenizerFast
 
-from tfgpt.generation.batches import checked_texts
+from tfgpt.generation.batches import check_characters, checked_texts
 from tfgpt.generation.beam import EARLY_STOPPING, search
+from tfgpt.generation.bounds import bounded, within
 from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
 from tfgpt.generation.controls import SEARCH_CONTROLS, Controls, checked_numbers, controls_of
@@ -47,7 +48,7 @@ class TextModel(TextReader):
 
     Raises:
         ValueError: a tokenizer with more tokens than the model has, or without a twin in the graph (see `GraphTokenizer`); a draft model with another
-            vocabulary or a shorter context, or fewer draft tokens than 1.
+            vocabulary or a shorter context, or fewer draft tokens than 1; a context of 1 token, in which nothing can follow.
 
     >>> text_model = TextModel(model, tokenizer)
     >>> once, again = text_model.generate(["It was", "It was"], temperature=1.0, seed=[1, 1])
@@ -56,6 +57,8 @@ class TextModel(TextReader):
     """
 
     def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = 5, text_device: str = ""):
+        if model.config.n_positions < 2:
+            raise ValueError(f"the model's context is {model.config.n_positions} token, in which nothing can follow; give one of 2 or more")
         super().__init__(model, tokenizer, text_device)
         if draft is not None:
             _check_draft(model, draft, draft_tokens)
@@ -105,12 +108,14 @@ class TextModel(TextReader):
             attention_mask: int [batch, length], 0 where a row is padded: on the left, on the right or on both sides. `None` = nowhere.
 
         Raises:
-            ValueError: shapes that differ, or what is no token of the model; and as `generate`.
+            ValueError: shapes that differ, a mask with a gap within a row, or what is no token of the model; and as `generate`.
         """
         ids = np.asarray(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
         if ids.ndim != 2 or ids.shape != mask.shape:
             raise ValueError(f"generate_from_ids: input_ids has the shape {ids.shape} and attention_mask {mask.shape}; give [batch, length] twice")
+        if (np.diff((mask != 0).astype(int), axis=1, prepend=0) > 0).sum(axis=1).max(initial=0) > 1:
+            raise ValueError("generate_from_ids: attention_mask has a gap between tokens of a row; give 0 for padding alone, which is at its ends")
         if ids.size and ids.dtype.kind not in "iu":
             raise ValueError(f"generate_from_ids: input_ids holds {ids.dtype}; give whole numbers")
         vocab = self.model.config.vocab_size
@@ -183,6 +188,7 @@ class TextModel(TextReader):
 
     def fitted(self, prompts, controls, constraints):
         """Return prompts that fit the context, controls and constraints of each row, and their sources: the prompts themselves where there is an encoder."""
+        controls, constraints = bounded(controls, constraints, self.model.config.vocab_size)
         prompts, sources = self._parted(prompts)
         batch = prompts.nrows(tf.int32)
         if not controls.are_plain:
@@ -237,6 +243,7 @@ class TextModel(TextReader):
         """
         if not isinstance(prompt, str):
             raise ValueError(f"stream: the prompt is {type(prompt).__name__}; give one text")
+        check_characters("stream: the prompt", prompt)
         if not isinstance(rounds, Integral) or rounds < 1:
             raise ValueError(f"stream: rounds {rounds!r} is no whole number of 1 or more")
         given, lists, top = self._settings(1, {"max_new_tokens": max_new_tokens} | controls, stop, banned_tokens, forced_tokens, samples=1, top=None)
@@ -316,7 +323,8 @@ class TextModel(TextReader):
             `text` string, `token_count` int32, `log_prob` and `score` float32, `finish_reason` string, each [batch]; `ids` int32 [batch, steps].
         """
         prompts, controls, constraints, sources = self.fitted(self.tokenizer.tokenize(prompt), controls, constraints)
-        length_penalty, early_stopping = (tf.broadcast_to(each, tf.shape(prompt)) for each in (length_penalty, early_stopping))
+        given = zip(SEARCH_CONTROLS.values(), (length_penalty, early_stopping))
+        length_penalty, early_stopping = (tf.broadcast_to(within(control, each), tf.shape(prompt)) for control, each in given)
         end, texts = self.tokenizer.end_of_text, self.tokenizer.texts
         found = search(self.model, prompts, controls, constraints, beams, length_penalty, early_stopping, end, sources, texts)
         return {

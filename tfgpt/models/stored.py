@@ -86,8 +86,9 @@ class Bfloat16Matrix(tf.Module):
 class Int8Matrix(tf.Module):
     """A matrix in int8, each row scaled to its largest number; in a product each row of the other side is scaled by its own largest too.
 
-    So a row of a batch never depends on its neighbours. A graph made on a processor with products of int8 gives wrong numbers on one without (x86 before VNNI),
-    one made there right ones on both. (Dettmers et al. 2022, "LLM.int8()", section 2.1, vector-wise quantization.)
+    So a row of a batch depends on none of its neighbours; on how many they are as far as sums in float32 do, whose last bits may tip what is rounded.
+    A graph made on a processor with products of int8 gives wrong numbers on one without (x86 before VNNI), one made there right ones on both.
+    (Dettmers et al. 2022, "LLM.int8()", section 2.1, vector-wise quantization.)
 
     Args:
         values: float [out, in].
