@@ -22,8 +22,8 @@ WEIGHTS = {"graph": ("float32", "bfloat16", "int8"), "lite": ("float32", "int8")
 """In which this package decodes, with each of its engines."""
 CONVERTED = ("float32", "int8")
 """In which CTranslate2 does."""
-DRAFT_TOKENS = 4
-"""That a model guesses at once, where it does."""
+DRAFT_TOKENS = 5
+"""That a model guesses at once, where it does: as many as `TextModel` lets it by itself."""
 FULL = "float32"
 """The weights as they are: all sides with these write the same tokens."""
 
