@@ -134,7 +134,7 @@ def test_the_seeds_of_samples_go_round_the_ends_as_in_python(run_folder, text_mo
     (["--model", "RUN", "--prompt", "x", "--beams", "-1"], "--beams -1 is too small"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--temperature", "0.5"], "--temperature has no meaning in a search; leave it out, or --beams 4"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--draft-weights", "int8"], "--draft-weights has no meaning in a search"),
-    (["--model", "RUN", "--prompt", "x", "--draft-weights", "float32"], "draft_weights: float32 are the model's own, in which it guesses no faster"),
+    (["--model", "RUN", "--prompt", "x", "--draft-weights", "float32"], "draft_weights: in float32 the model guesses no faster than it writes in float32"),
     (["--model", "RUN", "--beams", "4", "--chat"], "--chat has no meaning in a search"),
     (["--model", "RUN", "--prompt", "x", "--beams", "4", "--length-penalty", "11"], "length_penalty: 11.0 is not between -10 and 10"),
     (["--model", "RUN", "--prompt", "x", "--beams", "1000000"], "beams 1000000 is no whole number from 1 to"),

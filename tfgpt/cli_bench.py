@@ -98,11 +98,11 @@ def generate(arguments: list[str]) -> int:
     if given.json:
         print(json.dumps(result))
         return DONE
-    first = next(iter(bench.SIDES))
+    first, width = next(iter(bench.SIDES)), max(map(len, bench.SIDES))
     for batch, sides in result.items():
-        print(f"batch {batch}\n{'':<26}{'tokens/s':>10}{f'to {first}':>18}{'ms/step':>10}{'first call s':>14}{'peak MB':>10}")
+        print(f"batch {batch}\n  {'':<{width}}{'tokens/s':>10}{f'to {first}':>18}{'ms/step':>10}{'first call s':>14}{'peak MB':>10}")
         for side, row in sides.items():
-            print(f"  {side:<24}{row['tokens_per_second']:>10,.0f}{row['to_first']:>18.2f}{row['milliseconds']:>10,.1f}{row['first_call_seconds']:>14.1f}"
+            print(f"  {side:<{width}}{row['tokens_per_second']:>10,.0f}{row['to_first']:>18.2f}{row['milliseconds']:>10,.1f}{row['first_call_seconds']:>14.1f}"
                   f"{row['peak_megabytes']:>10,.0f}")
     return DONE
 

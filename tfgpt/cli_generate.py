@@ -10,7 +10,7 @@ from typing import get_args
 
 from tfgpt.cli_support import DONE, UsageError, import_tensorflow_quietly, parse, parser_of
 from tfgpt.generation.batches import check_characters, checked_texts
-from tfgpt.generation.controls import CONTROLS, SEARCHED, controls_of
+from tfgpt.generation.controls import CONTROLS, DRAFT_TOKENS, SEARCHED, controls_of
 from tfgpt.recipe import Engine, Weights
 from tfgpt.store.place import open_store
 from tfgpt.store.reference import is_reference, parse_reference
@@ -32,7 +32,7 @@ def generate(arguments: list[str]) -> int:
                         help="What computes: graph = TensorFlow, on any device; lite = LiteRT, faster on a CPU, with float32 or int8.")
     parser.add_argument("--draft", type=str, default="",
                         help="A smaller model with the same tokenizer, given as --model is: it guesses tokens. The same text, sooner if often right.")
-    parser.add_argument("--draft-tokens", type=int, default=5, help="The most tokens that it guesses at once.")
+    parser.add_argument("--draft-tokens", type=int, default=DRAFT_TOKENS, help="The most tokens that it guesses at once.")
     parser.add_argument("--draft-weights", default=None, choices=get_args(Weights),
                         help="How the draft model's matrices are kept, if not as --weights says; without --draft the model itself guesses, in these.")
     parser.add_argument("--prompt", action="append", help="A prompt; may be given again.")

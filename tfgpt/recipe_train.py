@@ -22,12 +22,11 @@ class ScheduleConfig:
     floor: float = 1.0e-4
     """Learning rate at the end: what the last step is still a step above, so that a floor of 0 wastes none; not used by constant."""
     decay_steps: int = 0
-    """Optimizer steps of the fall at the end, for wsd; 0 = a fifth of train.steps."""
+    """Optimizer steps of the fall at the end, for wsd, the first of which is still at the peak; 0 = a fifth of train.steps."""
 
     def __post_init__(self):
         for key in ("warmup_steps", "decay_steps"):
             check_at_least(f"train.schedule.{key}", getattr(self, key), 0)
-        check(self.decay_steps != 1, "train.schedule.decay_steps: 1 is no fall, which begins at the peak; set it to 2 or more, or to 0")
         check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
         check(0 <= self.floor <= self.peak, f"train.schedule.floor: {self.floor} is not between 0 and train.schedule.peak ({self.peak}); "
                                             "lower the floor or raise the peak")
@@ -97,7 +96,7 @@ class TrainConfig:
     profile: tuple[int, ...] = ()
     """First and last step of which a profile is written for TensorBoard, such as [20, 25]; empty = none."""
     keep_checkpoints: int = 2
-    """The newest checkpoints kept; older ones are removed."""
+    """The newest checkpoints kept; older ones are removed. With 2 or more there is one from before the weights blow up, if they do right at a checkpoint."""
     strategy: Literal["auto", "mirrored", "multi_worker", "tpu"] = "auto"
     """Over which devices a global batch is dealt: mirrored = all of this machine; multi_worker = those of all workers that the environment variable
     TF_CONFIG names; tpu = a TPU's cores. auto = multi_worker with TF_CONFIG, mirrored with several GPUs, else one device. The losses stay the same."""

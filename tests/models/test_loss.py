@@ -137,12 +137,13 @@ def test_a_label_outside_of_the_vocabulary_is_refused(case):
             projected_loss(hidden, table, tf.fill([3, 6], number))
 
 
-def test_float16_adds_up_the_gradient_of_many_equal_labels(monkeypatch):
+@pytest.mark.parametrize("size", [0.01, 1.2, 60.0])
+def test_float16_adds_up_the_gradient_of_many_equal_labels(monkeypatch, size):
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 2**23)
     monkeypatch.setattr(losses, "BYTES_OF_GROUP", 2**27)
-    hidden, table = tf.fill([1, 70_000, 4], tf.constant(1.2, tf.float16)), tf.Variable(tf.zeros([64, 4]))
+    hidden, table = tf.fill([1, 70_000, 4], tf.constant(size, tf.float16)), tf.Variable(tf.zeros([64, 4]))
 
     with tf.GradientTape() as tape:
         total = projected_loss(hidden, table, tf.fill([1, 70_000], 5)).objective
 
-    np.testing.assert_allclose(tape.gradient(total, table)[5], 70_000 * 1.2 * (1 / 64 - 1), rtol=0.01)  # beyond float16's 65,504
+    np.testing.assert_allclose(tape.gradient(total, table)[5], 70_000 * size * (1 / 64 - 1), rtol=0.01)  # beyond float16's 65,504

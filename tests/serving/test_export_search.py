@@ -67,6 +67,14 @@ def test_each_row_has_its_own_end(loaded, text_model, prompts):
                                  for number, prompt in enumerate(some)]
 
 
+def test_numbers_that_no_client_of_ours_may_send_are_brought_into_range(loaded, prompts):
+    def ask(**numbers):
+        return texts_of(loaded.predict("search", {"prompt": np.array(prompts[:4], object)} | {name: np.array([value]) for name, value in numbers.items()}))
+
+    assert ask(length_penalty=np.nan, early_stopping=9) == ask(length_penalty=1.0, early_stopping=2)
+    assert ask(length_penalty=-np.inf, early_stopping=-3) == ask(length_penalty=-10.0, early_stopping=0)
+
+
 def test_the_prompt_alone_is_enough_and_stops_are_taken(loaded, text_model, prompts):
     stop = np.array([["t", "e"]] * len(prompts), object)
 

@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, caplog):
 
     resumed = run("killed")
 
-    assert f"{data}: cut short, changed or gone, by its SHA-256; going on from an earlier checkpoint, and that folder is now " in caplog.text
+    assert f"{data}: cut short, changed or gone, by its SHA-256; going on from an earlier checkpoint; that folder is now " in caplog.text
     assert (newest.parent / "damaged-step-000000008").is_dir()
     assert_same_weights(undisturbed, resumed)
 
@@ -193,7 +193,7 @@ def test_a_training_that_is_never_finite_ends_with_the_last_good_weights(run):
         bias = model.transformer.ln_f.beta
         bias.assign(bias + np.nan)
 
-    with pytest.raises(FloatingPointError, match="train.max_skipped: the gradients of 9 steps in a row, up to step 14.*good checkpoint is that of step 4"):
+    with pytest.raises(FloatingPointError, match="max_skipped: the gradients of 9 steps in a row, up to step 14.*checkpoint is that of step 4: remove those"):
         run("stuck", [Do(5, poison)], max_skipped=9, steps=40, evaluate_every=4, log_every=1, keep_checkpoints=1, keep_best=False)
 
     assert sorted(path.name for path in (run.folder / "stuck" / "steps").iterdir()) == ["step-000000004", "step-000000012"]

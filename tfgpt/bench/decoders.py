@@ -22,8 +22,6 @@ WEIGHTS = {"graph": ("float32", "bfloat16", "int8"), "lite": ("float32", "int8")
 """In which this package decodes, with each of its engines."""
 CONVERTED = ("float32", "int8")
 """In which CTranslate2 does."""
-DRAFT_TOKENS = 5
-"""That a model guesses at once, where it does: as many as `TextModel` lets it by itself."""
 FULL = "float32"
 """The weights as they are: all sides with these write the same tokens."""
 
@@ -137,7 +135,7 @@ def _decoding(model, settings, draft):
     @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), CONTROL_SPECS])
     def generate(prompts, controls):
         controls = Controls(*(tf.broadcast_to(control, [prompts.nrows()]) for control in controls))
-        return decode(model, prompts, controls, settings.end_of_text, draft, DRAFT_TOKENS).ids
+        return decode(model, prompts, controls, settings.end_of_text, draft).ids
 
     return lambda prompts: call(generate, prompts, controls)
 

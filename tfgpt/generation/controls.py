@@ -27,6 +27,8 @@ class Control:
         return np.issubdtype(self.kind, np.integer)
 
 
+DRAFT_TOKENS = 5
+"""The most tokens that a draft model guesses at once, where nothing is said."""
 LARGEST = 1e6
 """What changes logits is no larger: an infinite number would make of those at 0, and of what is banned, none at all (NaN)."""
 CONTROLS = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfgpt.generation.controls import Controls
+from tfgpt.generation.controls import DRAFT_TOKENS, Controls
 from tfgpt.generation.draft import Draft, drafted
 from tfgpt.generation.lookup import Lookup, guess, learned
 from tfgpt.generation.looping import loop
@@ -72,7 +72,7 @@ class Decoder:
         draft_tokens: the most tokens that it guesses at once.
     """
 
-    def __init__(self, model, end_of_text: int, texts: tf.Tensor | None = None, draft=None, draft_tokens: int = 0):
+    def __init__(self, model, end_of_text: int, texts: tf.Tensor | None = None, draft=None, draft_tokens: int = DRAFT_TOKENS):
         self.model, self.end_of_text, self.texts = model, end_of_text, texts
         self.draft, self.draft_tokens = draft, draft_tokens if draft is not None else 0
 
@@ -212,7 +212,7 @@ class Decoder:
         return ended | ends_in_stop(self.texts, written.tokens, written.prompt_length, written.length, constraints.stop)
 
 
-def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int, draft=None, draft_tokens: int = 0) -> Decoded:
+def decode(model, prompts: tf.RaggedTensor, controls: Controls, end_of_text: int, draft=None, draft_tokens: int = DRAFT_TOKENS) -> Decoded:
     """Continue each prompt until its end-of-text token or its `max_new_tokens`; the arguments are those of `Decoder`."""
     decoder = Decoder(model, end_of_text, draft=draft, draft_tokens=draft_tokens)
     state = decoder.begin(prompts, controls)

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+from tfgpt.generation.controls import DRAFT_TOKENS
 from tfgpt.generation.text_model import TextModel
 from tfgpt.models.build import load_model
 from tfgpt.models.causal_lm import GPTLMHeadModel
@@ -11,8 +13,8 @@ from tfgpt.recipe import Engine, Weights
 from tfgpt.text.bpe import load_tokenizer
 
 
-def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "", draft_tokens: int = 5,
-                    draft_weights: Weights | None = None) -> TextModel:
+def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "",
+                    draft_tokens: int = DRAFT_TOKENS,                    draft_weights: Weights | None = None) -> TextModel:
     """Return the model of a run, ready to be asked.
 
     Args:
@@ -25,10 +27,11 @@ def load_text_model(source: str | Path, weights: Weights = "float32", engine: En
 
     Raises:
         FileNotFoundError: no model there, or no tokenizer.
-        ValueError: the two do not fit each other, or the weights the engine; a draft that is the model itself, in the same weights.
+        ValueError: the two do not fit each other, or the weights the engine; a draft that is the model itself, in no fewer bits.
     """
-    if not draft and draft_weights == weights:
-        raise ValueError(f"draft_weights: {draft_weights} are the model's own, in which it guesses no faster than it writes; give fewer bits, or a draft model")
+    kinds = get_args(Weights)  # the fewer bits, the later
+    if not draft and draft_weights and kinds.index(draft_weights) <= kinds.index(weights):
+        raise ValueError(f"draft_weights: in {draft_weights} the model guesses no faster than it writes in {weights}; give fewer bits, or a draft model")
     tokenizer = load_tokenizer(part_of(source, "tokenizer"))
     model = load_model(part_of(source, "model"), weights, engine)
     guessing = load_draft(draft or (source if draft_weights else ""), draft_weights or weights, engine)

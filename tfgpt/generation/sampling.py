@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tfgpt.generation.controls import Controls
 
+SMALLEST = 1e-6
+"""What logits are divided by is no smaller: they would be infinite. It takes the likeliest token as 0 does."""
+
 
 class Written(NamedTuple):
     """What stands in each row so far, for the rules that look back."""
@@ -206,7 +209,7 @@ def changed(logits: tf.Tensor, written: Written, controls: Controls, constraints
     """Return the logits, or log-probabilities, float32 [batch, vocab], under the penalties and bans that the rows ask for."""
     vocab = tf.shape(logits)[-1]
     penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
-    penalty = tf.where(penalized, controls.repetition_penalty, 1.0)
+    penalty = tf.where(penalized, tf.maximum(controls.repetition_penalty, SMALLEST), 1.0)
     lowered = (controls.presence_penalty != 0.0) | (controls.frequency_penalty != 0.0)
     unended = written.length - written.prompt_length < controls.min_new_tokens
     place = tf.range(tf.shape(written.tokens)[1])[tf.newaxis]                             # [1, places]
@@ -238,7 +241,7 @@ def _tokens_at(tokens, counted, vocab):
 
 
 def _sample(logits, controls, uniform):
-    logits /= tf.where(controls.temperature > 0.0, controls.temperature, 1.0)[:, tf.newaxis]
+    logits /= tf.where(controls.temperature > 0.0, tf.maximum(controls.temperature, SMALLEST), 1.0)[:, tf.newaxis]
     logits = _where_asked(controls.top_k > 0, lambda: filter_top_k(logits, controls.top_k), logits)
     logits = _where_asked(controls.top_p < 1.0, lambda: filter_top_p(logits, controls.top_p), logits)
     logits = _where_asked(controls.min_p > 0.0, lambda: filter_min_p(logits, controls.min_p), logits)

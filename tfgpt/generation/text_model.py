@@ -14,7 +14,7 @@ from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.bounds import bounded, within
 from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
-from tfgpt.generation.controls import SEARCH_CONTROLS, Controls, checked_numbers, controls_of
+from tfgpt.generation.controls import DRAFT_TOKENS, SEARCH_CONTROLS, Controls, checked_numbers, controls_of
 from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.results import Continuation, Token
 from tfgpt.generation.rows import fit_prompts, unpadded
@@ -56,7 +56,7 @@ class TextModel(TextReader):
     True
     """
 
-    def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = 5, text_device: str = ""):
+    def __init__(self, model, tokenizer: GPT2TokenizerFast, draft=None, draft_tokens: int = DRAFT_TOKENS, text_device: str = ""):
         if model.config.n_positions < 2:
             raise ValueError(f"the model's context is {model.config.n_positions} token, in which nothing can follow; give one of 2 or more")
         super().__init__(model, tokenizer, text_device)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-AUTO_ALGORITHM = 3
-"""Of `StatelessRandomUniformV2`: the device's own; Philox on CPUs and GPUs, whose counter counts groups of `GROUP` numbers."""
-GROUP = 4
+PHILOX, GROUP = 1, 4
+"""Of the algorithms of `StatelessRandomUniformV2` the one whose counter counts groups of so many numbers; the default of CPUs and GPUs."""
 
 
 class DropoutClock:
@@ -88,7 +87,7 @@ def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     key, _ = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
     first = seed[2] * tf.cast(groups, tf.int64)
     counter = tf.cast(tf.stack([first, tf.zeros_like(first)]), tf.uint64)
-    draws = tf.raw_ops.StatelessRandomUniformV2(shape=tf.stack([shape[0], groups * GROUP]), key=key, counter=counter, alg=AUTO_ALGORITHM,
+    draws = tf.raw_ops.StatelessRandomUniformV2(shape=tf.stack([shape[0], groups * GROUP]), key=key, counter=counter, alg=PHILOX,
                                                 dtype=tf.float32)                         # in fewer bits there are too few numbers between 0 and the rate
     draws = tf.reshape(draws[:, :of_row], shape)
     return tf.where(draws >= rate, x * (1.0 / (1.0 - rate)), 0.0)

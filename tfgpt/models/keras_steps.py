@@ -1,7 +1,9 @@
 """What Keras calls of a model that trains on packed batches: `compile`, `fit`, `evaluate` and their steps."""
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras
@@ -15,8 +17,28 @@ from tfgpt.models.epoch import Clock, Figure, RunningSums, logged, share
 from tfgpt.models.step import PRECISIONS, StepGuard, StepSettings, summed_gradients, summed_over_lanes, summed_over_replicas
 
 
+def _without_weights(method: Callable) -> Callable:
+    """Return a method of Keras that takes no weights beside batches: Keras drops them, or fails over them, where there is no y."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def refusing(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        for key in ("class_weight", "sample_weight"):
+            if given.get(key) is not None:
+                raise ValueError(f"{method.__name__}: {key} is not taken, every trained token weighs alike; leave it out, and give labels of -100 to what is "
+                                 "not trained on")
+        return method(*args, **kwargs)
+
+    return refusing
+
+
 class KerasSteps(TFGPT2LMHeadModel):
-    """TFGPT2LMHeadModel under Keras, whose loss is its own; `GPTLMHeadModel` gives it the terms of a batch."""
+    """TFGPT2LMHeadModel under Keras, whose loss is its own.
+
+    `GPTLMHeadModel` gives it what its steps ask for: `loss_terms` and `balance` of a batch, its logits (`_hidden` and `project`), the head of `adaptation`, and
+    the `compute` and `dropout_clock` of its `transformer`; and computes by these `_settings`.
+    """
 
     def __init__(self, config, *inputs, **kwargs):
         super().__init__(config, *inputs, **kwargs)
@@ -52,25 +74,8 @@ class KerasSteps(TFGPT2LMHeadModel):
         """What was logged last, in the order in which `evaluate` returns it, and metrics that a subclass has of its own."""
         return [*self._clock.figures, *super().metrics]
 
-    def fit(self, *args, **kwargs):
-        """Train as `tf_keras.Model.fit` does, on batches alone; raises `ValueError` for weights beside them, which Keras would drop."""
-        _refuse_weights("fit", *args, **kwargs)
-        return super().fit(*args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        """Measure as `tf_keras.Model.evaluate` does; raises as `fit`."""
-        _refuse_weights("evaluate", *args, **kwargs)
-        return super().evaluate(*args, **kwargs)
-
-    def train_on_batch(self, *args, **kwargs):
-        """Train as `tf_keras.Model.train_on_batch` does; raises as `fit`."""
-        _refuse_weights("train_on_batch", *args, **kwargs)
-        return super().train_on_batch(*args, **kwargs)
-
-    def test_on_batch(self, *args, **kwargs):
-        """Measure as `tf_keras.Model.test_on_batch` does; raises as `fit`."""
-        _refuse_weights("test_on_batch", *args, **kwargs)
-        return super().test_on_batch(*args, **kwargs)
+    fit, evaluate = _without_weights(TFGPT2LMHeadModel.fit), _without_weights(TFGPT2LMHeadModel.evaluate)
+    train_on_batch, test_on_batch = _without_weights(TFGPT2LMHeadModel.train_on_batch), _without_weights(TFGPT2LMHeadModel.test_on_batch)
 
     def reset_metrics(self):
         """Start all sums anew; Keras calls this at the start of an epoch and of an evaluation."""
@@ -130,12 +135,3 @@ class KerasSteps(TFGPT2LMHeadModel):
 
             self.test_function = self._clock.timed(uncompiled)
         return self.test_function
-
-
-def _refuse_weights(name: str, *args, **kwargs) -> None:
-    """Raise `ValueError` for weights among the arguments of a method of `tf_keras.Model`: Keras drops them, or fails over them, where there is no y."""
-    given = inspect.signature(getattr(tf_keras.Model, name)).bind_partial(None, *args, **kwargs).arguments
-    for key in ("class_weight", "sample_weight"):
-        if given.get(key) is not None:
-            raise ValueError(f"{name}: {key} is not taken, every trained token weighs alike; leave it out, and give labels of -100 to what is not "
-                             "trained on")

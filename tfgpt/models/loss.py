@@ -25,8 +25,9 @@ TOKENS_AT_ONCE = 256
 """Of a part, at least: with fewer the output matrix is read too often."""
 BYTES_OF_GROUP = 2**27
 """Of the gradient of a group's logits, in the precision of the products: 1,335 tokens of GPT-2's vocabulary in bfloat16."""
-FLOAT16_TOKENS_OF_GROUP = 4096
-"""Of a group in float16 at most: the output matrix's gradient is summed over them before any loss scale counts, and numbers end at 65,504."""
+FLOAT16_TOKENS_OF_GROUP, FLOAT16_SHARE = 4096, 2.0**-8
+"""Of a group in float16 at most, and what its hidden states are multiplied by: the output matrix's gradient is a sum over them before any loss scale counts,
+and numbers end at 65,504."""
 ALIGNED_TO = 64
 """Rows of a narrow copy of the output matrix, which gets rows of 0 up to a multiple of it. On two CPU cores both products of GPT-2's 50,257 logits on the way
 back took 0.93 of the time; GPUs ask for multiples of it too."""
@@ -148,6 +149,7 @@ def _over_groups(rows, table, labels, trained, groups, objective, differentiable
     """Return (objective, loss, correct), and the gradients of the objective: float32 [tokens, width] and [vocab, width]."""
     vocab = table.shape[0]
     work = computed_in(rows.dtype)
+    share = FLOAT16_SHARE if work == tf.float16 else 1.0
     narrow = fused(_aligned, dtype=work) if table.dtype != work else tf.identity
 
     def group_from(start):
@@ -165,9 +167,9 @@ def _over_groups(rows, table, labels, trained, groups, objective, differentiable
             return start + size, sums, None, None
         of_group = product(of_logits, typed, dtype=tf.float32) * counted[:, tf.newaxis]
         with tf.control_dependencies([of_group]):                                         # then the narrow table is free
-            group *= tf.cast(counted, group.dtype)[:, tf.newaxis]
+            group *= tf.cast(counted, group.dtype)[:, tf.newaxis] * share
         of_table = product(of_logits, group, transpose_a=True, dtype=work)[:vocab]
-        return start + size, sums, (places[:, tf.newaxis], of_group), tf.cast(of_table, tf.float32)
+        return start + size, sums, (places[:, tf.newaxis], of_group), tf.cast(of_table, tf.float32) / share
 
     def step(start, sums, of_rows, of_table):
         end, more, of_group, more_of_table = group_from(start)

@@ -139,7 +139,7 @@ class BatchedModel(LoadedModel):
         check_inputs(inputs, self.limits, self._most() if signature in self.signatures and makes_texts(self.signatures[signature]) else None)
 
     def _check_search(self, inputs):
-        """Refuse what a search's graph would take as it stands: numbers out of their ranges, and tokens that there are not."""
+        """Refuse numbers out of their ranges, and tokens that there are not, of which a search's graph would make others in silence."""
         check_controls(inputs)
         _, banned, forced = (self._lists(name, inputs[name].tolist(), len(inputs["prompt"])) for name in Constraints._fields)
         if self.scheduler is not None:  # which knows the vocabulary
@@ -147,7 +147,7 @@ class BatchedModel(LoadedModel):
                 self._check_tokens(*lists)
 
     def _check_tokens(self, banned, forced):
-        """Refuse tokens that the model does not have: in the graph they would be an error of the whole batch."""
+        """Refuse tokens that the model does not have: the graph would pass over them in silence."""
         for name, tokens, lowest in (("banned_tokens", banned, 0), ("forced_tokens", forced, NO_TOKEN)):
             if wrong := [token for token in tokens if not lowest <= token < self.vocab]:
                 raise BadRequestError(f"{name}: {wrong[0]} is no token; give ids from 0 to {self.vocab - 1}")

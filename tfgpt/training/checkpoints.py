@@ -100,7 +100,7 @@ class Checkpoints:
                 continue
             self.restore(step)
             for damaged, what in damages.items():
-                logger.warning("%s; going on from an earlier checkpoint, and that folder is now %s", what, self._set_aside(damaged).name)
+                logger.warning("%s; going on from an earlier checkpoint; that folder is now %s, and may be removed", what, self._set_aside(damaged).name)
             return step
         if steps:
             raise RuntimeError(f"{self._folder}: none of its {len(steps)} checkpoints is whole; remove that folder to begin anew")

@@ -102,8 +102,8 @@ class EndWhenStuck(StepCallback):
         if self.step % self._look_every == 0 and (skipped := int(logs["skipped_in_a_row"])) >= self._most:
             good = self._checkpoints.newest_before(self.step - skipped)                   # whose gradients were finite: its next step was taken
             raise FloatingPointError(f"train.max_skipped: the gradients of {skipped} steps in a row, up to step {self.step}, are not finite; the last good "
-                                     f"checkpoint is {'gone, or there was none' if good is None else f'that of step {good}'}. Lower train.schedule.peak, set "
-                                     "train.clip_norm, or remove the checkpoints and begin anew")
+                                     f"checkpoint is {'gone, or there was none' if good is None else f'that of step {good}: remove those behind it to go on'}"
+                                     ". Lower train.schedule.peak or set train.clip_norm; with these training begins anew")
 
 
 class StopAt(StepCallback):
