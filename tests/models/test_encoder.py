@@ -18,6 +18,7 @@ from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.lora import add_lora, merge_lora
 from tfgpt.models.step import StepSettings, summed_gradients
 from tfgpt.recipe import AdaptConfig, BottleneckConfig, EncoderConfig, LoraConfig, PrefixConfig
+from tfgpt.training.devices import Devices
 
 FP32 = 1e-4
 """Of logits of size 1 to 50: a few layers of fp32 sums in another order."""
@@ -307,7 +308,7 @@ def test_two_replicas_take_the_step_of_one(plain):
     shape = surgery.add_encoder(plain, config).config
     batch, after = several_rows(), []
 
-    for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])):
+    for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), Devices("mirrored").strategy):  # the one of this process
         with strategy.scope():
             model = build.model_of(shape, tensors)
             model.compile(tf_keras.optimizers.SGD(0.01))
