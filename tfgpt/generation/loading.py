@@ -14,7 +14,7 @@ from tfgpt.text.bpe import load_tokenizer
 
 
 def load_text_model(source: str | Path, weights: Weights = "float32", engine: Engine = "graph", draft: str | Path = "",
-                    draft_tokens: int = DRAFT_TOKENS,                    draft_weights: Weights | None = None) -> TextModel:
+                    draft_tokens: int = DRAFT_TOKENS, draft_weights: Weights | None = None) -> TextModel:
     """Return the model of a run, ready to be asked.
 
     Args:

@@ -167,9 +167,10 @@ def _over_groups(rows, table, labels, trained, groups, objective, differentiable
             return start + size, sums, None, None
         of_group = product(of_logits, typed, dtype=tf.float32) * counted[:, tf.newaxis]
         with tf.control_dependencies([of_group]):                                         # then the narrow table is free
-            group *= tf.cast(counted, group.dtype)[:, tf.newaxis] * share
+            group *= tf.cast(counted * share, group.dtype)[:, tf.newaxis]
         of_table = product(of_logits, group, transpose_a=True, dtype=work)[:vocab]
-        return start + size, sums, (places[:, tf.newaxis], of_group), tf.cast(of_table, tf.float32) / share
+        of_table = tf.cast(of_table, tf.float32)
+        return start + size, sums, (places[:, tf.newaxis], of_group), of_table if share == 1.0 else of_table / share  # no pass over a table for nothing
 
     def step(start, sums, of_rows, of_table):
         end, more, of_group, more_of_table = group_from(start)
