@@ -3,32 +3,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt.models import elementwise
+from tests.models.gradients import ERRORS, assert_near, results
+from tfgpt.models import kernels
+from tfgpt.models.compute import COMPILED, PLAIN
 from tfgpt.models.dropout import drop
-from tfgpt.models.elementwise import COMPILED, PLAIN, attend
 
 EPSILON = 1e-5
-ERRORS = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float16: 3e-3}
-"""Of the largest number: a few roundings of the dtype in which it goes in and comes out."""
-
-
-def results(function, inputs, upstream):
-    """Return what a function gives, and the gradients of its inputs."""
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        output = function(*inputs)
-    return [output, *tape.gradient(output, inputs, output_gradients=tf.cast(upstream, output.dtype))]
-
-
-def assert_near(found, expected, error):
-    for one, other in zip(found, expected):
-        one, other = tf.cast(one, tf.float64).numpy(), other.numpy()
-        np.testing.assert_allclose(one, other, atol=error * np.abs(other).max())
 
 
 @pytest.fixture
 def everything_compiled(monkeypatch):
-    monkeypatch.setattr(elementwise, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(kernels, "WORTH_COMPILING", 0)
 
 
 @pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
@@ -82,44 +67,6 @@ def test_sums_with_biases_and_their_gradients(kind, everything_compiled):
 
     assert_near(of_three, results(lambda x, y, bias: x + y + bias, wide, upstream), ERRORS[tf.float32])
     assert_near(of_two, results(lambda x, bias: x + bias, [wide[0], wide[2]], upstream), ERRORS[tf.float32])
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
-@pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
-def test_attention_and_its_gradients(dtype, kind, rate, everything_compiled):
-    seed, mask = tf.constant([5, 6, 0], tf.int64), tf.where(tf.linalg.band_part(tf.ones([1, 1, 9, 9]), -1, 0) > 0, 0.0, float("-inf"))
-    kept = tf.cast(drop(tf.ones([2, 3, 9, 9]), rate, seed), tf.float64)           # the same mask, scaled up
-    rng = np.random.default_rng(2)
-    query, key, value = (tf.cast(rng.normal(size=[2, 3, 9, 8]) * size, dtype) for size in (1.5, 1.5, 1.0))
-    upstream = tf.cast(rng.normal(size=[2, 3, 9, 8]), dtype)
-    inputs = [query, key, value]
-
-    def formula(query, key, value):
-        return (tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * 0.5 + tf.cast(mask, tf.float64)) * kept) @ value
-
-    found = results(lambda *given: kind["attend"](*given, mask, seed, scale=0.5, rate=rate)[0], inputs, upstream)
-
-    assert all(one.dtype == dtype for one in found)
-    assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], upstream), ERRORS[dtype])
-
-
-def test_gradients_also_go_through_attention_weights_that_are_given_back():
-    mask, rng = tf.where(tf.linalg.band_part(tf.ones([1, 1, 5, 5]), -1, 0) > 0, 0.0, float("-inf")), np.random.default_rng(3)
-    inputs = [tf.constant(rng.normal(size=[2, 3, 5, 4]), tf.float32) for _ in range(3)]
-    of_both = tf.constant(rng.normal(size=[2, 3, 5, 9]))
-
-    def mine(query, key, value):
-        return tf.concat(attend(query, key, value, mask, tf.zeros([3], tf.int64), scale=0.5, rate=0.0, give_weights=True), axis=-1)
-
-    def formula(query, key, value):
-        weights = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * 0.5 + tf.cast(mask, tf.float64))
-        return tf.concat([weights @ value, weights], axis=-1)
-
-    found = results(mine, inputs, of_both)
-
-    assert not np.triu(found[0][..., 4:].numpy(), k=1).any()
-    assert_near(found, results(formula, [tf.cast(array, tf.float64) for array in inputs], of_both), ERRORS[tf.float32])
 
 
 def test_the_compiled_activation_and_its_gradients_are_those_of_the_plain_one():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt.models import elementwise
+from tfgpt.models import kernels
 from tfgpt.models import loss as losses
 from tfgpt.models.loss import IGNORED, Objective, projected_loss
 
@@ -74,10 +74,10 @@ def test_the_compiled_step_computes_the_same(case):
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
-@pytest.mark.parametrize("fused", [functools.partial, elementwise.kernel])
+@pytest.mark.parametrize("fused", [functools.partial, kernels.kernel])
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.2, 0.03)])
 def test_rows_that_align_the_output_matrix_change_nothing(case, smoothing, z_loss, fused, monkeypatch):
-    monkeypatch.setattr(elementwise, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(kernels, "WORTH_COMPILING", 1)
     hidden, table, labels = (tf.cast(one, tf.bfloat16) if one.dtype == tf.float32 else one for one in case)
     hidden -= 40.0  # logits far below those of rows of 0
 

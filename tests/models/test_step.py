@@ -6,7 +6,7 @@ import tf_keras
 
 from tfgpt.data.packing import IGNORED
 from tfgpt.evaluation.evaluate import summed_loss
-from tfgpt.models import build
+from tfgpt.models import attention, build
 from tfgpt.models.loss import Objective
 from tfgpt.models.step import StepSettings
 from tfgpt.recipe import ModelConfig
@@ -124,6 +124,20 @@ def test_micro_steps_draw_their_own_dropout_masks(new, batch):
 
 def test_recomputing_activations_changes_nothing(new, batch, dropped):
     assert largest_difference(dropped[1], step(new(dropout=0.2, recompute=True), batch)[1]) < 2e-6
+
+
+def test_a_long_text_in_blocks_of_queries_takes_the_step_of_all_at_once(new, batch, whole, monkeypatch):
+    packed = batch | {"segment_ids": np.repeat([[1] * 7 + [2] * 9], 8, axis=0).astype(np.int32)}
+    of_segments = step(new(), packed)[1]
+    monkeypatch.setattr(attention, "QUERIES_OF_BLOCK", 5)
+
+    for given, weights in ((batch, whole[1]), (packed, of_segments)):
+        assert largest_difference(weights, step(new(), given)[1]) < 2e-6                  # the same sums in another order
+        assert largest_difference(weights, step(new(jit_compile=True), given)[1]) < 2e-6  # which has no blocks: XLA wants to know all sizes
+    dropped = step(new(dropout=0.2), packed)[1]
+    assert largest_difference(dropped, of_segments) > 1e-3
+    for settings in ({"accumulate": 4}, {"lanes": 2, "recompute": True}):
+        assert largest_difference(dropped, step(new(dropout=0.2, **settings), packed)[1]) < 2e-6
 
 
 @pytest.mark.parametrize("micro_steps", [pytest.param(1, marks=pytest.mark.slow), 2])

@@ -7,8 +7,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +16,10 @@ from transformers import GPT2Config
 from transformers.modeling_tf_utils import TFConv1D
 from transformers.models.gpt2.modeling_tf_gpt2 import TFMLP, TFAttention, TFBlock
 
-from tfgpt.models import elementwise, gpt1
+from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedKeys, LowRank
+from tfgpt.models.compute import Compute
 from tfgpt.models.cross_attention import CrossAttention
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.products import product, rows_of_last, shaped_as
@@ -27,38 +27,6 @@ from tfgpt.models.storing import forget
 
 FIRST_NAMED_SALT = 2**16
 """Of the dropouts that are told apart by a name; those of the blocks themselves are numbered from 0."""
-
-
-@dataclass
-class Compute:
-    """How a model computes; one object that all its blocks share."""
-
-    products: tf.DType | None = None
-    """Of matrix products in training; `None` = that of the layers (Keras's policy), as anywhere else. Sums, norms and softmax are always float32."""
-    compile_elementwise: bool = False
-    """Whether in training the work between the products is compiled by XLA."""
-    reading: dict = field(default_factory=lambda: elementwise.READING)
-    """The functions of `tfgpt.models.elementwise` by name, outside of training."""
-    recompute: bool = False
-    """Whether in training each block keeps its input alone and computes the rest anew on the way back (activation checkpointing)."""
-
-    def dtype(self, training: bool, of_layer: str) -> tf.DType:
-        """Return what matrix products are computed in."""
-        return self.products if training and self.products else tf.as_dtype(of_layer)
-
-    def elementwise(self, training: bool) -> dict:
-        """Return the functions of `tfgpt.models.elementwise` by name, compiled or not."""
-        if not training:
-            return self.reading
-        return elementwise.COMPILED if self.compile_elementwise else elementwise.PLAIN
-
-    def again(self, training: bool, function: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor] | None:
-        """Return a function whose result is made anew on the way back, and so not kept; `None` = it is kept, as the steps of what is not compiled are."""
-        return function if training and self.compile_elementwise else None
-
-    def fused(self, training: bool) -> elementwise.Fuse:
-        """Return what makes one kernel of a function of tensors, if they are to be compiled."""
-        return elementwise.kernel if training and self.compile_elementwise else functools.partial
 
 
 @dataclass(frozen=True)
@@ -177,7 +145,7 @@ class GPTAttention(TFAttention):
             x: float [batch, queries, width], or [batch * queries, width] where `shape` says what that is cut from; normalized.
             layer_past: `None`; TFGPT2's growing past, float [2, batch, heads, past, head width]; or a tuple (keys, values, written) of one
                 layer of a `StaticCache` and a function that writes those of the queries into either, or of a `Prefix` and `None`.
-            attention_mask: float32 [batch or 1, 1, queries, keys], 0 where a query sees a key and -inf elsewhere.
+            attention_mask: which of all keys each query sees, a `tfgpt.models.attention.Mask`.
             use_cache: whether to give keys and values back.
             output_attentions: whether to give the attention weights back.
             training: whether dropout is on.

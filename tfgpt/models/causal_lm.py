@@ -321,6 +321,7 @@ class GPTLMHeadModel(KerasSteps):
             encoder_attention_mask=seen,
             use_cache=False,
             training=training,
+            in_blocks=not self.jit_compile,
         ).last_hidden_state
 
     def _language_terms(self, hidden, labels, training):
@@ -340,7 +341,7 @@ class GPTLMHeadModel(KerasSteps):
         ids = batch["encoder_input_ids"]
         segments, source_segments = (batch.get(f"{side}segment_ids", tf.ones_like(batch[f"{side}input_ids"])) for side in ("", "encoder_"))
         positions = batch.get("encoder_position_ids", tf.range(tf.shape(ids)[1])[tf.newaxis])
-        states = self.encoder(self.transformer.embed(ids), positions, source_segments, training=training)
+        states = self.encoder(self.transformer.embed(ids), positions, source_segments, training=training, in_blocks=not self.jit_compile)
         return states, source_mask(segments, source_segments)
 
     def _head_terms(self, hidden, batch, training, balance):

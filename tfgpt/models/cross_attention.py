@@ -65,7 +65,7 @@ class CrossAttention(TFAttention):
             x: float [batch, queries, width], normalized.
             keys: of `read`.
             values: of `read`.
-            mask: float32 [batch, 1, queries or 1, places], 0 where a query sees a place and -inf elsewhere.
+            mask: which places each query sees, a `tfgpt.models.attention.Mask`.
             training: whether dropout is on.
 
         Returns:

@@ -71,17 +71,18 @@ class Dropout:
         return drop(x, *self.draw(training))
 
 
-def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None, among: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None) -> tf.Tensor:
     """Return `x` [rows, ...] with a share of it set to 0 and the rest scaled up (Srivastava et al. 2014, "Dropout").
 
     Args:
         x: float [rows, ...].
         rate: share set to 0; 0 gives `x` itself.
         seed: of `Dropout.draw`; the mask of a row depends on the row's number in the global batch, and not on how the batch was cut.
+        among: where the last axis of `x` begins and ends in a longer one, and how long that is; `x` gets its part of the mask of the longer one.
     """
     if not rate:
         return x
-    shape = tf.shape(x)
+    shape = tf.shape(x) if among is None else tf.concat([tf.shape(x)[:-1], among[2:]], axis=0)
     of_row = tf.reduce_prod(shape[1:])                                                    # numbers of a row
     groups = (of_row + GROUP - 1) // GROUP                                                # whole ones, so that a row shares none with the next
     key, _ = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed[:2])
@@ -90,4 +91,6 @@ def drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     draws = tf.raw_ops.StatelessRandomUniformV2(shape=tf.stack([shape[0], groups * GROUP]), key=key, counter=counter, alg=PHILOX,
                                                 dtype=tf.float32)                         # in fewer bits there are too few numbers between 0 and the rate
     draws = tf.reshape(draws[:, :of_row], shape)
+    if among is not None:
+        draws = draws[..., among[0] : among[1]]
     return tf.where(draws >= rate, x * (1.0 / (1.0 - rate)), 0.0)

@@ -12,7 +12,9 @@ import tf_keras
 from transformers import GPT2Config
 
 from tfgpt.models.adaptation import Adaptation
-from tfgpt.models.block import Compute, GPTBlock, Projection, Shared
+from tfgpt.models.attention import Mask
+from tfgpt.models.block import GPTBlock, Projection, Shared
+from tfgpt.models.compute import Compute
 from tfgpt.models.dropout import DropoutClock
 
 
@@ -69,7 +71,7 @@ class Encoder(tf_keras.layers.Layer):
         """Its dense layers."""
         return [layer for block in self.h for layer in block.projections]
 
-    def call(self, embeddings, position_ids, segment_ids, training=False):
+    def call(self, embeddings, position_ids, segment_ids, training=False, in_blocks=False):
         """Return the states of sources, float [batch, places, width].
 
         Args:
@@ -77,9 +79,11 @@ class Encoder(tf_keras.layers.Layer):
             position_ids: int32 [batch or 1, places], of each token in its source, below the encoder's context.
             segment_ids: int32 [batch, places], which source of the row each token belongs to, 0 = padding; a place sees its own source alone.
             training: whether dropout is on.
+            in_blocks: as for `tfgpt.models.transformer.GPTTransformer.call`.
         """
         same = segment_ids[:, :, tf.newaxis] == segment_ids[:, tf.newaxis, :]            # [batch, places, places]
-        mask = tf.where(same, 0.0, float("-inf"))[:, tf.newaxis]
+        additive = tf.where(same, 0.0, float("-inf"))[:, tf.newaxis]
+        mask = Mask.in_blocks(additive, segment_ids.shape[1]) if in_blocks else Mask(additive)
         hidden = self._dropout(embeddings + self.wpe(position_ids), training)
         for block in self.h:
             if training and self._compute.recompute:

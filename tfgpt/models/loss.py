@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.models.elementwise import Fuse
+from tfgpt.models.kernels import Fuse
 from tfgpt.models.products import computed_in, product
 
 IGNORED = -100

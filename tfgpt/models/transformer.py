@@ -16,8 +16,10 @@ from transformers.models.gpt2.modeling_tf_gpt2 import TFGPT2MainLayer
 from tfgpt.models import gpt1
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.additions import LearnedTokens
-from tfgpt.models.block import Compute, GPTBlock, Shared
+from tfgpt.models.attention import Mask
+from tfgpt.models.block import GPTBlock, Shared
 from tfgpt.models.cache import OwnCache, Prefix, StaticCache, written_in_a_copy, written_in_place
+from tfgpt.models.compute import Compute
 from tfgpt.models.cross_attention import Encoded, SourceKeys
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.stored import for_two_uses, rows_of
@@ -133,7 +135,7 @@ class GPTTransformer(TFGPT2MainLayer):
         """Return for each block the keys and values, [1, heads, tokens, head width], that stand before every text; `None` where there are none."""
         if self.prompt is None:
             return [None if block.attn.prefix is None else block.attn.prefix(self.compute_dtype) for block in self.h]
-        hidden, mask, found = self.prompt.embeddings[tf.newaxis], _additive(causal_mask(self._first_tokens, self._first_tokens)), []
+        hidden, mask, found = self.prompt.embeddings[tf.newaxis], Mask(_additive(causal_mask(self._first_tokens, self._first_tokens))), []
         for block in self.h:
             hidden, present, _ = block(hidden, None, mask, use_cache=True, training=training)
             found.append(tuple(tf.unstack(present)))
@@ -142,7 +144,7 @@ class GPTTransformer(TFGPT2MainLayer):
     @unpack_inputs
     def call(self, input_ids=None, past_key_values=None, attention_mask=None, token_type_ids=None, position_ids=None, head_mask=None,
              inputs_embeds=None, encoder_hidden_states=None, encoder_attention_mask=None, use_cache=None, output_attentions=None,
-             output_hidden_states=None, return_dict=None, training=False):
+             output_hidden_states=None, return_dict=None, training=False, in_blocks=False):
         """Run the blocks; arguments and outputs are TFGPT2's, with these differences.
 
         Args:
@@ -153,6 +155,7 @@ class GPTTransformer(TFGPT2MainLayer):
             encoder_hidden_states: float [batch, places, width], for a model with cross-attention; without them, and without a `StaticCache` that
                 knows a source, cross-attention is left out, as in PyTorch's GPT-2.
             encoder_attention_mask: [batch, places] or [batch, queries, places], nonzero where a place is seen; `None` = everywhere.
+            in_blocks: whether many queries are looked at in blocks (see `tfgpt.models.attention`), whose keys' number XLA would want to know beforehand.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; a head mask, which this model does not take; an encoder's states
@@ -170,7 +173,8 @@ class GPTTransformer(TFGPT2MainLayer):
         pasts, past_length = self._split_past(past_key_values, position_ids, batch)
         if position_ids is None:
             position_ids = tf.range(past_length, past_length + queries)[tf.newaxis]     # [1, queries]
-        mask = self._additive_mask(attention_mask, past_key_values, position_ids, queries, past_length)
+        additive = self._additive_mask(attention_mask, past_key_values, position_ids, queries, past_length)
+        mask = Mask.in_blocks(additive, inputs_embeds.shape[1]) if in_blocks else Mask(additive)
 
         hidden = inputs_embeds + self.wpe(position_ids)
         if token_type_ids is not None:
@@ -260,8 +264,8 @@ def _for_block(source, number, block, training):
 
 
 def _seen_mask(seen):
-    """Return float32 [batch, 1, queries or 1, places] of bool [batch, places] or [batch, queries, places]."""
-    return _additive(seen if seen.shape.rank == 3 else seen[:, tf.newaxis])
+    """Return which of a source's places are seen, of bool [batch, places] or [batch, queries, places]."""
+    return Mask(_additive(seen if seen.shape.rank == 3 else seen[:, tf.newaxis]))
 
 
 def _recomputed(block, hidden, mask, before, source, clock):

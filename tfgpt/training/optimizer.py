@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tf_keras
 
-from tfgpt.models.elementwise import WORTH_COMPILING
+from tfgpt.models.kernels import WORTH_COMPILING
 from tfgpt.models.step import NOT_DECAYED
 from tfgpt.recipe import ScheduleConfig, TrainConfig
 
