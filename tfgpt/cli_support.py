@@ -1,11 +1,13 @@
 """What the commands share: parsing in one line of error, a recipe with overrides, TensorFlow imported quietly."""
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfgpt.recipe import Recipe
@@ -79,7 +81,9 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
         os.dup2(remarks.fileno(), 2)
         gc.disable()
         try:
-            import tensorflow as tf
+            with _unseen("pandas"):  # Keras takes no table from these commands: half a second and 62 MB for nothing
+                import tensorflow as tf
+                import tf_keras  # noqa: F401
 
             if lanes > 1:
                 from tfgpt.training.devices import set_threads
@@ -97,3 +101,16 @@ def import_tensorflow_quietly(lanes: int = 1) -> None:
             gc.enable()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def _unseen(name: str) -> Iterator[None]:
+    """Within it, a module that nobody has imported yet cannot be found."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]

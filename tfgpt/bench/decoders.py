@@ -110,6 +110,9 @@ def tfgpt_decoder(settings: Settings, weights: str, engine: str, draft_weights: 
         engine: of it.
         draft_weights: in which the model itself guesses tokens ahead; empty = it does not.
     """
+    from tfgpt.cli_support import import_tensorflow_quietly
+
+    import_tensorflow_quietly()
     import tensorflow as tf
 
     from tfgpt.models.build import load_model

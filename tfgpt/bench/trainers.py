@@ -77,17 +77,18 @@ def padded_batches(settings: Settings, to_longest: bool) -> Iterator[dict[str, n
 
 def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> Callable[[], int]:
     """Return this package's step as `tfgpt train` takes it."""
+    from tfgpt.cli_support import import_tensorflow_quietly
+
+    import_tensorflow_quietly(settings.lanes)
     import tensorflow as tf
     from transformers import GPT2Config
 
     from tfgpt.models.causal_lm import GPTLMHeadModel
     from tfgpt.recipe import TrainConfig
-    from tfgpt.training.devices import set_threads
     from tfgpt.training.fit import step_settings
     from tfgpt.training.optimizer import make_optimizer
 
     config = TrainConfig(precision=settings.precision, lanes=settings.lanes)
-    set_threads(config.lanes)
     model = GPTLMHeadModel(GPT2Config(**_shape(settings)))
     model.build_in_name_scope()
     model.compile(make_optimizer(config), settings=step_settings(config))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from tfgpt.models import products
+from tfgpt.models.attention import QUERIES_OF_BLOCK
 from tfgpt.models.loss import tokens_at_once, tokens_of_group
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
@@ -74,7 +75,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
 def forward_flops(shape: Size, vocab: int, length: int) -> int:
     """Return the floating-point operations of a forward pass for one token: two for each weight of a matrix, and the two products of attention.
 
-    Attention is counted over the whole length, as it is computed.
+    Attention is counted over the whole length, as is usual, though keys that no query of a block sees are not looked at.
 
     >>> forward_flops(Size(layers=12, width=768, heads=12, context=1024), vocab=50_257, length=1024) // 10**6
     284
@@ -106,6 +107,6 @@ def _bytes_of_block(shape, length, product) -> int:
     """Return what a block keeps for the way back, for one token."""
     stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP, of which norms are made anew
     attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
-    scores = shape.heads * length * product                        # attention weights
+    scores = 0 if length > QUERIES_OF_BLOCK else shape.heads * length * product  # attention weights; those of blocks are made anew
     inner = 4 * product * shape.width                              # before the activation
     return stream + attention + scores + inner
