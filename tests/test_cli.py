@@ -42,6 +42,24 @@ def test_import_tfgpt_imports_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith("[] 0.")
 
 
+def test_tensorflow_is_imported_without_what_no_command_gives_keras_and_what_is_needed_later_is_found():
+    code = """
+import os, sys
+os.environ["TF_USE_LEGACY_KERAS"], os.environ["USE_TORCH"] = "1", "0"
+from tfgpt.cli_support import import_tensorflow_quietly
+import_tensorflow_quietly()
+import tfgpt.models.causal_lm
+from transformers.utils import is_scipy_available
+print(sorted({"pandas", "scipy", "pyarrow"} & set(sys.modules)), is_scipy_available())
+import scipy.stats, pandas
+import_tensorflow_quietly()
+print(sys.modules["pandas"] is pandas, scipy.stats.norm.cdf(0.0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines() == ["[] True", "True 0.5"]
+
+
 def test_public_names_are_there():
     import tfgpt
 
