@@ -31,7 +31,7 @@ class Block(NamedTuple):
     end: tf.Tensor
     """int32 [], of the keys."""
     all_keys: tf.Tensor
-    """int32 [], how many there are beside these."""
+    """int32 [], how many there are, these among them."""
     begin: tf.Tensor
     """int32 [4], where its keys begin in [batch, heads, keys, head width]."""
     size: tf.Tensor

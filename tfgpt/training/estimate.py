@@ -58,9 +58,10 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     table = vocab * shape.width                          # whose gradient is float32; that of another matrix is as narrow as its products
     gradients = 4 * table + product * (parameters - table) + (4 * parameters if config.accumulate > 1 else 0)
     logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, PRECISIONS[config.precision] or tf.float32), at_once)
-    stored = at_once * shape.layers * _bytes_of_block(shape, length, product)
+    of_block = _bytes_of_block(shape, length, product, keeps_scores=length <= QUERIES_OF_BLOCK or config.jit_compile)
+    stored = at_once * shape.layers * of_block
     if config.recompute:
-        stored = at_once * (shape.layers * 4 * shape.width + _bytes_of_block(shape, length, product))
+        stored = at_once * (shape.layers * 4 * shape.width + of_block)
     return Estimate(
         shape=shape,
         parameters=parameters,
@@ -103,10 +104,10 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
     return 2 * size**3 / best
 
 
-def _bytes_of_block(shape, length, product) -> int:
+def _bytes_of_block(shape, length, product, keeps_scores) -> int:
     """Return what a block keeps for the way back, for one token."""
     stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP, of which norms are made anew
     attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
-    scores = 0 if length > QUERIES_OF_BLOCK else shape.heads * length * product  # attention weights; those of blocks are made anew
+    scores = shape.heads * length * product * keeps_scores         # attention weights; those of blocks of queries are made anew
     inner = 4 * product * shape.width                              # before the activation
     return stream + attention + scores + inner
