@@ -80,7 +80,7 @@ SPANS = {
 
 
 def spans(mask):
-    return [[int(block.first), int(block.end)] for block in mask.blocks]
+    return [[int(begin[2]), int(begin[2] + size[2])] for begin, size in (block.its_keys for block in mask.blocks)]
 
 
 @pytest.mark.parametrize("seen", SEEN)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfgpt.models.dropout import drop
+from tfgpt.models.dropout import Part, PartsDropout, drop
 from tfgpt.models.elementwise import widened
 from tfgpt.models.kernels import Fuse
 from tfgpt.models.products import product
@@ -17,8 +17,6 @@ QUERIES_OF_BLOCK = 256
 256, 194 with 128, 218 with 512, 237 at once; 4 x 12 x 256 tokens: 34 ms with 128, 29 at once."""
 MOST_BLOCKS = 8
 """Of a text, whose blocks are longer then: each is some operations more in every layer."""
-SALT_OF_BLOCK = 2**40
-"""Tells the dropout of a block from that of the one before it; larger than any dropout's own salt."""
 
 
 class Block(NamedTuple):
@@ -26,35 +24,31 @@ class Block(NamedTuple):
 
     additive: tf.Tensor
     """As a mask's, of these queries and keys."""
-    first: tf.Tensor
-    """int32 [], of the keys."""
-    end: tf.Tensor
-    """int32 [], of the keys."""
-    all_keys: tf.Tensor
-    """int32 [], how many there are, these among them."""
-    begin: tf.Tensor
-    """int32 [4], where its keys begin in [batch, heads, keys, head width]."""
-    size: tf.Tensor
-    """int32 [4], and how many they are."""
+    its_queries: tuple[tf.Tensor, tf.Tensor]
+    """Where they begin in [batch, heads, queries, head width], and how many they are, int32 [4] each."""
+    its_keys: tuple[tf.Tensor, tf.Tensor]
+    """As the queries."""
     paddings: tf.Tensor
     """int32 [4, 2], for what belongs to its keys among zeros for the others."""
+    dropped: Part
+    """For dropout."""
 
     @classmethod
-    def of(cls, additive: tf.Tensor, first: tf.Tensor, end: tf.Tensor) -> Block:
-        """Return a block of queries, whose mask for all keys is `additive`."""
+    def of(cls, number: int, additive: tf.Tensor, queries: range, first: tf.Tensor, end: tf.Tensor) -> Block:
+        """Return a block of some of the queries, which looks at the keys from `first` to `end`; `additive` is the mask of all."""
         keys = tf.shape(additive)[3]
-        begin, size = tf.stack([0, 0, first, 0]), tf.stack([-1, -1, end - first, -1])
+        its_queries = tf.constant([0, 0, queries.start, 0]), tf.constant([-1, -1, len(queries), -1])
+        its_keys = tf.stack([0, 0, first, 0]), tf.stack([-1, -1, end - first, -1])
         paddings = tf.scatter_nd([[2, 0], [2, 1]], tf.stack([first, keys - end]), [4, 2])
-        return cls(additive[..., first:end], first, end, keys, begin, size, paddings)
+        return cls(additive[:, :, queries.start : queries.stop, first:end], its_queries, its_keys, paddings, Part.of(number, len(queries), first, end, keys))
 
-    def own(self, x: tf.Tensor) -> tf.Tensor:
+    def queries_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the part of its queries, of [batch, heads, queries, any]."""
+        return tf.slice(x, *self.its_queries)
+
+    def keys_of(self, x: tf.Tensor) -> tf.Tensor:
         """Return the part of its keys, of [batch, heads, keys, head width]."""
-        return tf.slice(x, self.begin, self.size)
-
-    @property
-    def among(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Where its keys are among all: its dropout must not hang on which keys a neighbour in the batch sees."""
-        return self.first, self.end, self.all_keys
+        return tf.slice(x, *self.its_keys)
 
 
 class Mask(NamedTuple):
@@ -82,14 +76,9 @@ class Mask(NamedTuple):
         seen = tf.reduce_any(tf.reshape(seen, [count, size, keys]), axis=1)               # [blocks, keys]
         first = tf.argmax(seen, axis=1, output_type=tf.int32) // size * size              # few lengths: XLA compiles for each
         end = -(-(keys - tf.argmax(seen[:, ::-1], axis=1, output_type=tf.int32)) // size) * size
-        starts = range(0, count * size, size)
-        ends_of_keys = zip(starts, tf.unstack(first, count), tf.unstack(tf.minimum(end, keys), count))
-        return cls(additive, tuple(Block.of(additive[:, :, start : start + size], *ends) for start, *ends in ends_of_keys))
-
-    def parts(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """Return `x` [batch, heads, queries, any] cut into blocks."""
-        sizes = [tf.shape(block.additive)[2] for block in self.blocks]
-        return tf.split(x, sizes, axis=2, num=len(sizes))
+        of_blocks = [range(start, min(start + size, queries)) for start in range(0, queries, size)]
+        blocks = zip(range(count), of_blocks, tf.unstack(first, count), tf.unstack(tf.minimum(end, keys), count), strict=True)
+        return cls(additive, tuple(Block.of(number, additive, *of_block) for number, *of_block in blocks))
 
 
 def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed: tf.Tensor | None, *, scale: float, rate: float,
@@ -111,13 +100,14 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
         give_weights: `None` comes back without. With it the mask's blocks are not looked at.
         fused: makes a function of tensors alone of a function and its settings.
     """
-    weigh = _Weigh(scale, rate, fused)
+    weigh = _Weigh(scale, fused)
     if mask.blocks and not give_weights:
-        return _attend_in_blocks(query, key, value, mask, seed, weigh), None
+        return _attend_in_blocks(query, key, value, mask, PartsDropout(rate, seed, query), weigh), None
+    dropout = _all_at_once(rate, seed)
 
     @tf.custom_gradient
     def run(query, key, value):
-        dropped, kept = weigh.forward(query, key, mask.additive, seed)
+        dropped, kept = weigh.forward(query, key, mask.additive, dropout)
         attended = product(dropped, value)
 
         def gradient(of_attended, *of_weights):
@@ -127,7 +117,7 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
                 if give_weights:
                     of_dropped += of_weights[0]
                     shared += tf.reduce_sum(widened(of_weights[0]) * widened(dropped), axis=-1, keepdims=True)
-                of_scores = weigh.backward(kept, of_dropped, shared, seed)
+                of_scores = weigh.backward(kept, of_dropped, shared, dropout)
             return product(of_scores, key), product(of_scores, query, transpose_a=True), product(dropped, of_attended, transpose_a=True)
 
         return (attended, dropped) if give_weights else attended, gradient
@@ -138,10 +128,10 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
 def attend_to_read(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed: tf.Tensor | None, *, scale: float, rate: float,
                    give_weights: bool = False) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Return `attend` with TensorFlow's own way back."""
-    weigh = _Weigh(scale, rate)
+    weigh = _Weigh(scale)
     if mask.blocks and not give_weights:
-        return _found_by_blocks(query, key, value, mask, seed, weigh), None
-    weights, _ = weigh.forward(query, key, mask.additive, seed)
+        return _found_by_blocks(query, key, value, mask, PartsDropout(rate, seed, query), weigh), None
+    weights, _ = weigh.forward(query, key, mask.additive, _all_at_once(rate, seed))
     return product(weights, value), weights if give_weights else None
 
 
@@ -150,19 +140,22 @@ class _Weigh:
     """Makes attention weights of scores, and the scores' gradient of theirs."""
 
     scale: float
-    rate: float
     fused: Fuse = functools.partial
 
-    def forward(self, query, key, additive, seed, among=None):
+    def forward(self, query, key, additive, dropout):
         """Return the weights under dropout and without, [batch, heads, queries, keys], in the dtype of `query`."""
         scores = product(query, key, transpose_b=True)
         weights = tf.nn.softmax(self.fused(_masked, scale=self.scale)(scores, additive), axis=-1)
         kept = tf.cast(weights, scores.dtype)
-        return tf.cast(drop(weights, self.rate, seed, among), scores.dtype) if self.rate else kept, kept
+        return tf.cast(dropout(weights), scores.dtype) if dropout else kept, kept
 
-    def backward(self, kept, of_dropped, shared, seed, among=None):
-        of_kept = drop(widened(of_dropped), self.rate, seed, among) if self.rate else of_dropped
-        return self.fused(_of_scores, scale=self.scale)(kept, of_kept, shared)
+    def backward(self, kept, of_dropped, shared, dropout):
+        return self.fused(_of_scores, scale=self.scale)(kept, dropout(widened(of_dropped)) if dropout else of_dropped, shared)
+
+
+def _all_at_once(rate, seed):
+    """Return the dropout of weights that are looked at all at once, drawn anew on the way back; `None` without."""
+    return functools.partial(drop, rate=rate, seed=seed) if rate else None
 
 
 def _masked(scores, mask, *, scale):
@@ -178,22 +171,23 @@ def _shared(of_attended, attended):
     return tf.reduce_sum(widened(of_attended) * widened(attended), axis=-1, keepdims=True)
 
 
-def _attend_in_blocks(query, key, value, mask, seed, weigh):
+def _attend_in_blocks(query, key, value, mask, dropout, weigh):
     @tf.custom_gradient
     def run(query, key, value):
-        attended = _found_by_blocks(query, key, value, mask, seed, weigh)
+        attended = _found_by_blocks(query, key, value, mask, dropout, weigh)
 
         def gradient(of_attended):
             with tf.control_dependencies([of_attended]):
                 shared = _shared(of_attended, attended)
             of_query, of_key, of_value, before = [], 0.0, 0.0, [shared]
-            for number, (block, *own) in enumerate(zip(mask.blocks, *map(mask.parts, (query, of_attended, shared)))):
+            for block in mask.blocks:
                 with tf.control_dependencies(before):                                     # the weights of one block in memory
-                    queries, of_found, of_block = map(tf.identity, own)
-                keys, seed_of_block = block.own(key), _seed_of(seed, number)
-                dropped, kept = weigh.forward(queries, keys, block.additive, seed_of_block, block.among)
-                of_dropped = product(of_found, block.own(value), transpose_b=True)
-                of_scores = weigh.backward(kept, of_dropped, of_block, seed_of_block, block.among)
+                    queries, of_found, of_block = map(block.queries_of, (query, of_attended, shared))
+                    dropout_of_block = dropout.of(block.dropped)
+                keys = block.keys_of(key)
+                dropped, kept = weigh.forward(queries, keys, block.additive, dropout_of_block)
+                of_dropped = product(of_found, block.keys_of(value), transpose_b=True)
+                of_scores = weigh.backward(kept, of_dropped, of_block, dropout_of_block)
                 of_query.append(product(of_scores, keys))
                 of_key += tf.pad(product(of_scores, queries, transpose_a=True, dtype=tf.float32), block.paddings)
                 of_value += tf.pad(product(dropped, of_found, transpose_a=True, dtype=tf.float32), block.paddings)
@@ -205,16 +199,11 @@ def _attend_in_blocks(query, key, value, mask, seed, weigh):
     return run(query, key, value)
 
 
-def _found_by_blocks(query, key, value, mask, seed, weigh):
+def _found_by_blocks(query, key, value, mask, dropout, weigh):
     found = []
-    for number, (block, queries) in enumerate(zip(mask.blocks, mask.parts(query))):
+    for block in mask.blocks:
         with tf.control_dependencies(found[-1:]):
-            queries = tf.identity(queries)
-        weights, _ = weigh.forward(queries, block.own(key), block.additive, _seed_of(seed, number), block.among)
-        found.append(product(weights, block.own(value)))
+            queries, dropout_of_block = block.queries_of(query), dropout.of(block.dropped)
+        weights, _ = weigh.forward(queries, block.keys_of(key), block.additive, dropout_of_block)
+        found.append(product(weights, block.keys_of(value)))
     return tf.concat(found, axis=2)
-
-
-def _seed_of(seed, block):
-    """Return the seed of a block's dropout, whose mask is one of its own, since dropout counts through whole rows."""
-    return None if seed is None else tf.add(seed, [block * SALT_OF_BLOCK, 0, 0])
