@@ -47,7 +47,7 @@ def test_memory_is_that_of_weights_gradients_and_what_the_optimizer_keeps():
     assert cut.activations_bytes == plain.activations_bytes // 4
     assert recomputed.activations_bytes < 0.2 * plain.activations_bytes
     long, compiled = (estimate(shape, 50_257, 1024, TrainConfig(global_batch_size=1, jit_compile=jit), count) for jit in (False, True))
-    assert compiled.activations_bytes - long.activations_bytes == 12 * 12 * 1024 * 1024 * 4  # XLA has no blocks of queries: each layer keeps its weights
+    assert compiled.activations_bytes - long.activations_bytes == 12 * 12 * 1024 * 1024 * 4  # each layer keeps its weights under XLA
     assert plain.flops_per_token * plain.tokens_per_step == pytest.approx(6 * count * 1024, rel=0.05)  # the usual rule
 
 

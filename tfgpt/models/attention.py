@@ -86,8 +86,8 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
     """Return what each query finds, [batch, heads, queries, head width], and the attention weights under dropout, if asked for.
 
     On the way back the sum that softmax needs of each query's weights times their gradients is taken from what the query found times its gradient, which
-    are as many numbers as a head is wide, and not as there are keys; and the weights of blocks are made anew, so that none are kept (Dao et al. 2022,
-    "FlashAttention", appendix B.4). Blocks look at no keys that none of their queries sees.
+    are as many numbers as a head is wide, and not as there are keys; and the weights are made anew, so that none are kept (Dao et al. 2022,
+    "FlashAttention", appendix B.4), but where XLA compiles both ways, which it then joins. Blocks look at no keys that none of their queries sees.
 
     Args:
         query: float [batch, heads, queries, head width].
@@ -107,11 +107,12 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
 
     @tf.custom_gradient
     def run(query, key, value):
-        dropped, kept = weigh.forward(query, key, mask.additive, dropout)
+        dropped, _ = weigh.forward(query, key, mask.additive, dropout)
         attended = product(dropped, value)
 
         def gradient(of_attended, *of_weights):
             with tf.control_dependencies([of_attended]):  # else wide copies are made at once, and kept
+                dropped, kept = weigh.forward(tf.identity(query), key, mask.additive, dropout)  # a query of its own, or it would be joined with the above
                 shared = _shared(of_attended, attended)
                 of_dropped = product(of_attended, value, transpose_b=True)
                 if give_weights:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from tfgpt.models import products
-from tfgpt.models.attention import QUERIES_OF_BLOCK
 from tfgpt.models.loss import tokens_at_once, tokens_of_group
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
@@ -58,7 +57,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     table = vocab * shape.width                          # whose gradient is float32; that of another matrix is as narrow as its products
     gradients = 4 * table + product * (parameters - table) + (4 * parameters if config.accumulate > 1 else 0)
     logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, PRECISIONS[config.precision] or tf.float32), at_once)
-    of_block = _bytes_of_block(shape, length, product, keeps_scores=length <= QUERIES_OF_BLOCK or config.jit_compile)
+    of_block = _bytes_of_block(shape, length, product, keeps_scores=config.jit_compile)
     stored = at_once * shape.layers * of_block
     if config.recompute:
         stored = at_once * (shape.layers * 4 * shape.width + of_block)
@@ -108,6 +107,6 @@ def _bytes_of_block(shape, length, product, keeps_scores) -> int:
     """Return what a block keeps for the way back, for one token."""
     stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP, of which norms are made anew
     attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
-    scores = shape.heads * length * product * keeps_scores         # attention weights; those of blocks of queries are made anew
+    scores = shape.heads * length * product * keeps_scores         # attention weights, which are made anew but by XLA
     inner = 4 * product * shape.width                              # before the activation
     return stream + attention + scores + inner
