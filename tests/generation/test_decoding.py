@@ -32,6 +32,7 @@ def pytorch_greedy(torch_model, tokenizer, prompt, new, **options):
 
 @pytest.mark.parametrize(("options", "theirs"), [
     ({}, {}),
+    ({"min_new_tokens": 6}, {"min_new_tokens": 6}),
     ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
     ({"no_repeat_ngram_size": 2, "min_new_tokens": 6}, {"no_repeat_ngram_size": 2, "min_new_tokens": 6}),
 ])  # fmt: skip
@@ -83,9 +84,10 @@ def test_greedy_equals_the_models_own_generate_in_tensorflow(model, text_model, 
 
 
 def test_what_is_written_where_nothing_is_asked_is_what_the_graph_of_every_rule_writes(text_model, prompts):
-    plain = text_model.generate(prompts, [NEW, 0, 1, 40] * 5, top_log_probs=3)
+    asked = {"max_new_tokens": [NEW, 0, 1, 40] * 5, "min_new_tokens": [0, 5, NEW, 0, 0] * 4, "top_log_probs": 3}
+    plain = text_model.generate(prompts, **asked)
 
-    every_rule = text_model.generate(prompts, [NEW, 0, 1, 40] * 5, top_log_probs=3, stop=["\0 in no text"])
+    every_rule = text_model.generate(prompts, **asked, stop=["\0 in no text"])
 
     assert [row._replace(log_prob=0.0, tokens=()) for row in plain] == [row._replace(log_prob=0.0, tokens=()) for row in every_rule]
     of_tokens = [[[(token.id, *token.top[0], token.log_prob) for row in rows for token in row.tokens]] for rows in (plain, every_rule)]
@@ -96,7 +98,7 @@ def test_where_nothing_is_asked_no_graph_of_every_rule_is_made(model, tokenizer)
     text_model = TextModel(model, tokenizer)
 
     text_model.generate(["It was"], 3)
-    text_model.generate(["It", "was"], [3, 4], samples=2, top_log_probs=1, temperature=0.0, seed=5)
+    text_model.generate(["It", "was"], [3, 4], samples=2, top_log_probs=1, temperature=0.0, seed=5, min_new_tokens=[0, 2])
     text_model.generate_from_ids([[5, 6]], max_new_tokens=3)
 
     assert text_model.plain_graph.experimental_get_tracing_count() == 1

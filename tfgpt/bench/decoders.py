@@ -124,23 +124,24 @@ def tfgpt_decoder(settings: Settings, weights: str, engine: str, draft_weights: 
 
 
 def _decoding(model, settings, draft):
-    """Return a function from prompts, int32 [batch, (tokens)], to continuations: the only place here that knows the decoding loop."""
+    """Return a function from prompts, int32 [batch, (tokens)], to continuations: the only place here that knows the decoding loop.
+
+    Nothing but the lengths is asked for, so it is the loop without the other rules, as in `TextModel.generate`.
+    """
     import tensorflow as tf
 
     from tfgpt.generation.calling import call
-    from tfgpt.generation.controls import Controls, controls_of
+    from tfgpt.generation.controls import LENGTHS, Controls
     from tfgpt.generation.decoding import decode
     from tfgpt.generation.stepping import CONTROL_SPECS
 
-    given = {"max_new_tokens": settings.new_tokens, "min_new_tokens": settings.new_tokens}
-    controls = Controls(*map(tf.constant, controls_of(given, rows=settings.batch)))
+    lengths = [tf.fill([settings.batch], settings.new_tokens)] * len(LENGTHS)
 
-    @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), CONTROL_SPECS])
-    def generate(prompts, controls):
-        controls = Controls(*(tf.broadcast_to(control, [prompts.nrows()]) for control in controls))
-        return decode(model, prompts, controls, settings.end_of_text, draft).ids
+    @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32), *(getattr(CONTROL_SPECS, name) for name in LENGTHS)])
+    def generate(prompts, *lengths):
+        return decode(model, prompts, Controls.plain(*lengths), settings.end_of_text, draft).ids
 
-    return lambda prompts: call(generate, prompts, controls)
+    return lambda prompts: call(generate, prompts, *lengths)
 
 
 def transformers_decoder(settings: Settings, weights: str) -> Callable[[], np.ndarray]:

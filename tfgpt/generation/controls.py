@@ -48,6 +48,8 @@ CONTROLS = {
                                                             "copies from its prompt, and the same text in the end; 0 = off."),
 }
 """In the order in which the graph takes them."""
+LENGTHS = ("max_new_tokens", "min_new_tokens")
+"""Those that plain controls hold (see `Controls`)."""
 SEARCHED = ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "presence_penalty", "frequency_penalty")
 """Those that count in a beam search; the others do nothing there."""
 SEARCH_CONTROLS = {
@@ -60,15 +62,16 @@ SEARCH_CONTROLS = {
 class Controls(namedtuple("Controls", CONTROLS)):
     """The controls of a batch: one tensor [batch] each, of the kind that `CONTROLS` says.
 
-    Plain ones are of texts of which nothing is asked but their length, and hold nothing else: what would do the rest stands in no graph then.
+    Plain ones are of texts of which nothing is asked but their lengths, and hold nothing else: what would do the rest stands in no graph then.
     """
 
     __slots__ = ()
 
     @classmethod
-    def plain(cls, max_new_tokens) -> Controls:
+    def plain(cls, max_new_tokens, min_new_tokens) -> Controls:
         """Return plain controls: greedy, with every rule off."""
-        return cls(max_new_tokens, *[None] * (len(cls._fields) - 1))
+        lengths = dict(zip(LENGTHS, (max_new_tokens, min_new_tokens)))
+        return cls(**dict.fromkeys(cls._fields) | lengths)
 
     @property
     def are_plain(self) -> bool:
@@ -77,8 +80,8 @@ class Controls(namedtuple("Controls", CONTROLS)):
 
     @property
     def change_nothing(self) -> bool:
-        """Whether plain ones of the same length would give the same texts; of arrays."""
-        return all(np.all(getattr(self, name) == control.neutral) for name, control in CONTROLS.items() if name not in ("max_new_tokens", "seed"))
+        """Whether plain ones of the same lengths would give the same texts; of arrays."""
+        return all(np.all(getattr(self, name) == control.neutral) for name, control in CONTROLS.items() if name not in (*LENGTHS, "seed"))
 
 
 def controls_of(given: dict[str, float | Iterable[float]], rows: int) -> Controls:

@@ -65,7 +65,7 @@ def choose(logits: tf.Tensor, written: Written, controls: Controls, constraints:
         int32 [batch].
     """
     if controls.are_plain:
-        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.argmax(_long_enough(logits, written, controls, end_of_text), axis=-1, output_type=tf.int32)
     logits = changed(tf.cast(logits, tf.float32), written, controls, constraints, end_of_text)
     greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
     sampled = controls.temperature > 0.0
@@ -211,7 +211,6 @@ def changed(logits: tf.Tensor, written: Written, controls: Controls, constraints
     penalized = (controls.repetition_penalty != 1.0) & (controls.repetition_penalty > 0.0)
     penalty = tf.where(penalized, tf.maximum(controls.repetition_penalty, SMALLEST), 1.0)
     lowered = (controls.presence_penalty != 0.0) | (controls.frequency_penalty != 0.0)
-    unended = written.length - written.prompt_length < controls.min_new_tokens
     place = tf.range(tf.shape(written.tokens)[1])[tf.newaxis]                             # [1, places]
     present = place < written.length[:, tf.newaxis]                                       # [batch, places]
 
@@ -225,11 +224,22 @@ def changed(logits: tf.Tensor, written: Written, controls: Controls, constraints
         x = _where_asked(lowered, lambda: lower(x), x)
         x = _where_asked(listed, lambda: _banned(x, _tokens_at(constraints.banned_tokens, listed, vocab) > 0), x)
         x = _where_asked(controls.no_repeat_ngram_size > 0, lambda: _banned(x, repeated(written, controls.no_repeat_ngram_size, vocab)), x)
-        return _where_asked(unended, lambda: _kept_if_any(x, _at(x, end_of_text, unended, float("-inf"))), x)
+        return _long_enough(x, written, controls, end_of_text)
 
     listed = constraints.banned_tokens >= 0                                               # [batch, banned]
-    asked = penalized | lowered | unended | (controls.no_repeat_ngram_size > 0) | tf.reduce_any(listed, axis=1)
+    asked = penalized | lowered | _too_short(written, controls) | (controls.no_repeat_ngram_size > 0) | tf.reduce_any(listed, axis=1)
     return _where_asked(asked, apply, logits)
+
+
+def _long_enough(logits, written, controls, end_of_text):
+    """Return the logits without the end-of-text token in rows that must not end yet."""
+    short = _too_short(written, controls)
+    return _where_asked(short, lambda: _kept_if_any(logits, _at(logits, end_of_text, short, float("-inf"))), logits)
+
+
+def _too_short(written, controls):
+    """Tell which rows must not end yet, bool [batch]."""
+    return written.length - written.prompt_length < controls.min_new_tokens
 
 
 def _tokens_at(tokens, counted, vocab):

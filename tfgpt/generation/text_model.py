@@ -14,7 +14,7 @@ from tfgpt.generation.beam import EARLY_STOPPING, search
 from tfgpt.generation.bounds import bounded, within
 from tfgpt.generation.calling import call
 from tfgpt.generation.constraints import constraints_of
-from tfgpt.generation.controls import DRAFT_TOKENS, SEARCH_CONTROLS, Controls, checked_numbers, controls_of
+from tfgpt.generation.controls import DRAFT_TOKENS, LENGTHS, SEARCH_CONTROLS, Controls, checked_numbers, controls_of
 from tfgpt.generation.decoding import Decoder
 from tfgpt.generation.results import Continuation, Token
 from tfgpt.generation.rows import fit_prompts, unpadded
@@ -149,7 +149,7 @@ class TextModel(TextReader):
     def _written(self, prompts, controls, constraints, top):
         """Return what the graph gives that does what is asked; int32 [batch, (tokens)] and what `_settings` returned."""
         if controls.change_nothing and not any(table.shape[1] for table in constraints):
-            return call(self.plain_graph, prompts, tf.constant(controls.max_new_tokens), top)
+            return call(self.plain_graph, prompts, *(tf.constant(getattr(controls, name)) for name in LENGTHS), top)
         return call(self.generate_graph, prompts, Controls(*map(tf.constant, controls)), constraints, top)
 
     def _continuations(self, outputs, top):
@@ -181,10 +181,10 @@ class TextModel(TextReader):
         """
         return self._decode(prompts, controls, constraints, top)
 
-    @tf.function(autograph=False, input_signature=[PROMPT_SPEC, CONTROL_SPECS.max_new_tokens, TOP_SPEC])
-    def plain_graph(self, prompts, max_new_tokens, top):
-        """Continue rows of tokens as `generate_graph` does where nothing is asked but a length: half of the graph, ready in half of the time."""
-        return self._decode(prompts, Controls.plain(max_new_tokens), None, top)
+    @tf.function(autograph=False, input_signature=[PROMPT_SPEC, *(getattr(CONTROL_SPECS, name) for name in LENGTHS), TOP_SPEC])
+    def plain_graph(self, prompts, max_new_tokens, min_new_tokens, top):
+        """Continue rows of tokens as `generate_graph` does where nothing is asked but lengths: half of the graph, ready in half of the time."""
+        return self._decode(prompts, Controls.plain(max_new_tokens, min_new_tokens), None, top)
 
     def fitted(self, prompts, controls, constraints):
         """Return prompts that fit the context, controls and constraints of each row, and their sources: the prompts themselves where there is an encoder."""
