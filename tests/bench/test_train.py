@@ -6,7 +6,7 @@ import pytest
 
 from tfgpt import cli
 from tfgpt.bench.train import run, run_on_texts
-from tfgpt.bench.trainers import IGNORED, Settings, packed_batches, padded_batches
+from tfgpt.bench.trainers import IGNORED, Settings, dataset, packed_batches, padded_batches
 
 TINY = Settings(layers=1, width=16, heads=2, vocab=300, length=32, batch=4, precision="float32")
 
@@ -42,6 +42,18 @@ def test_packed_batches_are_full_and_endless(settings):
 
     assert {batch["labels"].shape for batch in batches} == {(4, 32)}
     assert np.mean([batch["segment_ids"] > 0 for batch in batches]) > 0.95
+
+
+@pytest.mark.parametrize("batches_of", [packed_batches, lambda given: padded_batches(given, to_longest=True)])
+def test_this_packages_sides_get_the_batches_as_they_are_and_again(settings, batches_of):
+    batches = list(itertools.islice(batches_of(settings[0]), 5))
+
+    given = list(dataset(settings[0], batches).take(7).as_numpy_iterator())
+
+    for batch, expected in zip(given, batches + batches[:2], strict=True):
+        assert batch.keys() == expected.keys()
+        for key, values in expected.items():
+            np.testing.assert_array_equal(batch[key], values)
 
 
 @pytest.mark.slow

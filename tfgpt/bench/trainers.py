@@ -10,13 +10,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfgpt.bench.turns import serve
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 IGNORED = -100
 """As `tfgpt.models.loss.IGNORED`, which would bring TensorFlow into PyTorch's process and its memory."""
+DISTINCT = 64
+"""Batches of this package's sides; then they come again."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,6 @@ def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> 
     from tfgpt.cli_support import import_tensorflow_quietly
 
     import_tensorflow_quietly(settings.lanes)
-    import tensorflow as tf
     from transformers import GPT2Config
 
     from tfgpt.models.causal_lm import GPTLMHeadModel
@@ -92,9 +97,7 @@ def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> 
     model = GPTLMHeadModel(GPT2Config(**_shape(settings)))
     model.build_in_name_scope()
     model.compile(make_optimizer(config), settings=step_settings(config))
-    first = next(batches)
-    shapes = {key: tf.TensorSpec([settings.batch, None if settings.texts else settings.length], tf.int32) for key in first}
-    iterator = iter(tf.data.Dataset.from_generator(lambda: batches, output_signature=shapes).prefetch(2))
+    iterator = iter(dataset(settings, list(itertools.islice(batches, DISTINCT))))
     function, trained = model.make_train_function(), [0.0]
 
     def step():
@@ -102,6 +105,22 @@ def tfgpt_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> 
         return round(trained[0] - before)
 
     return step
+
+
+def dataset(settings: Settings, batches: list[dict[str, np.ndarray]]) -> tf.data.Dataset:
+    """Return the batches again and again, each as wide as it is.
+
+    Not by `from_generator`, which no training of this package uses either: for Python 3.11 TensorFlow then has glibc return every tensor of 128 KB and
+    more to the system, and a small model's step takes half as long again.
+    """
+    import tensorflow as tf
+
+    widths = [batch["labels"].shape[1] for batch in batches]
+    if min(widths) == settings.length:
+        return tf.data.Dataset.from_tensor_slices({key: [batch[key] for batch in batches] for key in batches[0]}).repeat().prefetch(2)
+    padded = {key: [np.pad(batch[key], [(0, 0), (0, settings.length - width)]) for batch, width in zip(batches, widths)] for key in batches[0]}
+    whole = tf.data.Dataset.from_tensor_slices((padded, widths)).repeat()
+    return whole.map(lambda batch, width: {key: value[:, :width] for key, value in batch.items()}).prefetch(2)
 
 
 def transformers_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> Callable[[], int]:

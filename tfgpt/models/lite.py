@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfgpt.heap import give_back_freed
 from tfgpt.models.adaptation import Adaptation
 from tfgpt.models.causal_lm import GPTLMHeadModel
 from tfgpt.models.checkpoint import config_in
@@ -80,7 +81,7 @@ class LiteModel:
         with _file_for_a_while() as path:
             writer, model = LiteWriter(path, weights), cls.__new__(cls)
             config = GPTLMHeadModel.from_pretrained(source, store_as=writer.keeper).config
-            _give_back()
+            give_back_freed()                                                             # of GPT-2 124M's conversion 100 MB
             model._begin(path, writer.finish(), config, threads)
         return model
 
@@ -283,12 +284,6 @@ class _Session:
         _let_go(self._mapped)                                                             # XNNPACK has read it all, and keeps what it needs
         for name in self._cached:
             self._views[name]()[...] = 0.0                                                # an empty slot's value is multiplied by 0, so it must be finite
-
-
-def _give_back():
-    """Give the system what is free of this process's memory, where that is known to be possible: of GPT-2 124M's conversion 100 MB."""
-    if sys.platform == "linux" and hasattr(system := ctypes.CDLL(None), "malloc_trim"):
-        system.malloc_trim(0)
 
 
 def _addresses(path):

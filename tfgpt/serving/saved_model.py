@@ -6,9 +6,7 @@ nor of the tokenizer's.
 """
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from tfgpt.generation.calling import keep_few_passes
+from tfgpt.heap import give_back_freed
 from tfgpt.serving.pieces import SIGNATURES, SavedStepper
 
 
@@ -45,7 +44,7 @@ class LoadedModel:
         self.signatures = _public(self._all_signatures)
         self._defaults = {name: {key: tf.make_ndarray(value) for key, value in signature.defaults.items()} for name, signature in self.signatures.items()}
         self._session, self._calls, self._calling = _session_of(folder), {}, threading.Lock()
-        give_back_freed()
+        _forget()
         self.stepper = SavedStepper(self._run) if self._all_signatures.keys() >= set(SIGNATURES) else None
         """The functions of `tfgpt.generation.stepping.Stepper`; `None` in a SavedModel that another program wrote, or an earlier version of this one."""
 
@@ -71,7 +70,7 @@ class LoadedModel:
             for name in missing:
                 self._calls[name] = _call_of(self._session, self._all_signatures[name])
             if missing:  # and not once for each caller who waited for the same
-                give_back_freed()
+                _forget()
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
@@ -79,7 +78,7 @@ class LoadedModel:
             return
         self._session.close()
         self.stepper, self._session, self._calls = None, None, {}
-        give_back_freed()
+        _forget()
 
     def _run(self, signature, inputs):
         """Return the outputs of a signature, the hidden ones too, by name; `inputs` are all of its."""
@@ -129,11 +128,10 @@ def _copied(signature):
     return copy
 
 
-def give_back_freed() -> None:
-    """Let the system have what was freed, which glibc keeps otherwise: of a version of GPT-2 124M that was loaded, 170 MB."""
+def _forget():
+    """Let the system have what a version took while it was loaded, of GPT-2 124M 170 MB."""
     gc.collect()  # the parts of a graph hold each other
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    give_back_freed()
 
 
 def _settings():
