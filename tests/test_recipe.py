@@ -1,10 +1,12 @@
 import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tfgpt.recipe import Recipe, RecipeError
+from tfgpt.recipe import DataConfig, Recipe, RecipeError
+from tfgpt.recipe_data import SourceConfig
 from tfgpt.recipe_file import load_recipe, resolved_yaml
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
@@ -133,3 +135,22 @@ def test_every_key_says_what_it_is():
 
     assert undocumented == []
     assert Recipe.__doc__
+
+
+def settings_of_few_values(section, config):
+    """Give every setting below a section that takes one of a few values: the section's key, its dataclass and the setting's name."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if dataclasses.is_dataclass(value := getattr(config, name)):
+            yield from settings_of_few_values(f"{section}.{name}".removeprefix("."), value)
+        elif "Literal" in str(kind) and "dict" not in str(kind):
+            yield section, config, name
+
+
+def test_python_is_told_of_a_value_that_there_is_not_as_a_recipe_is():
+    recipe = Recipe(name="x", data=DataConfig(path="texts.txt"))
+    settings = [*settings_of_few_values("", recipe), *settings_of_few_values("data.sources", SourceConfig(path="more.txt"))]
+
+    for section, config, name in settings:
+        with pytest.raises(RecipeError, match=f"^{section}\\.{name}: 'nonsense' is not one of "):
+            dataclasses.replace(config, **{name: "nonsense"})
+    assert len(settings) > 25

@@ -20,7 +20,7 @@ from tfgpt.recipe_adapt import (
     PrefixConfig,
     PretrainConfig,
 )
-from tfgpt.recipe_checks import RecipeError, check, check_at_least
+from tfgpt.recipe_checks import RecipeError, check, check_at_least, check_choices
 from tfgpt.recipe_data import BUILT_IN_CORPORA, JUDGED, PERSONAL_DATA, CleanConfig, ColumnsConfig, DataConfig, SourceConfig
 from tfgpt.recipe_export import ExportConfig, ExportDevice, Weights
 from tfgpt.recipe_model import ModelConfig
@@ -52,6 +52,7 @@ class TokenizerConfig:
     """Texts that become one token each, whole, wherever they stand, and are left out when decoding; added to a loaded tokenizer too."""
 
     def __post_init__(self):
+        check_choices("tokenizer", self)
         least = 257 + len(self.special_tokens)
         check_at_least("tokenizer.vocab", self.vocab, least, " (256 bytes, the end-of-text token and the special tokens)")
         check(all(self.special_tokens) and len(set(self.special_tokens)) == len(self.special_tokens),

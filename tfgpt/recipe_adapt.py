@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 from tfgpt.recipe_data import SourceConfig, Unit
 
 HeadKind = Literal["none", "classes", "labels", "number", "tags", "choice"]
@@ -59,6 +59,7 @@ class PrefixConfig:
     (Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning")."""
 
     def __post_init__(self):
+        check_choices("adapt.prefix", self)
         check_at_least("adapt.prefix.tokens", self.tokens, 0)
 
 
@@ -103,6 +104,7 @@ class EmbeddingsConfig:
     """Let the embeddings be the output matrix, whatever the starting model has."""
 
     def __post_init__(self):
+        check_choices("adapt.embeddings", self)
         check(not (self.tie and self.untie), "adapt.embeddings.tie: true with adapt.embeddings.untie true; set one of them")
         check_at_least("adapt.embeddings.vectors_min_shared", self.vectors_min_shared, 0)
 
@@ -120,6 +122,7 @@ class HeadConfig:
     """Share of the head's input dropped in training."""
 
     def __post_init__(self):
+        check_choices("adapt.head", self)
         check(0 < self.weight <= 1, f"adapt.head.weight: {self.weight} is not in (0, 1]; 1 trains the head alone")
         check(0 <= self.dropout < 1, f"adapt.head.dropout: {self.dropout} is not in [0, 1); 0 turns it off")
 
@@ -137,6 +140,7 @@ class EncoderConfig:
     """The most tokens of a source, its end-of-text token among them; a longer one keeps its first. 0 = data.source_length, or else data.length."""
 
     def __post_init__(self):
+        check_choices("adapt.encoder", self)
         check_at_least("adapt.encoder.layers", self.layers, 0)
         check_at_least("adapt.encoder.context", self.context, 0)
 
@@ -158,6 +162,7 @@ class PretrainConfig:
     """Highest learning rate; all else is as in train, but for l2_start, layer_decay and unfreeze_every, which are the fine-tune's alone."""
 
     def __post_init__(self):
+        check_choices("adapt.pretrain", self)
         check_at_least("adapt.pretrain.steps", self.steps, 0)
         check(not (self.path and self.sources), f"adapt.pretrain.path: {self.path} and {len(self.sources)} adapt.pretrain.sources; give one of the two")
         for number, source in enumerate(self.sources):
@@ -195,6 +200,7 @@ class AdaptConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self):
+        check_choices("adapt", self)
         check_at_least("adapt.context", self.context, 0)
         check(all(place >= 0 for place in self.insert_blocks), f"adapt.insert_blocks: {list(self.insert_blocks)} has a negative place; give 0 or more")
         check(self.dropout is None or 0 <= self.dropout < 1, f"adapt.dropout: {self.dropout} is not in [0, 1); 0 turns it off")

@@ -5,7 +5,7 @@ import codecs
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 BUILT_IN_CORPORA = ("python-docs", "python-stdlib", "python-docstrings", "library-docstrings", "python-sentences", "number-words", "numbers-and-dates",
                     "made-questions", "made-dialogues", "made-reviews", "made-verse", "made-commands", "python-summaries", "gensim-news")
@@ -89,6 +89,9 @@ class SourceConfig:
     dataset_split: str | None = None
     """As data.dataset_split."""
 
+    def __post_init__(self):
+        check_choices("data.sources", self)
+
 
 @dataclass(frozen=True)
 class CleanConfig:
@@ -109,6 +112,7 @@ class CleanConfig:
     """Jaccard similarity of two documents' five-character shingles from which they count as near duplicates, between 0 and 1, both excluded."""
 
     def __post_init__(self):
+        check_choices("data.clean", self)
         unknown = [kind for kind in self.mask if kind not in PERSONAL_DATA]
         check(not unknown, f"data.clean.mask: {unknown and unknown[0]} is no kind of personal data; choose from {', '.join(PERSONAL_DATA)}")
         for key in ("min_chars", "max_chars"):
@@ -189,6 +193,7 @@ class DataConfig:
     """Address of a tf.data service dispatcher that makes the training batches, such as grpc://10.0.0.5:5050; empty = made where training runs."""
 
     def __post_init__(self):
+        check_choices("data", self)
         check(bool(self.path or self.sources), "data.path: empty; give a file, a folder, a glob, a URL, or one of " + ", ".join(BUILT_IN_CORPORA))
         check(not (self.path and self.sources), f"data.path: {self.path} and {len(self.sources)} data.sources; give one of the two")
         self._check_sources()

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 Weights = Literal["float32", "bfloat16", "int8"]
 """How the matrices of a model that is not trained may be kept."""
@@ -44,6 +44,7 @@ class ExportConfig:
     """The most tokens that it guesses at once."""
 
     def __post_init__(self):
+        check_choices("export", self)
         check_at_least("export.beams", self.beams, 0)
         check(not (self.jit and self.beams), f"export.beams: {self.beams} with export.jit: true; a search is not compiled, so give 0, or leave jit out")
         for key in ("version", "max_new_tokens", "draft_tokens"):

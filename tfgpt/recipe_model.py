@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 
 class Size(NamedTuple):
@@ -72,6 +72,7 @@ class ModelConfig:
     """Share of what attention and MLP add to the residual stream."""
 
     def __post_init__(self):
+        check_choices("model", self)
         for key in ("layers", "width", "heads", "head_width", "context"):
             check_at_least(f"model.{key}", getattr(self, key), 0)
         for key in ("dropout", "embedding_dropout", "attention_dropout", "residual_dropout"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 PublishStage = Literal["draft", "staging", "production"]
 """The stage of a version from its beginning."""
@@ -38,6 +38,7 @@ class PublishConfig:
     """A file in Markdown; empty = a page is written."""
 
     def __post_init__(self):
+        check_choices("publish", self)
         check_at_least("publish.version", self.version, 0, " (0 = whichever is next)")
         given = self.version or self.task or self.licence or self.languages or self.tags or self.card or self.stage != "draft"
         check(bool(self.name) or not given, "publish.name: empty, with other settings of what is published; give a name, or leave them out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 TaskKind = Literal["none", "autocomplete", "classification", "code", "dialogue", "generation", "question_answering", "speech", "spelling",
                    "summarisation", "translation", "verse"]  # fmt: skip
@@ -28,6 +28,7 @@ class ClassificationConfig:
     probabilities are as the training leaves them. With by: head alone."""
 
     def __post_init__(self):
+        check_choices("task.classification", self)
         check(self.by == "head" or len(self.words) >= 2, f"task.classification.words: {len(self.words)} labels leave no choice; give what stands for each of "
               "two labels or more, such as {positive: \" good\", negative: \" bad\"}")
         check(self.by == "words" or not self.words, "task.classification.words: given, and task.classification.by is head; set it to words")
@@ -103,6 +104,7 @@ class TaskConfig:
     speech: SpeechConfig = field(default_factory=SpeechConfig)
 
     def __post_init__(self):
+        check_choices("task", self)
         given = self.columns or self.template or self.long_text != "auto"
         check(self.kind != "none" or not given, "task.kind: none, with other settings of a task, which nothing would read; set it to the task, or leave "
               "them out")

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tfgpt.recipe_checks import check, check_at_least
+from tfgpt.recipe_checks import check, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class ScheduleConfig:
     """Optimizer steps of the fall at the end, for wsd, the first of which is still at the peak; 0 = a fifth of train.steps."""
 
     def __post_init__(self):
+        check_choices("train.schedule", self)
         for key in ("warmup_steps", "decay_steps"):
             check_at_least(f"train.schedule.{key}", getattr(self, key), 0)
         check(0 < self.peak < math.inf, f"train.schedule.peak: {self.peak} is not a number above 0")
@@ -106,6 +107,7 @@ class TrainConfig:
     """Compile the whole train step with XLA: for GPUs and TPUs; on CPUs it was slower. An evaluation is not compiled, since its batches differ in size."""
 
     def __post_init__(self):
+        check_choices("train", self)
         for key in ("steps", "global_batch_size", "accumulate", "lanes", "max_skipped", "evaluate_every", "log_every", "sample_tokens", "keep_checkpoints"):
             check_at_least(f"train.{key}", getattr(self, key), 1)
         check(0 < self.layer_decay <= 1, f"train.layer_decay: {self.layer_decay} is not in (0, 1]; 1 gives every layer the same learning rate")
