@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tfgpt.recipe import DataConfig, Recipe, RecipeError
+from tfgpt.recipe_adapt import PretrainConfig
 from tfgpt.recipe_data import SourceConfig
 from tfgpt.recipe_file import load_recipe, resolved_yaml
 
@@ -148,9 +149,20 @@ def settings_of_few_values(section, config):
 
 def test_python_is_told_of_a_value_that_there_is_not_as_a_recipe_is():
     recipe = Recipe(name="x", data=DataConfig(path="texts.txt"))
-    settings = [*settings_of_few_values("", recipe), *settings_of_few_values("data.sources", SourceConfig(path="more.txt"))]
+    settings = list(settings_of_few_values("", recipe))
 
     for section, config, name in settings:
         with pytest.raises(RecipeError, match=f"^{section}\\.{name}: 'nonsense' is not one of "):
             dataclasses.replace(config, **{name: "nonsense"})
     assert len(settings) > 25
+
+
+@pytest.mark.parametrize(("key", "section"), [("data", DataConfig), ("adapt.pretrain", PretrainConfig)])
+def test_the_source_with_such_a_value_is_told(key, section):
+    sources = (SourceConfig(path="texts.txt"), SourceConfig(path="more.txt"))
+    names = [name for _, _, name in settings_of_few_values("", sources[1])]
+
+    for name in names:
+        with pytest.raises(RecipeError, match=f"^{key}\\.sources\\[1\\]\\.{name}: 'nonsense' is not one of "):
+            section(sources=(sources[0], dataclasses.replace(sources[1], **{name: "nonsense"})))
+    assert {"kind", "documents", "examples"} <= set(names)

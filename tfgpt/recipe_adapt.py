@@ -166,6 +166,7 @@ class PretrainConfig:
         check_at_least("adapt.pretrain.steps", self.steps, 0)
         check(not (self.path and self.sources), f"adapt.pretrain.path: {self.path} and {len(self.sources)} adapt.pretrain.sources; give one of the two")
         for number, source in enumerate(self.sources):
+            check_choices(f"adapt.pretrain.sources[{number}]", source)
             check(source.examples in (None, "text") and not source.replay, f"adapt.pretrain.sources[{number}]: all of it is text that is trained on; leave "
                   "examples and replay out")
         check(0 < self.peak < math.inf, f"adapt.pretrain.peak: {self.peak} is no number above 0")

@@ -89,9 +89,6 @@ class SourceConfig:
     dataset_split: str | None = None
     """As data.dataset_split."""
 
-    def __post_init__(self):
-        check_choices("data.sources", self)
-
 
 @dataclass(frozen=True)
 class CleanConfig:
@@ -219,6 +216,7 @@ class DataConfig:
         given = [source.weight for source in self.sources if source.weight is not None]
         check(len(given) in (0, len(self.sources)), f"data.sources: {len(given)} of {len(self.sources)} have a weight; give one to each, or to none")
         for number, source in enumerate(self.sources):
+            check_choices(f"data.sources[{number}]", source)
             check(bool(source.path), f"data.sources[{number}].path: empty; give a file, a folder, a glob or a URL")
             check(source.weight is None or source.weight > 0, f"data.sources[{number}].weight: {source.weight} is not above 0")
             check(source.examples in (None, self.examples) or {source.examples, self.examples} <= set(TOGETHER), f"data.sources[{number}].examples: "

@@ -44,7 +44,7 @@ class LoadedModel:
         self.signatures = _public(self._all_signatures)
         self._defaults = {name: {key: tf.make_ndarray(value) for key, value in signature.defaults.items()} for name, signature in self.signatures.items()}
         self._session, self._calls, self._calling = _session_of(folder), {}, threading.Lock()
-        _forget()
+        _give_back()
         self.stepper = SavedStepper(self._run) if self._all_signatures.keys() >= set(SIGNATURES) else None
         """The functions of `tfgpt.generation.stepping.Stepper`; `None` in a SavedModel that another program wrote, or an earlier version of this one."""
 
@@ -70,7 +70,7 @@ class LoadedModel:
             for name in missing:
                 self._calls[name] = _call_of(self._session, self._all_signatures[name])
             if missing:  # and not once for each caller who waited for the same
-                _forget()
+                _give_back()
 
     def close(self) -> None:
         """Let go of the graph and its weights; nothing can be asked any more."""
@@ -78,7 +78,7 @@ class LoadedModel:
             return
         self._session.close()
         self.stepper, self._session, self._calls = None, None, {}
-        _forget()
+        _give_back()
 
     def _run(self, signature, inputs):
         """Return the outputs of a signature, the hidden ones too, by name; `inputs` are all of its."""
@@ -128,7 +128,7 @@ def _copied(signature):
     return copy
 
 
-def _forget():
+def _give_back():
     """Let the system have what a version took while it was loaded, of GPT-2 124M 170 MB."""
     gc.collect()  # the parts of a graph hold each other
     give_back_freed()
