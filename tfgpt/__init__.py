@@ -10,6 +10,9 @@ import os
 from tfgpt import sqlite  # noqa: F401  before TensorFlow, which the names below import
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # left to itself TensorFlow uses oneDNN on newer processors alone; on others a step took 1.7 times as long
+if "xla_cpu_experimental_ynn_fusion_type" not in (_flags := os.environ.get("XLA_FLAGS", "")):
+    # of two threads that first run such a kernel of XLA's at once, both lengthen one list of constants, without a lock: a training of two lanes crashed
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_cpu_experimental_ynn_fusion_type=".strip()
 
 __version__ = "0.1.0"
 

@@ -140,3 +140,9 @@ def test_pack_texts_gives_batches_for_fit(documents, tokenizer):
 def test_what_cannot_be_packed_is_told(tokenizer, given, message):
     with pytest.raises(ValueError, match=message):
         pack_texts(**({"texts": ["some text"], "tokenizer": tokenizer, "length": 16, "batch_size": 2} | given))
+
+
+def test_no_thread_tunes_what_sleeps_when_its_iterator_is_deleted(data, documents, tokenizer):
+    made = (training_batches(data, BATCH, 1), evaluation_batches(data, "train", BATCH), pack_texts(documents[:3], tokenizer, LENGTH, BATCH))
+
+    assert not any(batches.options().autotune.enabled for batches in made) and made[0].options().autotune.enabled is False

@@ -69,10 +69,21 @@ def test_sums_with_biases_and_their_gradients(kind, everything_compiled):
     assert_near(of_two, results(lambda x, bias: x + bias, [wide[0], wide[2]], upstream), ERRORS[tf.float32])
 
 
-def test_the_compiled_activation_and_its_gradients_are_those_of_the_plain_one():
+@pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
+@pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
+def test_the_activation_and_its_gradients(dtype, kind, everything_compiled):
     rng = np.random.default_rng(7)
-    x, bias, upstream = (tf.constant(rng.normal(size=shape), tf.float32) for shape in ([2, 7, 32], [1, 32], [2, 7, 32]))
+    x, bias, upstream = (tf.constant(2.0 * rng.normal(size=shape), tf.float32) for shape in ([2, 7, 32], [1, 32], [2, 7, 32]))
+    x, upstream = tf.cast(x, dtype), tf.cast(upstream, dtype)
 
-    found = results(COMPILED["bias_gelu"], [x, bias], upstream)
+    found = results(kind["bias_gelu"], [x, bias], upstream)
 
-    assert_near(found, [tf.cast(one, tf.float64) for one in results(PLAIN["bias_gelu"], [x, bias], upstream)], ERRORS[tf.float32])
+    assert [one.dtype for one in found] == [dtype, dtype, tf.float32]
+    wide = [tf.cast(given, tf.float64) for given in (x, bias)]
+    assert_near(found, results(lambda x, bias: tf.nn.gelu(x + bias, approximate=True), wide, upstream), ERRORS[dtype])
+
+
+def test_no_kernel_holds_a_part_that_two_threads_may_not_run_at_once():
+    total = tf.function(lambda x: tf.reduce_sum(x, axis=0), jit_compile=True)
+
+    assert "__ynn_fusion" not in total.experimental_get_compiler_ir(tf.ones([64, 512]))(stage="optimized_hlo")

@@ -115,12 +115,14 @@ def dataset(settings: Settings, batches: list[dict[str, np.ndarray]]) -> tf.data
     """
     import tensorflow as tf
 
+    from tfgpt.data.pipeline import ready
+
     widths = [batch["labels"].shape[1] for batch in batches]
     if min(widths) == settings.length:
-        return tf.data.Dataset.from_tensor_slices({key: [batch[key] for batch in batches] for key in batches[0]}).repeat().prefetch(2)
+        return ready(tf.data.Dataset.from_tensor_slices({key: [batch[key] for batch in batches] for key in batches[0]}).repeat())
     padded = {key: [np.pad(batch[key], [(0, 0), (0, settings.length - width)]) for batch, width in zip(batches, widths)] for key in batches[0]}
     whole = tf.data.Dataset.from_tensor_slices((padded, widths)).repeat()
-    return whole.map(lambda batch, width: {key: value[:, :width] for key, value in batch.items()}).prefetch(2)
+    return ready(whole.map(lambda batch, width: {key: value[:, :width] for key, value in batch.items()}))
 
 
 def transformers_step(settings: Settings, batches: Iterator[dict[str, np.ndarray]]) -> Callable[[], int]:

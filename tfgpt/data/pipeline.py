@@ -24,6 +24,8 @@ SHARDS_AT_ONCE = 8
 """Shards whose sequences are interleaved."""
 TURN = 16
 """Sequences taken from one shard before the next has its turn."""
+AHEAD = 2
+"""Batches made while others are worked on."""
 CHOICES = 10_000
 """Sequences in which a mixture's shares are met exactly."""
 
@@ -77,13 +79,24 @@ def training_batches(
     batches = records.batch(batch_size, drop_remainder=True).map(lambda batch: layout.parse(batch[mine]), num_parallel_calls=tf.data.AUTOTUNE)
     if service:
         batches = batches.apply(tf.data.experimental.service.distribute(tf.data.experimental.service.ShardingPolicy.OFF, service))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return ready(batches)
 
 
 def evaluation_batches(data: ShardedData, split: str, batch_size: int) -> tf.data.Dataset:
     """Return one pass over a split, in the order it was stored, the last batch as small as it comes."""
     records = tf.data.TFRecordDataset(data.files(split), compression_type="GZIP")
-    return records.batch(batch_size).map(data.layout.parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return ready(records.batch(batch_size).map(data.layout.parse, num_parallel_calls=tf.data.AUTOTUNE))
+
+
+def ready(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Return batches of which `AHEAD` are made while others are worked on, without TensorFlow's tuning of such numbers.
+
+    Its thread sleeps for up to a minute between two looks, and can miss that its iterator is deleted: `fit` then returns as much later. Without it
+    `tf.data.AUTOTUNE` of `map` and `interleave` is the number of processors, at most 16, which is enough for what only reads and parses.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(AHEAD).with_options(options)
 
 
 def pack_texts(texts: Iterable[str], tokenizer: GPT2TokenizerFast, length: int, batch_size: int, seed: int = 1) -> tf.data.Dataset:
@@ -115,8 +128,7 @@ def pack_texts(texts: Iterable[str], tokenizer: GPT2TokenizerFast, length: int, 
     maker = SequenceMaker(DataConfig(path="texts", length=length), BatchEncoder(tokenizer), tokenizer.eos_token_id)
     blocks = list(maker.sequences(examples, length, SplitCounts()))
     arrays = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
-    batches = tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(arrays["labels"]), seed=seed).batch(batch_size)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return ready(tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(arrays["labels"]), seed=seed).batch(batch_size))
 
 
 def mixture_pattern(weights: Sequence[float], seed: int) -> np.ndarray:

@@ -12,6 +12,8 @@ import tensorflow as tf
 from tfgpt.models.dropout import drop
 from tfgpt.models.kernels import Fuse
 
+SLOPE, CUBIC = math.sqrt(2.0 / math.pi), 0.044715
+"""Of GELU's formula with tanh."""
 SUMMED_IN_PARTS = 32
 """Of the rows of a tensor, where columns are summed."""
 
@@ -136,10 +138,42 @@ def _summed(parts, variable):
     return tf.cast(tf.reduce_sum(parts, axis=0, keepdims=variable.shape.rank == 2), variable.dtype)
 
 
-def bias_gelu(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Return GELU of `x` plus a bias [1, width] by GPT-2's formula, with tanh (Hendrycks & Gimpel 2016, "Gaussian Error Linear Units")."""
+def bias_gelu(x: tf.Tensor, bias: tf.Tensor, *, fused: Fuse = functools.partial) -> tf.Tensor:
+    """Return GELU of `x` plus a bias [1, width] by GPT-2's formula, with tanh; `fused` as for `add`.
+
+    Source: Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    if fused is functools.partial:
+        return _bias_gelu(x, bias)
+
+    @tf.custom_gradient
+    def run(x, bias):
+        def gradient(upstream):
+            with tf.control_dependencies([upstream]):  # as in `norm`
+                of_x, of_bias = fused(_of_bias_gelu)(x, bias, upstream)
+            return of_x, _summed(of_bias, bias)
+
+        return fused(_bias_gelu)(x, bias), gradient
+
+    return run(x, bias)
+
+
+def _bias_gelu(x, bias):
     wide = widened(x) + widened(bias)
-    return tf.cast(0.5 * wide * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide * wide * wide))), x.dtype)
+    return tf.cast(0.5 * wide * (1.0 + _gate(wide)), x.dtype)
+
+
+def _of_bias_gelu(x, bias, upstream):
+    """Return the gradient of `x`, and of the bias what `_part_sums` does."""
+    wide = widened(x) + widened(bias)
+    gate = _gate(wide)
+    slope = SLOPE * (1.0 + 3.0 * CUBIC * wide * wide) * (1.0 - gate * gate)
+    of_sum = widened(upstream) * 0.5 * (1.0 + gate + wide * slope)
+    return tf.cast(of_sum, x.dtype), _part_sums(of_sum)
+
+
+def _gate(wide):
+    return tf.tanh(SLOPE * (wide + CUBIC * wide * wide * wide))
 
 
 def widened(x: tf.Tensor) -> tf.Tensor:

@@ -6,29 +6,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-WORTH_COMPILING = 2**18
+WORTH_COMPILING = 2**15
 """Numbers of a tensor from which on one XLA kernel saves more than its start costs."""
 
 Fuse = Callable[..., Callable]
 """Makes a function of tensors alone of a function and its settings."""
-
-
-def compiled(function: Callable) -> Callable:
-    """Return a function of tensors as one XLA kernel forward and one backward, which computes the forward anew and so keeps its inputs alone."""
-    forward = tf.function(function, jit_compile=True)
-
-    @tf.function(jit_compile=True)
-    def backward(tensors, upstream):
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            output = function(*tensors)
-        return tape.gradient(output, tensors, output_gradients=upstream)
-
-    @tf.custom_gradient
-    def run(*tensors):
-        return forward(*tensors), lambda upstream: backward(tensors, upstream)
-
-    return lambda *tensors: run(*map(tf.convert_to_tensor, tensors))
 
 
 def kernel(function, **settings):

@@ -97,8 +97,8 @@ class Devices:
 
         def of_worker(context):
             mine = batches(step, worker=context.input_pipeline_id, workers=context.num_input_pipelines)
-            endless = mine.rebatch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-            return endless.prefetch(tf.data.AUTOTUNE)                                     # else several workers would not know the size of a batch
+            # several workers would not know the size of a batch, nor that there is always one more
+            return mine.rebatch(rows, drop_remainder=True).apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
         return self.strategy.distribute_datasets_from_function(of_worker)
 

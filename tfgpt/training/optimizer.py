@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tf_keras
 
-from tfgpt.models.kernels import WORTH_COMPILING
 from tfgpt.models.step import NOT_DECAYED
 from tfgpt.recipe import ScheduleConfig, TrainConfig
+
+WORTH_COMPILING = 2**18
+"""Weights of a matrix from which on one XLA kernel updates them sooner than TensorFlow's two."""
 
 
 class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
