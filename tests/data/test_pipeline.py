@@ -145,4 +145,4 @@ def test_what_cannot_be_packed_is_told(tokenizer, given, message):
 def test_no_thread_tunes_what_sleeps_when_its_iterator_is_deleted(data, documents, tokenizer):
     made = (training_batches(data, BATCH, 1), evaluation_batches(data, "train", BATCH), pack_texts(documents[:3], tokenizer, LENGTH, BATCH))
 
-    assert not any(batches.options().autotune.enabled for batches in made) and made[0].options().autotune.enabled is False
+    assert [batches.options().autotune.enabled for batches in made] == [False] * 3

@@ -167,8 +167,8 @@ def _of_bias_gelu(x, bias, upstream):
     """Return the gradient of `x`, and of the bias what `_part_sums` does."""
     wide = widened(x) + widened(bias)
     gate = _gate(wide)
-    slope = SLOPE * (1.0 + 3.0 * CUBIC * wide * wide) * (1.0 - gate * gate)
-    of_sum = widened(upstream) * 0.5 * (1.0 + gate + wide * slope)
+    slope = SLOPE * (1.0 + 3.0 * CUBIC * wide * wide) * (1.0 - gate) * (1.0 + gate)  # exact near 1, as 1 - gate^2 is not
+    of_sum = 0.5 * widened(upstream) * (1.0 + gate + wide * slope)
     return tf.cast(of_sum, x.dtype), _part_sums(of_sum)
 
 

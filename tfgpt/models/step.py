@@ -43,7 +43,7 @@ class StepSettings:
     """Patterns of the weights for which that is no place to stay near, since they begin anew."""
     objective: Objective = field(default_factory=Objective)
     compile_elementwise: bool = True
-    """Let XLA compile what it does faster between matrix products, the activation; the rest of the graph stays TensorFlow's."""
+    """Let XLA compile what it does faster between matrix products: norms, sums, activation, softmax; the rest of the graph stays TensorFlow's."""
     recompute: bool = False
     """Keep each block's input alone and compute the rest anew on the way back: less memory, a third more work."""
 
