@@ -58,7 +58,7 @@ class Projection(TFConv1D):
     """TFGPT2's dense layer, in the precision of `Compute.products`, its matrix changed by LoRA if there is one."""
 
     def __init__(self, nf, nx, compute: Compute, lora: LowRank | None = None, **kwargs):
-        super().__init__(nf, nx, **kwargs)
+        super().__init__(nf, nx, autocast=False, **kwargs)
         self._compute, self._stored, self.lora = compute, None, lora
 
     def build(self, input_shape=None):
@@ -121,7 +121,7 @@ class GPTAttention(TFAttention):
 
     def __init__(self, shared: Shared, block: int, path: str, **kwargs):
         config, adaptation = shared.config, shared.adaptation
-        super().__init__(config.n_embd, config, scale=True, **kwargs)
+        super().__init__(config.n_embd, config, scale=True, autocast=False, **kwargs)
         self.head_width = config.n_embd // config.n_head
         self.n_head = len(adaptation.heads_of(block, config.n_head))
         self.split_size, self.gates = self.n_head * self.head_width, adaptation.gates_of(block, config.n_head)
@@ -203,7 +203,7 @@ class GPTMLP(TFMLP):
     def __init__(self, shared: Shared, path: str, **kwargs):
         config = shared.config
         inner = config.n_inner or 4 * config.n_embd
-        super().__init__(inner, config, **kwargs)
+        super().__init__(inner, config, autocast=False, **kwargs)
         self.c_fc = shared.projection(inner, config.n_embd, f"{path}.c_fc")
         self.c_proj = shared.projection(config.n_embd, inner, f"{path}.c_proj")
         self._compute, self._is_gelu = shared.compute, config.activation_function in ("gelu_new", "gelu_pytorch_tanh")

@@ -39,7 +39,7 @@ class CrossAttention(TFAttention):
 
     def __init__(self, shared: Shared, path: str, **kwargs):
         config = shared.config
-        super().__init__(config.n_embd, config, scale=True, is_cross_attention=True, **kwargs)
+        super().__init__(config.n_embd, config, scale=True, is_cross_attention=True, autocast=False, **kwargs)
         width = config.n_embd
         self.head_width = width // config.n_head
         self.c_attn = shared.projection(2 * width, width, f"{path}.c_attn")
