@@ -16,10 +16,12 @@ def everything_compiled(monkeypatch):
     monkeypatch.setattr(kernels, "WORTH_COMPILING", 0)
 
 
+@pytest.mark.parametrize("worth_remaking", [0, 1000], ids=["remade", "kept"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("kind", [PLAIN, COMPILED], ids=["plain", "compiled"])
 @pytest.mark.parametrize("dtype", ERRORS, ids=lambda dtype: dtype.name)
-def test_attention_and_its_gradients(dtype, kind, rate, everything_compiled):
+def test_attention_and_its_gradients(dtype, kind, rate, worth_remaking, everything_compiled, monkeypatch):
+    monkeypatch.setattr(kernels, "WORTH_REMAKING", worth_remaking)
     seed, mask = tf.constant([5, 6, 0], tf.int64), tf.where(tf.linalg.band_part(tf.ones([1, 1, 9, 9]), -1, 0) > 0, 0.0, float("-inf"))
     kept = tf.cast(drop(tf.ones([2, 3, 9, 9]), rate, seed), tf.float64)           # the same mask, scaled up
     rng = np.random.default_rng(2)

@@ -6,7 +6,7 @@ import tf_keras
 
 from tfgpt.data.packing import IGNORED
 from tfgpt.evaluation.evaluate import summed_loss
-from tfgpt.models import attention, build
+from tfgpt.models import attention, build, kernels
 from tfgpt.models.loss import Objective
 from tfgpt.models.step import StepSettings
 from tfgpt.recipe import ModelConfig
@@ -124,6 +124,33 @@ def test_micro_steps_draw_their_own_dropout_masks(new, batch):
 
 def test_recomputing_activations_changes_nothing(new, batch, dropped):
     assert largest_difference(dropped[1], step(new(dropout=0.2, recompute=True), batch)[1]) < 2e-6
+
+
+def test_what_is_made_anew_on_the_way_back_is_what_was_kept(new, batch, dropped, monkeypatch):
+    monkeypatch.setattr(kernels, "WORTH_REMAKING", 0)
+
+    assert largest_difference(dropped[1], step(new(dropout=0.2), batch)[1]) < 2e-6
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_low_precision_is_not_widened_between_layers(new, batch, recompute):
+    model = new(precision="bfloat16", recompute=recompute)
+    casts = [one for one in gradients_of(model, batch).get_operations() if one.type == "Cast"]
+    of_casts = [cast for cast in casts if cast.inputs[0].op.type == "Cast"]
+
+    assert casts
+    assert [cast.name for cast in of_casts if cast.inputs[0].op.inputs[0].dtype == cast.outputs[0].dtype == tf.bfloat16] == []
+
+
+def gradients_of(model, batch):
+    """Return the graph of a batch's gradients."""
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = model.loss_terms({key: tf.constant(value) for key, value in batch.items()}, training=True).objective
+        return tape.gradient(loss, model.trainable_variables)
+
+    return gradients.get_concrete_function().graph
 
 
 def test_a_long_text_in_blocks_of_queries_takes_the_step_of_all_at_once(new, batch, whole, monkeypatch):

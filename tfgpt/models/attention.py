@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfgpt.models.dropout import Part, PartsDropout, drop
 from tfgpt.models.elementwise import widened
-from tfgpt.models.kernels import Fuse
+from tfgpt.models.kernels import Fuse, is_worth_remaking
 from tfgpt.models.products import product
 
 QUERIES_OF_BLOCK = 256
@@ -86,8 +86,8 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
     """Return what each query finds, [batch, heads, queries, head width], and the attention weights under dropout, if asked for.
 
     On the way back the sum that softmax needs of each query's weights times their gradients is taken from what the query found times its gradient, which
-    are as many numbers as a head is wide, and not as there are keys; and the weights are made anew, so that none are kept (Dao et al. 2022,
-    "FlashAttention", appendix B.4), but where XLA compiles both ways, which it then joins. Blocks look at no keys that none of their queries sees.
+    are as many numbers as a head is wide, and not as there are keys; and the weights, unless they are few, are made anew, so that none are kept (Dao et al.
+    2022, "FlashAttention", appendix B.4), but where XLA compiles both ways, which it then joins. Blocks look at no keys that none of their queries sees.
 
     Args:
         query: float [batch, heads, queries, head width].
@@ -107,12 +107,14 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
 
     @tf.custom_gradient
     def run(query, key, value):
-        dropped, _ = weigh.forward(query, key, mask.additive, dropout)
-        attended = product(dropped, value)
+        made = weigh.forward(query, key, mask.additive, dropout)
+        attended = product(made[0], value)
 
         def gradient(of_attended, *of_weights):
+            dropped, kept = made
             with tf.control_dependencies([of_attended]):  # else wide copies are made at once, and kept
-                dropped, kept = weigh.forward(tf.identity(query), key, mask.additive, dropout)  # a query of its own, or it would be joined with the above
+                if is_worth_remaking(kept):
+                    dropped, kept = weigh.forward(tf.identity(query), key, mask.additive, dropout)  # a query of its own, or it would be joined with the above
                 shared = _shared(of_attended, attended)
                 of_dropped = product(of_attended, value, transpose_b=True)
                 if give_weights:
@@ -121,7 +123,7 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask, seed:
                 of_scores = weigh.backward(kept, of_dropped, shared, dropout)
             return product(of_scores, key), product(of_scores, query, transpose_a=True), product(dropped, of_attended, transpose_a=True)
 
-        return (attended, dropped) if give_weights else attended, gradient
+        return (attended, made[0]) if give_weights else attended, gradient
 
     return run(query, key, value) if give_weights else (run(query, key, value), None)
 

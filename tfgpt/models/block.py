@@ -22,6 +22,7 @@ from tfgpt.models.additions import LearnedKeys, LowRank
 from tfgpt.models.compute import Compute
 from tfgpt.models.cross_attention import CrossAttention
 from tfgpt.models.dropout import Dropout, DropoutClock
+from tfgpt.models.kernels import is_worth_remaking
 from tfgpt.models.products import product, rows_of_last, shaped_as
 from tfgpt.models.storing import forget
 
@@ -81,7 +82,7 @@ class Projection(TFConv1D):
     def call(self, x, training=False, again=None):
         """Return float [..., nf] of float [..., nx], in the precision of the product and without the bias.
 
-        `again` makes `x` anew on the way back, so that it is not kept: for one that costs little beside the product.
+        `again` makes `x` anew on the way back, so that it is not kept if it is large: for one that costs little beside the product.
         """
         if self._stored is not None:
             return self._stored.product(x)
@@ -98,14 +99,14 @@ class Projection(TFConv1D):
 def _product(x, weight, again=None):
     """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`.
 
-    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is `x` if it can be made `again`. The weight's gradient stays in
+    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is a large `x` if it can be made `again`. The weight's gradient stays in
     that dtype: a wide copy would tell no more.
     """
     @tf.custom_gradient
     def run(x, weight):
         def gradient(upstream):
             with tf.control_dependencies([upstream]):
-                of_x, kept = product(upstream, weight, transpose_b=True), again() if again else x
+                of_x, kept = product(upstream, weight, transpose_b=True), again() if again and is_worth_remaking(x) else x
             return of_x, product(kept, upstream, transpose_a=True)
 
         return product(x, weight), gradient
