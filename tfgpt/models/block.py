@@ -99,8 +99,8 @@ class Projection(TFConv1D):
 def _product(x, weight, again=None):
     """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`.
 
-    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is a large `x` if it can be made `again`. The weight's gradient stays in
-    that dtype: a wide copy would tell no more.
+    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is a large `x` if it can be made `again`. The weight's gradient
+    stays in that dtype: a wide copy would tell no more.
     """
     @tf.custom_gradient
     def run(x, weight):

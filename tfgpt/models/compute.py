@@ -43,7 +43,7 @@ class Compute:
         return COMPILED if self.compile_elementwise else PLAIN
 
     def again(self, training: bool, function: Callable[[], tf.Tensor]) -> Callable[[], tf.Tensor] | None:
-        """Return a function whose result, if large, is made anew on the way back and not kept; `None` = it is kept, as the steps of what is not compiled are."""
+        """Return a function whose result, if large, is made anew on the way back; `None` = it is kept, as the steps of what is not compiled are."""
         return function if training and self.compile_elementwise else None
 
     def fused(self, training: bool) -> Fuse:
