@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
 
 from tfgpt.data.examples import Example
 from tfgpt.evaluation.judging import Findings
@@ -36,6 +33,10 @@ def most_frequent(head: Head, train: Iterable[Example], held_out: list[Example])
 
 def linear(head: Head, train: Iterable[Example], held_out: list[Example]) -> tuple[str, Findings]:
     """Return the name and the findings of a linear model; for tags those of the most frequent tag of each word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier  # here: what has no head would wait a second for them
+
     train = [example for example, _ in zip(train, range(MOST_TEXTS))]
     right, text = _right(head, held_out)
     learned, _ = _right(head, train)
@@ -104,6 +105,8 @@ def _words(examples):
 
 def _by_choice(vectorizer, train, held_out):
     """Return the probability of each choice, float64 [questions, most choices], by a regression that tells right choices from wrong ones."""
+    from sklearn.linear_model import LogisticRegression
+
     texts = [[text for text, _ in example.parts[1:]] for example in train]
     right = [number == example.answer for example, choices in zip(train, texts) for number in range(len(choices))]
     model = LogisticRegression(**REGRESSION).fit(vectorizer.fit_transform([text for choices in texts for text in choices]), right)

@@ -29,7 +29,7 @@ def kernel(function, **settings):
 
 @functools.cache
 def _compiled(function, **settings):
-    return tf.function(functools.partial(function, **settings), jit_compile=True)
+    return tf.function(functools.partial(function, **settings), autograph=False, jit_compile=True)
 
 
 def is_worth_remaking(x: tf.Tensor) -> bool:

@@ -114,7 +114,7 @@ class Int8Matrix(tf.Module):
         if tf.executing_eagerly():
             if tf.config.functions_run_eagerly():
                 raise RuntimeError("weights int8: their product is computed in graphs alone; call tf.config.run_functions_eagerly(False)")
-            return tf.function(self.product)(x)
+            return tf.function(self.product, autograph=False)(x)
         rows = rows_of_last(x)
         largest = tf.maximum(tf.reduce_max(tf.abs(rows), axis=1), SMALLEST)               # [rows]
         whole, *_ = tf.raw_ops.QuantizeV2(input=rows, min_range=-largest, max_range=largest, T=tf.qint8, mode="SCALED", narrow_range=True, axis=0,

@@ -190,19 +190,28 @@ def _string_table(ids):
 LOOKED_AT = ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xF0000))
 """Code points that may be letters, numbers or white space: no string holds a surrogate, planes 4 to 13 are empty and 15 and 16 for private use.
 Asking for those too would take three times as long."""
+CLASS_PATTERNS = {LETTER: r"\p{L}+", NUMBER: r"\p{N}+", WHITESPACE: r"\s+"}
 
 
 @functools.lru_cache(maxsize=1)
 def code_point_classes() -> np.ndarray:
     """Return the class of each code point, uint8 [0x110000], as the regular expressions of `tokenizers` see it."""
     points = [point for span in LOOKED_AT for point in range(*span)]
-    text = "".join(map(chr, points))
+    alike = pre_tokenizers.Split(Regex("|".join(CLASS_PATTERNS.values())), "isolated").pre_tokenize_str("".join(map(chr, points)))
+    sizes = [end - start for _, (start, end) in alike]
     classes = np.full(0x110000, OTHER, np.uint8)
-    for kind, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (WHITESPACE, r"\s+")):
-        matches = np.ones(len(points), bool)
+    classes[points] = np.repeat(_classes_of("".join(run[0] for run, _ in alike)), sizes)
+    return classes
+
+
+def _classes_of(text: str) -> np.ndarray:
+    """Return the class of each character, uint8 [characters]."""
+    classes = np.full(len(text), OTHER, np.uint8)
+    for kind, pattern in CLASS_PATTERNS.items():
+        matches = np.ones(len(text), bool)
         for _, (start, end) in pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str(text):
             matches[start:end] = False
-        classes[np.asarray(points)[matches]] = kind
+        classes[matches] = kind
     return classes
 
 

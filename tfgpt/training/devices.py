@@ -60,7 +60,7 @@ class Devices:
         else:
             self.strategy = tf.distribute.get_strategy()
         self._called = ""
-        self._total = tf.function(self._sum_over_workers)
+        self._total = tf.function(self._sum_over_workers, autograph=False)
 
     @property
     def replicas(self) -> int:

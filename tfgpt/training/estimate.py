@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tfgpt.models import products
+from tfgpt.models import kernels, products
+from tfgpt.models.attention import QUERIES_OF_BLOCK
 from tfgpt.models.loss import tokens_at_once, tokens_of_group
 from tfgpt.models.step import PRECISIONS
 from tfgpt.recipe import TrainConfig
@@ -57,7 +58,7 @@ def estimate(shape: Size, vocab: int, length: int, config: TrainConfig, paramete
     table = vocab * shape.width                          # whose gradient is float32; that of another matrix is as narrow as its products
     gradients = 4 * table + product * (parameters - table) + (4 * parameters if config.accumulate > 1 else 0)
     logits = 8 * min(tokens_at_once(vocab), at_once) + 2 * product * min(tokens_of_group(vocab, PRECISIONS[config.precision] or tf.float32), at_once)
-    of_block = _bytes_of_block(shape, length, product, keeps_scores=config.jit_compile)
+    of_block = _bytes_of_block(shape, length, product, at_once // config.lanes, in_xla=config.jit_compile)
     stored = at_once * shape.layers * of_block
     if config.recompute:
         stored = at_once * (shape.layers * 4 * shape.width + of_block)
@@ -93,7 +94,7 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
     """
     size = 8192 if tf.config.list_logical_devices("GPU") else 2048
     matrix = tf.ones([size, size], PRECISIONS[precision] or tf.float32)
-    multiply = tf.function(lambda: tf.reduce_sum(products.product(matrix, matrix)[0]))  # a number, so that fetching it costs nothing
+    multiply = tf.function(lambda: tf.reduce_sum(products.product(matrix, matrix)[0]), autograph=False)  # a number, so that fetching it costs nothing
     multiply().numpy()
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -103,10 +104,15 @@ def peak_flops(precision: str, seconds: float = 0.3) -> float:
     return 2 * size**3 / best
 
 
-def _bytes_of_block(shape, length, product, keeps_scores) -> int:
-    """Return what a block keeps for the way back, for one token."""
-    stream = 2 * 4 * shape.width                                   # the residual stream, before attention and before the MLP, of which norms are made anew
-    attention = (3 + 1) * product * shape.width                    # queries, keys, values; what comes out
-    scores = shape.heads * length * product * keeps_scores         # attention weights, which are made anew but by XLA
-    inner = 4 * product * shape.width                              # before the activation
-    return stream + attention + scores + inner
+def _bytes_of_block(shape, length, product, tokens, in_xla) -> int:
+    """Return what a block keeps for the way back, for one of the tokens that are looked at together."""
+    def if_small(numbers):
+        """Return the numbers of a token that are made anew where they are many."""
+        return numbers if tokens * numbers < kernels.WORTH_REMAKING else 0
+
+    stream = 2 * 4 * shape.width                                              # the residual stream, before attention and before the MLP
+    attention = (3 + 1) * product * shape.width                               # queries, keys, values; what comes out
+    inner = 4 * product * shape.width                                         # before the activation
+    normed_and_joined = product * (3 * if_small(shape.width) + if_small(4 * shape.width))  # both norms, the heads side by side, behind the activation
+    weights = shape.heads * length                                            # of attention
+    return stream + attention + inner + normed_and_joined + product * (weights if in_xla else if_small(weights) * (length <= QUERIES_OF_BLOCK))

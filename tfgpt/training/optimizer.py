@@ -100,7 +100,7 @@ def _update(variable, momentum, velocity, gradient, factor, rate, power_1, power
                                  epsilon=epsilon, grad=tf.cast(gradient, rate.dtype) * factor)
 
 
-_compiled_update = tf.function(_update, jit_compile=True)
+_compiled_update = tf.function(_update, autograph=False, jit_compile=True)
 
 
 def swap_averages(model) -> None:
