@@ -13,6 +13,8 @@ LONGEST = 24
 """Tokens of a picture; more cannot be read."""
 LIKELIEST = 20
 """Tokens in the histogram."""
+NAME_SIZE = 6
+"""Of tokens beside attention, in points."""
 
 
 def draw_views(model, tokenizer: GPT2TokenizerFast, text: str) -> dict[str, bytes]:
@@ -33,19 +35,26 @@ def draw_views(model, tokenizer: GPT2TokenizerFast, text: str) -> dict[str, byte
 
 
 def _draw_attention(weights: np.ndarray, names: list[str]) -> bytes:
-    """Draw [heads, queries, keys], one picture for each of the first twelve heads; names at the outer ones alone, since drawing them takes longest."""
+    """Draw [heads, queries, keys], one picture for each of the first twelve heads.
+
+    Names stand at the outer ones alone, and room is made for them by their length: drawing them takes longest, and would be done twice to measure them.
+    """
     from matplotlib.figure import Figure
 
     heads = weights[:12]
     columns = min(len(heads), 4)
     rows = -(-len(heads) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), dpi=80, layout="constrained")
-    for number, (axes, head) in enumerate(zip(figure.subplots(rows, columns, squeeze=False).flat, heads)):
+    room = 0.15 + NAME_SIZE / 72 * max(map(len, names))                                   # inches; a letter is hardly as wide as its size
+    width, height = 3 * columns + room, 3.2 * rows + room
+    figure = Figure(figsize=(width, height), dpi=80)
+    places = figure.add_gridspec(rows, columns, left=room / width, right=1 - 0.1 / width, bottom=room / height, top=1 - 0.25 / height, wspace=0.05, hspace=0.1)
+    for number, head in enumerate(heads):
+        axes = figure.add_subplot(places[divmod(number, columns)])
         axes.imshow(head, vmin=0, vmax=1, cmap="viridis")
         axes.set_title(f"head {number + 1}", fontsize=8)
         is_left, is_last = number % columns == 0, number + columns >= len(heads)
-        axes.set_xticks(range(len(names)) if is_last else [], names if is_last else [], rotation=90, fontsize=6)
-        axes.set_yticks(range(len(names)) if is_left else [], names if is_left else [], fontsize=6)
+        axes.set_xticks(range(len(names)) if is_last else [], names if is_last else [], rotation=90, fontsize=NAME_SIZE)
+        axes.set_yticks(range(len(names)) if is_left else [], names if is_left else [], fontsize=NAME_SIZE)
     return _png(figure)
 
 
