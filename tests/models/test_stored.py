@@ -9,9 +9,9 @@ import tensorflow as tf
 from tfgpt.data.pipeline import pack_texts
 from tfgpt.evaluation.evaluate import summed_loss
 from tfgpt.generation.text_model import TextModel
-from tfgpt.models import stored
+from tfgpt.models import checkpoint, stored
 from tfgpt.models.build import load_model
-from tfgpt.models.stored import CHUNK, Bfloat16Matrix, Int8Matrix, for_two_uses, int8_rows, rows_of
+from tfgpt.models.stored import PART, Bfloat16Matrix, Int8Matrix, for_two_uses, int8_rows, rows_of
 from tfgpt.models.transformer import segment_mask
 from tfgpt.serving.export import export
 from tfgpt.serving.saved_model import LoadedModel
@@ -97,8 +97,11 @@ def test_what_cannot_be_done_with_stored_weights_is_told(model_folder, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
-def test_nothing_stays_of_what_is_kept_in_fewer_bits(model_folder, kind):
-    loaded, model = load_model(model_folder, weights=kind), load_model(model_folder)
+def test_nothing_stays_of_what_is_kept_in_fewer_bits(model_folder, kind, monkeypatch):
+    model = load_model(model_folder)
+    for module in (checkpoint, stored):
+        monkeypatch.setattr(module, "PART", 1000)
+    loaded = load_model(model_folder, weights=kind)                                       # of files that are read by some rows at once
     matrices = [weakref.ref(layer.weight) for layer in model.projections] + [weakref.ref(model.transformer.wte.embeddings)]
 
     model.store_weights(kind)
@@ -110,7 +113,7 @@ def test_nothing_stays_of_what_is_kept_in_fewer_bits(model_folder, kind):
 
 
 def test_rows_of_a_long_matrix_are_scaled_each_by_itself():
-    values = numbers(2 * CHUNK + 3, 8, seed=6)
+    values = numbers(2 * PART // 1024 + 3, 1024, seed=6)
 
     whole, scale = int8_rows(values)
 

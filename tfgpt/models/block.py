@@ -71,7 +71,7 @@ class Projection(TFConv1D):
 
     def merged(self, weight: np.ndarray) -> np.ndarray:
         """Return a weight, float32 [nx, nf], with the change that LoRA makes to it."""
-        return weight if self.lora is None else weight + self.lora.change().numpy()
+        return np.asarray(weight) if self.lora is None else np.asarray(weight) + self.lora.change().numpy()
 
     def store(self, kind: type, weight: np.ndarray) -> None:
         """Keep a weight, float32 [nx, nf], as this kind of `tfgpt.models.stored` from now on, and no longer as a variable that can be trained."""

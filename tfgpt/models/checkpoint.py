@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -32,7 +32,7 @@ DOWNLOADS = ((FILE, "model-*.safetensors", f"{FILE}.index.json", ADDED_FILE), (H
 """Patterns of the files that hold weights; the second kind is asked for only where there is none of the first."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 PART = 2**22
-"""Numbers of a weight that are read at once, else the file's pages would take as much memory as the weight."""
+"""Numbers of a weight that are read at once, else the file's pages would take as much memory as the weight; a larger one is an `OnDisk`."""
 NO_WEIGHTS = re.compile(r"\.attn\.(bias|masked_bias)$")
 """Constants that old checkpoints hold among their weights."""
 
@@ -111,7 +111,33 @@ def check_weights(folder: Path) -> None:
                             "are not loaded)")
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class OnDisk:
+    """A large weight in a file, float32: of a slice its rows alone are read, and numpy and TensorFlow read it whole where they want an array.
+
+    Args:
+        shape: of the weight.
+        read: returns its rows from one number to another, float [rows, ...].
+    """
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]):
+        self.shape, self._read = shape, read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(len(self))
+        assert step == 1
+        return np.asarray(self._read(start, stop), np.float32)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        whole, rows = np.empty(self.shape, dtype or np.float32), max(PART // math.prod(self.shape[1:]), 1)
+        for start in range(0, len(self), rows):
+            whole[start : start + rows] = self[start : start + rows]
+        return whole
+
+
+class Tensors(Mapping[str, "np.ndarray | OnDisk"]):
     """The weights in a folder, float32, by the names that `tfgpt.models.weights.state` gives them; each is read when it is asked for.
 
     Args:
@@ -132,8 +158,9 @@ class Tensors(Mapping[str, np.ndarray]):
                 if not NO_WEIGHTS.search(name) and not (tied and whole == "lm_head.weight"):
                     self._readers[whole] = read
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self._readers[name](), np.float32)
+    def __getitem__(self, name: str) -> np.ndarray | OnDisk:
+        found = self._readers[name]()
+        return found if isinstance(found, OnDisk) else np.asarray(found, np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -156,12 +183,7 @@ def _safetensors_weights(path):
     def read(name):
         with safe_open(path, framework="np") as file:
             shape = file.get_slice(name).get_shape()
-        if math.prod(shape) <= PART:
-            return part(name)
-        whole, rows = np.empty(shape, np.float32), max(PART // math.prod(shape[1:]), 1)
-        for start in range(0, len(whole), rows):
-            whole[start : start + rows] = part(name, start, min(start + rows, len(whole)))
-        return whole
+        return part(name) if math.prod(shape) <= PART else OnDisk(tuple(shape), functools.partial(part, name))
 
     try:
         with safe_open(path, framework="np") as file:

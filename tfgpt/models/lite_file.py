@@ -18,7 +18,7 @@ from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tfgpt.models.cache import Prefix
-from tfgpt.models.stored import int8_rows
+from tfgpt.models.stored import int8_rows, parts_of
 
 KINDS = ("float32", "int8")
 ALIGNMENT = 64
@@ -112,7 +112,8 @@ class LiteWriter:
             values, tensor.quantization.scale = int8_rows(values)
         with open(self._path, "r+b") as file:
             file.seek(self._flat.buffers[tensor.buffer].offset)
-            file.write(np.ascontiguousarray(values).data)
+            for _, part in parts_of(values):
+                file.write(np.ascontiguousarray(part).data)
 
 
 def write_lite(model, path: str | Path, weights: str) -> Table:

@@ -4,6 +4,9 @@ A matrix is stored by its outputs, [out, in], as the embedding table is: one mat
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import kernels
@@ -11,8 +14,11 @@ from tensorflow.python.framework.op_def_library import apply_op
 
 from tfgpt.models.products import has_int8, product_with_rows, rows_of_last, shaped_as
 
-CHUNK = 4096
-"""Rows of a matrix that are made int8 at once; what that takes beside the two is a few copies of them."""
+if TYPE_CHECKING:
+    from tfgpt.models.checkpoint import OnDisk
+
+PART = 2**20
+"""Numbers of a matrix that are made smaller at once; what that takes beside the two is a few copies of them."""
 INT8_PRODUCT = "_QuantizedMatMul"
 """TensorFlow's product of int8 matrices (oneDNN), which its Python interface leaves out; part of TensorFlow and TensorFlow Serving for x86 CPUs."""
 SMALLEST = np.float32(1e-30)
@@ -52,13 +58,20 @@ def for_two_uses(table: tf.Tensor, in_xla: bool = False) -> tuple[tf.Tensor, tf.
     return twice(table)
 
 
-def int8_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def parts_of(values: np.ndarray | OnDisk) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the rows of a matrix, `PART` numbers or so at once: which they are, and they themselves, [rows, in]."""
+    count = max(PART // values.shape[1], 1)
+    for start in range(0, len(values), count):
+        rows = slice(start, start + count)
+        yield rows, np.asarray(values[rows])
+
+
+def int8_rows(values: np.ndarray | OnDisk) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 [out, in] and the scales, float32 [out], of a matrix, float32 [out, in]: each row's largest number is 127 times its scale."""
-    whole, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
-    for start in range(0, len(values), CHUNK):
-        rows = slice(start, start + CHUNK)
-        scale[rows] = np.maximum(np.abs(values[rows]).max(axis=1), SMALLEST) / np.float32(127.0)
-        whole[rows] = np.rint(values[rows] / scale[rows, np.newaxis])
+    whole, scale = np.empty(tuple(values.shape), np.int8), np.empty(len(values), np.float32)
+    for rows, part in parts_of(values):
+        scale[rows] = np.maximum(np.abs(part).max(axis=1), SMALLEST) / np.float32(127.0)
+        whole[rows] = np.rint(part / scale[rows, np.newaxis])
     return whole, scale
 
 
@@ -69,9 +82,12 @@ class Bfloat16Matrix(tf.Module):
         values: float [out, in].
     """
 
-    def __init__(self, values: np.ndarray | tf.Tensor):
+    def __init__(self, values: np.ndarray | OnDisk | tf.Tensor):
         super().__init__()
-        self._values = tf.Variable(np.asarray(values).astype(tf.bfloat16.as_numpy_dtype), trainable=False)
+        whole = np.empty(tuple(values.shape), tf.bfloat16.as_numpy_dtype)
+        for rows, part in parts_of(values):
+            whole[rows] = part
+        self._values = tf.Variable(whole, trainable=False)
 
     def product(self, x: tf.Tensor) -> tf.Tensor:
         """Return float32 [..., out] of float [..., in]."""
@@ -97,11 +113,11 @@ class Int8Matrix(tf.Module):
         ValueError: this TensorFlow has no product of int8 matrices.
     """
 
-    def __init__(self, values: np.ndarray | tf.Tensor):
+    def __init__(self, values: np.ndarray | OnDisk | tf.Tensor):
         super().__init__()
         if not kernels.get_registered_kernels_for_op(INT8_PRODUCT).kernel:
             raise ValueError("weights int8: this TensorFlow has no int8 product, which those for x86 CPUs have; give bfloat16 or float32")
-        whole, scale = int8_rows(np.asarray(values))
+        whole, scale = int8_rows(values)
         self._values = tf.Variable(whole, trainable=False)
         self._largest = tf.Variable(scale * np.float32(127.0), trainable=False)           # [out]
 

@@ -115,7 +115,7 @@ class GPTTransformer(TFGPT2MainLayer):
 
     def merged(self, embeddings: np.ndarray) -> np.ndarray:
         """Return the embeddings of all tokens, float32 [vocab, width], with the change that LoRA makes to them."""
-        return embeddings if self.wte_lora is None else embeddings + self.wte_lora.change().numpy()
+        return embeddings if self.wte_lora is None else np.asarray(embeddings) + self.wte_lora.change().numpy()
 
     @contextlib.contextmanager
     def one_gradient(self, in_xla: bool) -> Iterator[None]:
