@@ -48,9 +48,9 @@ import os, sys
 os.environ["TF_USE_LEGACY_KERAS"], os.environ["USE_TORCH"] = "1", "0"
 from tfgpt.cli_support import import_tensorflow_quietly
 import_tensorflow_quietly()
-import tfgpt.models.causal_lm
+import tfgpt.pipeline
 from transformers.utils import is_scipy_available
-print(sorted({"pandas", "scipy", "pyarrow"} & set(sys.modules)), is_scipy_available())
+print(sorted({"pandas", "scipy", "sklearn", "pyarrow"} & set(sys.modules)), is_scipy_available())
 import scipy.stats, pandas
 import_tensorflow_quietly()
 print(sys.modules["pandas"] is pandas, scipy.stats.norm.cdf(0.0))

@@ -9,7 +9,7 @@ import tensorflow as tf
 WORTH_COMPILING = 2**15
 """Numbers of a tensor from which on one XLA kernel saves more than its start costs."""
 WORTH_REMAKING = 2**18
-"""Numbers of a tensor from which on the way back makes it anew, where that costs little, so that it is not kept: fewer take no memory to speak of. On two CPU
+"""Numbers of a tensor from which on, where that costs little, the way back makes it anew and it is not kept: fewer take no memory to speak of. On two CPU
 cores a step of nanoGPT's character model took 0.85 of the time with what it has kept."""
 
 Fuse = Callable[..., Callable]
