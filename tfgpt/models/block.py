@@ -23,7 +23,7 @@ from tfgpt.models.compute import Compute
 from tfgpt.models.cross_attention import CrossAttention
 from tfgpt.models.dropout import Dropout, DropoutClock
 from tfgpt.models.kernels import is_worth_remaking
-from tfgpt.models.products import computed_in, product, rows_of_last, shaped_as
+from tfgpt.models.products import product, rows_of_last, shaped_as
 from tfgpt.models.storing import forget
 
 FIRST_NAMED_SALT = 2**16
@@ -99,20 +99,17 @@ class Projection(TFConv1D):
 def _product(x, weight, again=None):
     """Return `x` [rows, nx] times `weight` [nx, nf] in the dtype of `x`.
 
-    A large copy of the weight in that dtype is made anew on the way back, and not kept, and so is a large `x` if it can be made `again`. The weight's gradient
+    A copy of the weight in that dtype is made anew on the way back, and not kept, and so is a large `x` if it can be made `again`. The weight's gradient
     stays in that dtype: a wide copy would tell no more.
     """
     @tf.custom_gradient
     def run(x, weight):
-        narrow = tf.cast(weight, computed_in(x.dtype))
-        kept = weight if is_worth_remaking(weight) else narrow
-
         def gradient(upstream):
             with tf.control_dependencies([upstream]):
-                of_x, rows = product(upstream, kept, transpose_b=True), again() if again and is_worth_remaking(x) else x
-            return of_x, product(rows, upstream, transpose_a=True)
+                of_x, kept = product(upstream, weight, transpose_b=True), again() if again and is_worth_remaking(x) else x
+            return of_x, product(kept, upstream, transpose_a=True)
 
-        return product(x, narrow), gradient
+        return product(x, weight), gradient
 
     return run(x, weight)
 
