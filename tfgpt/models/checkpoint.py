@@ -120,7 +120,7 @@ class OnDisk:
     """
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]):
-        self.shape, self._read = shape, read
+        self.shape, self.ndim, self._read = shape, len(shape), read
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -107,7 +107,7 @@ def assign(model, tensors: Mapping[str, np.ndarray], seed: int | None = 0,
         if list(array.shape) != [size for size in variable.shape if size > 1 or array.ndim == variable.shape.rank]:
             raise ValueError(f"weights: {name} has the shape {list(array.shape)}, and the model's is {list(variable.shape)}; its config.json belongs to "
                              "other weights")
-        keep(variable, array if array.shape == tuple(variable.shape) else array.reshape(variable.shape))
+        keep(variable, array if array.shape == tuple(variable.shape) else np.asarray(array).reshape(variable.shape))
 
 
 def initialize(model, seed: int) -> None:
